@@ -1,0 +1,57 @@
+# Each target works from a bare clone with Python 3.11+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test lint format protos bench train-minigrid evaluate-minigrid clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Create .venv with the SDK, the server, the simulator and the development tools (CPU)
+
+$(STAMP): pyproject.toml clients/python/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e 'clients/python[cli,media]' -e '.[cpu,dev]'
+	touch $(STAMP)
+
+demo: install ## Serve the shipped world, steer, fork, rewind, save it; pictures in out/
+	$(BIN)/worldtree demo --out out
+
+up: install ## Serve everything on loopback until Ctrl-C
+	$(BIN)/worldtree up
+
+test: install ## Run the tests
+	$(BIN)/pytest
+
+lint: install ## ruff, mypy, import-linter, buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+
+format: install ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format -w protos
+
+protos: install ## Generate the code of the protos
+	$(BIN)/python protos/generate.py
+
+bench: install ## Run all benchmarks; tables on the terminal, JSON in out/bench/
+	$(BIN)/python benchmarks/run.py --out out/bench
+
+train-minigrid: $(STAMP) ## Train, export and evaluate models/minigrid (hours of CPU; resumable)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(BIN)/python -m training.minigrid.data
+	$(BIN)/python -m training.minigrid.train
+	$(BIN)/python -m training.minigrid.export
+	$(BIN)/python -m training.minigrid.evaluate
+
+evaluate-minigrid: install ## Evaluate models/minigrid on held-out seeds
+	$(BIN)/python -m training.minigrid.evaluate
+
+clean: ## Remove what the targets made
+	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

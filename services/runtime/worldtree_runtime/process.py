@@ -1,0 +1,56 @@
+"""A service's process: its event loop, its signals and its exit code."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from worldtree_runtime.errors import WorldtreeError
+from worldtree_runtime.settings import SettingsError
+
+_log = logging.getLogger(__name__)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs `main` to its end. The first SIGTERM or SIGINT cancels it, so that its `async with` blocks drain.
+
+    A stop that was asked for is a success (code 0). A second signal ends the process at once (128 + its number). A
+    start that can't succeed (a setting, an address, a model) is one line and code 1; a bug, its traceback and code 1.
+    """
+    try:
+        with asyncio.Runner() as runner:
+            runner.run(_until_signal(main))
+    except (SettingsError, WorldtreeError, OSError) as error:
+        _log.debug("the start failed", exc_info=error)
+        print(f"worldtree: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+async def _until_signal(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(main(), name="main")
+    received: list[signal.Signals] = []
+
+    def on_signal(number: signal.Signals) -> None:
+        received.append(number)
+        if len(received) > 1:
+            _log.warning("%s again: ending at once", number.name)
+            # no clean-up of any kind: whoever sends the second signal has waited enough
+            os._exit(128 + number)
+        _log.info("%s: stopping", number.name)
+        task.cancel()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not received:
+            raise
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)

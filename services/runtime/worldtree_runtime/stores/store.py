@@ -1,0 +1,41 @@
+"""What every store promises."""
+
+from typing import Protocol
+
+from worldtree_runtime.errors import Unavailable
+
+
+class StoreUnavailable(Unavailable):
+    """The store can't be reached or didn't answer in time. Whether a write arrived is not known."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__("STORE_UNAVAILABLE", message, retry_after_s=retry_after_s)
+
+
+class Store(Protocol):
+    """Values live for `ttl_s` seconds at most; a store may drop one earlier for want of room.
+
+    Every method may raise StoreUnavailable, and ValueError for a `ttl_s` that isn't a positive number. A store is for
+    the tasks of one event loop.
+    """
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None: ...
+
+    async def delete(self, key: str) -> None:
+        """Deletes what is there, if anything."""
+
+    async def set_if_absent(self, key: str, value: bytes, ttl_s: float) -> bool:
+        """Sets the value unless the key has one. Of several callers, exactly one is told True."""
+        ...
+
+    async def close(self) -> None:
+        """Gives back connections and memory; the store is not used afterwards."""
+
+
+def ttl_milliseconds(ttl_s: float) -> int:
+    """Redis counts in milliseconds, so both stores do. A positive time never becomes zero, which would be for ever."""
+    if not 0 < ttl_s <= 10 * 365 * 86_400:
+        raise ValueError(f"ttl_s must be more than 0 and at most 10 years, got {ttl_s!r}")
+    return max(1, round(ttl_s * 1000))

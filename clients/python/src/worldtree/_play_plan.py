@@ -1,0 +1,76 @@
+"""How a play begins and what its messages mean: shared by the synchronous and the asyncio play."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from worldtree.actions import ActionLike, action_to_pb
+from worldtree.convert import last_frame_from_pb, played_from_pb, session_from_pb
+from worldtree.errors import InvalidRequest
+from worldtree.types import Begun, Idle, Paused, PlayedChunk, Resumed, Rewound, SessionInfo
+from worldtree.video.v1 import video_generator_pb2 as pb
+
+DEFAULT_LOOKAHEAD = 2
+IDLES = {"wait": pb.PlayRequest.IDLE_WAIT, "repeat": pb.PlayRequest.IDLE_REPEAT}
+
+
+@dataclass(frozen=True, slots=True)
+class ForkedSessions:
+    """A play was forked; the client that plays turns these into worlds."""
+
+    sessions: Sequence[SessionInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class PlayPlan:
+    """The terms of a play."""
+
+    session: str
+    fps: float
+    lookahead: int
+    idle: Idle
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.fps) or self.fps < 0:
+            raise InvalidRequest(f"fps must be 0 (as fast as it goes) or more, got {self.fps}", field="fps")
+        if self.lookahead < 1:
+            raise InvalidRequest(f"lookahead must be 1 or more chunks, got {self.lookahead}", field="lookahead")
+        if self.idle not in IDLES:
+            raise InvalidRequest(f"idle must be one of {', '.join(IDLES)}, got {self.idle!r}", field="idle")
+
+    @property
+    def credit(self) -> int:
+        """Actions of a plain iterable that may be on their way at once: enough to keep the look-ahead full, few
+        enough that an endless or reactive iterable is not drained."""
+        return 2 * self.lookahead
+
+    def begin(self) -> pb.PlayRequest:
+        return pb.PlayRequest(
+            session=self.session,
+            begin=pb.PlayRequest.Begin(fps=self.fps, lookahead_chunks=self.lookahead, idle=IDLES[self.idle]),
+        )
+
+    def act(self, action: ActionLike) -> pb.PlayRequest:
+        return pb.PlayRequest(act=pb.PlayRequest.Act(actions=[action_to_pb(action)]))
+
+    def used_an_action(self, chunk: PlayedChunk) -> bool:
+        return self.idle == "wait" or chunk.control_latency_s is not None
+
+
+def read_event(message: pb.PlayResponse) -> PlayedChunk | Begun | Rewound | ForkedSessions | Paused | Resumed | None:
+    """What a message says. None: an event that this SDK does not know yet, to be passed over."""
+    match message.WhichOneof("event"):
+        case "played":
+            return played_from_pb(message.played)
+        case "begun":
+            return Begun(message.begun.session.chunk_index)
+        case "rewound":
+            return Rewound(message.rewound.chunk_index, last_frame_from_pb(message.rewound.last_frame))
+        case "forked":
+            return ForkedSessions([session_from_pb(session) for session in message.forked.sessions])
+        case "paused":
+            return Paused(message.paused.chunk_index)
+        case "resumed":
+            return Resumed(message.resumed.chunk_index)
+        case _:
+            return None

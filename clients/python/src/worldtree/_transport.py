@@ -1,0 +1,83 @@
+"""Runs calls over a synchronous channel."""
+
+import time
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import grpc
+
+from worldtree._calls import Call, StreamCall
+from worldtree._channel import ChannelSettings, client_closed
+from worldtree._retry import Attempts
+from worldtree._status import error_from_rpc
+from worldtree.types import Seconds
+from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
+
+T = TypeVar("T")
+
+
+class Transport:
+    """One channel, safe to share between threads."""
+
+    def __init__(self, settings: ChannelSettings) -> None:
+        self.settings = settings
+        self._channel = (
+            grpc.insecure_channel(settings.address, settings.options)
+            if settings.credentials is None
+            else grpc.secure_channel(settings.address, settings.credentials, settings.options)
+        )
+        self._stub = VideoGeneratorStub(self._channel)
+        self._closed = False
+
+    def call(self, call: Call[T], *, timeout: Seconds | None = None) -> T:
+        attempts = self.settings.attempts(safe=call.retry, timeout=timeout or self.settings.timeout_s)
+        method = self._method(call.method)
+        while True:
+            try:
+                answer = method(call.request, timeout=attempts.remaining_s, metadata=self.settings.metadata)
+            except grpc.RpcError as error:
+                self._wait_or_raise(attempts, error)
+            else:
+                return call.read(answer)
+
+    def gather(self, call: StreamCall[T], *, timeout: Seconds | None = None) -> T:
+        """Runs a stream to its end. Without a timeout it may take as long as its frames do."""
+        attempts = self.settings.attempts(safe=True, timeout=timeout)
+        method = self._method(call.method)
+        while True:
+            fold = call.fold()
+            begun = False
+            stream = method(call.request, timeout=attempts.remaining_s, metadata=self.settings.metadata)
+            try:
+                for message in stream:
+                    begun = True
+                    fold.add(message)
+            except grpc.RpcError as error:
+                if begun:
+                    raise error_from_rpc(error) from error
+                self._wait_or_raise(attempts, error)
+            else:
+                return fold.result()
+            finally:
+                # A fold or a progress callback that raises must not leave the server generating.
+                stream.cancel()
+
+    def stream(self, method: str, requests: Iterator[Any]) -> Any:
+        """Opens a bidirectional stream; the caller iterates it and cancels it."""
+        return self._method(method)(requests, metadata=self.settings.metadata)
+
+    def close(self) -> None:
+        self._closed = True
+        self._channel.close()
+
+    def _method(self, name: str) -> Any:
+        if self._closed:
+            raise client_closed()
+        return getattr(self._stub, name)
+
+    def _wait_or_raise(self, attempts: Attempts, error: grpc.RpcError) -> None:
+        known = error_from_rpc(error)
+        delay_s = attempts.delay_after(known)
+        if delay_s is None:
+            raise known from error
+        time.sleep(delay_s)

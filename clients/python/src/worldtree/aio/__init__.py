@@ -1,0 +1,7 @@
+"""The asyncio side of the SDK: the same names as `worldtree`, awaited."""
+
+from worldtree.aio.client import Client
+from worldtree.aio.play import Play
+from worldtree.aio.world import World
+
+__all__ = ["Client", "Play", "World"]

@@ -1,0 +1,88 @@
+"""Runs calls over a grpc.aio channel."""
+
+import asyncio
+from typing import Any, TypeVar
+
+import grpc
+
+from worldtree._calls import Call, StreamCall
+from worldtree._channel import ChannelSettings, client_closed
+from worldtree._retry import Attempts
+from worldtree._status import error_from_rpc
+from worldtree.types import Seconds
+from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
+
+T = TypeVar("T")
+
+
+class Transport:
+    """One channel, for one event loop: the loop that the first call runs on."""
+
+    def __init__(self, settings: ChannelSettings) -> None:
+        self.settings = settings
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+        self._closed = False
+
+    async def call(self, call: Call[T], *, timeout: Seconds | None = None) -> T:
+        attempts = self.settings.attempts(safe=call.retry, timeout=timeout or self.settings.timeout_s)
+        method = self._method(call.method)
+        while True:
+            try:
+                answer = await method(call.request, timeout=attempts.remaining_s, metadata=self.settings.metadata)
+            except grpc.RpcError as error:
+                await self._wait_or_raise(attempts, error)
+            else:
+                return call.read(answer)
+
+    async def gather(self, call: StreamCall[T], *, timeout: Seconds | None = None) -> T:
+        """Runs a stream to its end. Without a timeout it may take as long as its frames do."""
+        attempts = self.settings.attempts(safe=True, timeout=timeout)
+        method = self._method(call.method)
+        while True:
+            fold = call.fold()
+            begun = False
+            stream = method(call.request, timeout=attempts.remaining_s, metadata=self.settings.metadata)
+            try:
+                async for message in stream:
+                    begun = True
+                    fold.add(message)
+            except grpc.RpcError as error:
+                if begun:
+                    raise error_from_rpc(error) from error
+                await self._wait_or_raise(attempts, error)
+            else:
+                return fold.result()
+            finally:
+                # A fold or a progress callback that raises must not leave the server generating.
+                stream.cancel()
+
+    def stream(self, method: str) -> Any:
+        """Opens a bidirectional stream; the caller writes, reads and cancels it."""
+        return self._method(method)(metadata=self.settings.metadata)
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    def _method(self, name: str) -> Any:
+        if self._closed:
+            raise client_closed()
+        if self._channel is None:
+            # Not in __init__: the channel belongs to the loop that is running now.
+            settings = self.settings
+            self._channel = (
+                grpc.aio.insecure_channel(settings.address, settings.options)
+                if settings.credentials is None
+                else grpc.aio.secure_channel(settings.address, settings.credentials, settings.options)
+            )
+            self._stub = VideoGeneratorStub(self._channel)
+        return getattr(self._stub, name)
+
+    async def _wait_or_raise(self, attempts: Attempts, error: grpc.RpcError) -> None:
+        known = error_from_rpc(error)
+        delay_s = attempts.delay_after(known)
+        if delay_s is None:
+            raise known from error
+        await asyncio.sleep(delay_s)

@@ -1,0 +1,148 @@
+"""The asyncio client: the same names as worldtree.Client, awaited."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from worldtree import _calls
+from worldtree._channel import ChannelSettings
+from worldtree.actions import ActionsLike
+from worldtree.aio._transport import Transport
+from worldtree.aio.world import World
+from worldtree.convert import seconds
+from worldtree.errors import Unavailable
+from worldtree.types import Clip, KvPolicy, ModelInfo, Progress, Seconds, SessionInfo, Snapshot
+
+READY_POLL_S = 0.2
+
+
+class Client:
+    """A Worldtree server, spoken to with asyncio, from one event loop.
+
+    `address` is host:port (else WORLDTREE_ADDRESS, else localhost:7070); `api_key` and `timeout` default to
+    WORLDTREE_API_KEY and WORLDTREE_TIMEOUT (60 s); `tls` is true for the system's CAs, or a file of CA certificates.
+    Opening a client connects to nothing yet: the first call does.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        api_key: str | None = None,
+        tls: bool | str | Path = False,
+        timeout: Seconds | None = None,
+    ) -> None:
+        self._transport = Transport(ChannelSettings.resolve(address, api_key=api_key, tls=tls, timeout=timeout))
+
+    @property
+    def address(self) -> str:
+        return self._transport.settings.address
+
+    async def wait_ready(self, timeout: Seconds = 30.0) -> list[ModelInfo]:
+        """Waits until the server answers; what it serves. Raises Unavailable when it does not within `timeout`."""
+        deadline = time.monotonic() + seconds(timeout, field="timeout")
+        while True:
+            try:
+                return await self._transport.call(_calls.list_models(), timeout=max(deadline - time.monotonic(), 0.001))
+            except Unavailable:
+                if time.monotonic() + READY_POLL_S >= deadline:
+                    raise
+                await asyncio.sleep(READY_POLL_S)
+
+    async def models(self) -> list[ModelInfo]:
+        """What is served, newest version of each."""
+        return await self._transport.call(_calls.list_models())
+
+    async def model(self, name: str) -> ModelInfo:
+        """One model by "name" or "name/version"."""
+        return await self._transport.call(_calls.get_model(name))
+
+    async def world(
+        self,
+        model: str | ModelInfo,
+        *,
+        start: str | None = None,
+        frames: Any = None,
+        actions: ActionsLike | None = None,
+        prompt: str | None = None,
+        seed: int = 0,
+        nfe: int = 0,
+        kv: KvPolicy | Mapping[str, Any] | None = None,
+        ttl: Seconds | None = None,
+        timeout: Seconds | None = None,
+    ) -> World:
+        """Opens a world from a named `start`, from `frames` [T, H, W, 3] with the T-1 `actions` between them, or from
+        a `prompt`. `nfe` 0 is the model's default; `ttl` how long the world lives untouched."""
+        call = _calls.create_session(
+            model, start=start, frames=frames, actions=actions, prompt=prompt, seed=seed, nfe=nfe, kv=kv, ttl=ttl
+        )
+        opened = await self._transport.call(call, timeout=timeout)
+        return World(self._transport, opened.session, last_frame=opened.frames[-1], start_frames=opened.frames)
+
+    async def session(self, id: str) -> World:  # noqa: A002 - the session's id is what users call it
+        """Reattaches to a session by its id."""
+        return self._world(await self._transport.call(_calls.get_session(id)))
+
+    async def sessions(self) -> list[SessionInfo]:
+        """The live sessions, oldest first."""
+        sessions: list[SessionInfo] = []
+        page_token = ""
+        while True:
+            page = await self._transport.call(_calls.list_sessions(page_token))
+            sessions += page.sessions
+            page_token = page.next_page_token
+            if not page_token:
+                return sessions
+
+    async def restore(self, snapshot: Snapshot | str | bytes, *, ttl: Seconds | None = None) -> World:
+        """Opens a new world from a snapshot, its id or its bytes."""
+        return self._world(await self._transport.call(_calls.restore(snapshot, ttl=ttl)))
+
+    async def generate(
+        self,
+        model: str | ModelInfo,
+        *,
+        actions: ActionsLike,
+        start: str | None = None,
+        frames: Any = None,
+        frame_actions: ActionsLike | None = None,
+        prompt: str | None = None,
+        seed: int = 0,
+        nfe: int = 0,
+        kv: KvPolicy | Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        timeout: Seconds | None = None,
+    ) -> Clip:
+        """A clip in one call, without a session: a pure function of its arguments. `frame_actions` are those between
+        the chunks of `frames`."""
+        call = _calls.generate(
+            model,
+            start=start,
+            frames=frames,
+            frame_actions=frame_actions,
+            prompt=prompt,
+            actions=actions,
+            seed=seed,
+            nfe=nfe,
+            kv=kv,
+            progress=progress,
+        )
+        return await self._transport.gather(call, timeout=timeout)
+
+    async def close(self) -> None:
+        """Closes the channel. Worlds stay on the server until they are closed or their lease ends."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _world(self, opened: _calls.Opened) -> World:
+        return World(self._transport, opened.session, last_frame=opened.frames[-1], start_frames=None)

@@ -1,0 +1,212 @@
+"""A live play over grpc.aio: a task sends the controls, chunks come in by `async for`."""
+
+import asyncio
+import queue
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Protocol
+
+import grpc
+
+from worldtree._play_plan import ForkedSessions, PlayPlan, read_event
+from worldtree._status import error_from_rpc
+from worldtree._world_state import WorldState
+from worldtree.actions import ActionLike
+from worldtree.live import LiveActions
+from worldtree.play import QUEUE_POLL_S, OnEvent
+from worldtree.types import Forked, PlayedChunk, Rewound
+from worldtree.video.v1 import video_generator_pb2 as pb
+
+# What steers a play: an iterable or async iterable of actions, a queue (None in it ends the play), or LiveActions.
+PlayActions = Iterable[ActionLike] | AsyncIterable[ActionLike] | asyncio.Queue[Any] | queue.Queue[Any] | LiveActions
+
+
+class Opener(Protocol):
+    """Opens the stream and turns forked sessions into worlds: what a play needs of its client."""
+
+    async def open_play(self) -> Any: ...
+
+    async def adopt(self, sessions: ForkedSessions) -> tuple[Any, ...]: ...
+
+
+class Play(AsyncIterator[PlayedChunk]):
+    """Iterates the chunks of a play as they come. It begins at the first chunk asked for, or on entering its
+    `async with`; closing it, leaving the `async with` or dropping it ends the play at once."""
+
+    def __init__(
+        self, opener: Opener, world: WorldState, plan: PlayPlan, actions: PlayActions, *, on_event: OnEvent | None
+    ) -> None:
+        self._opener = opener
+        self._world = world
+        self._plan = plan
+        self._on_event = on_event
+        self._ended = False
+        self._feed = Feed(plan, actions)
+        self._stream: Any = None
+        self._sender: asyncio.Task[None] | None = None
+
+    async def __anext__(self) -> PlayedChunk:
+        await self._begin()
+        while not self._ended:
+            try:
+                message = await self._stream.read()
+            except grpc.RpcError as error:
+                self._end()
+                if self._feed.error is None:
+                    raise error_from_rpc(error) from error
+                raise self._feed.error from None
+            except asyncio.CancelledError:
+                if self._ended:  # closed by another task while we waited
+                    break
+                self.close_now()
+                raise
+            if self._feed.error is not None:
+                self.close_now()
+                raise self._feed.error
+            if message is grpc.aio.EOF:
+                await self._finish()
+                break
+            event = read_event(message)
+            if isinstance(event, PlayedChunk):
+                if self._plan.used_an_action(event):
+                    self._feed.grant()
+                self._world._saw_played(event)
+                return event
+            await self._tell(event)
+        raise StopAsyncIteration
+
+    async def close(self) -> None:
+        """Ends the play at once. Closing twice is fine."""
+        self.close_now()
+
+    def close_now(self) -> None:
+        """As close(), where nothing can be awaited."""
+        if not self._ended:
+            self._world._unsettled = self._stream is not None
+            self._end()
+
+    async def _begin(self) -> None:
+        if self._stream is None and not self._ended:
+            self._stream = await self._opener.open_play()
+            self._sender = asyncio.create_task(self._feed.send(self._stream))
+
+    async def _finish(self) -> None:
+        """The server ended the stream: with success, or with the error that its status names."""
+        stream = self._stream
+        code = await stream.code()
+        details, trailers = await stream.details(), await stream.trailing_metadata()
+        self._end()
+        if code is not grpc.StatusCode.OK:
+            raise error_from_rpc(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details=details))
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._stream is not None:
+            self._stream.cancel()
+        if self._sender is not None:
+            self._sender.cancel()
+        self._feed.stop()
+
+    async def _tell(self, event: Any) -> None:
+        if isinstance(event, ForkedSessions):
+            event = Forked(await self._opener.adopt(event))
+        elif isinstance(event, Rewound):
+            self._world._saw_rewound(event)
+        if self._on_event is not None and event is not None:
+            self._on_event(event)
+
+    async def __aenter__(self) -> "Play":
+        await self._begin()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_now()
+
+    def __del__(self) -> None:
+        if getattr(self, "_stream", None) is not None:
+            self.close_now()
+
+
+class Feed:
+    """What the sending task runs. It holds no reference to the Play, so that a dropped Play is collected."""
+
+    def __init__(self, plan: PlayPlan, actions: PlayActions) -> None:
+        self.error: BaseException | None = None
+        self._plan = plan
+        self._actions = actions
+        self._stopped = False
+        self._credit = asyncio.Semaphore(plan.credit)
+
+    async def send(self, stream: Any) -> None:
+        """Writes the play's controls until they end or the play does."""
+        try:
+            await stream.write(self._plan.begin())
+            async for request in self._controls():
+                await stream.write(request)
+            await stream.done_writing()
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            pass  # the play has ended; whoever reads it gets to know why
+        except Exception as error:  # the program's own iterable failed: iterating the play raises it
+            self.error = error
+            stream.cancel()
+
+    def grant(self) -> None:
+        """A chunk used up an action: one more may be sent."""
+        self._credit.release()
+
+    def stop(self) -> None:
+        self._stopped = True
+        if isinstance(self._actions, LiveActions):
+            self._actions.detach()
+
+    async def _controls(self) -> AsyncIterator[pb.PlayRequest]:
+        match self._actions:
+            case LiveActions() as live:
+                inbox: asyncio.Queue[pb.PlayRequest | None] = asyncio.Queue()
+                loop = asyncio.get_running_loop()
+                live.attach(lambda request: loop.call_soon_threadsafe(inbox.put_nowait, request))
+                while (request := await inbox.get()) is not None:
+                    yield request
+            case asyncio.Queue() as actions:
+                while (action := await actions.get()) is not None:
+                    yield self._plan.act(action)
+            case queue.Queue() as actions:
+                while (action := await self._next_of_queue(actions)) is not None:
+                    yield self._plan.act(action)
+            case actions:
+                async for action in _each(actions, self._credit):
+                    yield self._plan.act(action)
+
+    async def _next_of_queue(self, actions: queue.Queue[Any]) -> Any | None:
+        # The queue is the program's: nothing of ours may be put into it to wake us, so look up now and then.
+        while not self._stopped:
+            try:
+                return await asyncio.to_thread(actions.get, timeout=QUEUE_POLL_S)
+            except queue.Empty:
+                continue
+        return None
+
+
+async def _each(
+    actions: Iterable[ActionLike] | AsyncIterable[ActionLike], credit: asyncio.Semaphore
+) -> AsyncIterator[ActionLike]:
+    """Draws actions as credit allows. An iterable that may block (any but a plain sequence) is drawn in a thread."""
+    if isinstance(actions, AsyncIterable):
+        await credit.acquire()
+        async for action in actions:
+            yield action
+            await credit.acquire()
+        return
+    iterator = iter(actions)
+    end = object()
+    while True:
+        await credit.acquire()
+        if isinstance(actions, Sequence):
+            action = next(iterator, end)
+        else:
+            action = await asyncio.to_thread(next, iterator, end)
+        if action is end:
+            return
+        yield action

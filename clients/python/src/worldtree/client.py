@@ -1,0 +1,147 @@
+"""The synchronous client."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from worldtree import _calls
+from worldtree._channel import ChannelSettings
+from worldtree._transport import Transport
+from worldtree.actions import ActionsLike
+from worldtree.convert import seconds
+from worldtree.errors import Unavailable
+from worldtree.types import Clip, KvPolicy, ModelInfo, Progress, Seconds, SessionInfo, Snapshot
+from worldtree.world import World
+
+READY_POLL_S = 0.2
+
+
+class Client:
+    """A Worldtree server, spoken to synchronously. Threads may share one.
+
+    `address` is host:port (else WORLDTREE_ADDRESS, else localhost:7070); `api_key` and `timeout` default to
+    WORLDTREE_API_KEY and WORLDTREE_TIMEOUT (60 s); `tls` is true for the system's CAs, or a file of CA certificates.
+    Opening a client connects to nothing yet: the first call does.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        api_key: str | None = None,
+        tls: bool | str | Path = False,
+        timeout: Seconds | None = None,
+    ) -> None:
+        self._transport = Transport(ChannelSettings.resolve(address, api_key=api_key, tls=tls, timeout=timeout))
+
+    @property
+    def address(self) -> str:
+        return self._transport.settings.address
+
+    def wait_ready(self, timeout: Seconds = 30.0) -> list[ModelInfo]:
+        """Waits until the server answers; what it serves. Raises Unavailable when it does not within `timeout`."""
+        deadline = time.monotonic() + seconds(timeout, field="timeout")
+        while True:
+            try:
+                return self._transport.call(_calls.list_models(), timeout=max(deadline - time.monotonic(), 0.001))
+            except Unavailable:
+                if time.monotonic() + READY_POLL_S >= deadline:
+                    raise
+                time.sleep(READY_POLL_S)
+
+    def models(self) -> list[ModelInfo]:
+        """What is served, newest version of each."""
+        return self._transport.call(_calls.list_models())
+
+    def model(self, name: str) -> ModelInfo:
+        """One model by "name" or "name/version"."""
+        return self._transport.call(_calls.get_model(name))
+
+    def world(
+        self,
+        model: str | ModelInfo,
+        *,
+        start: str | None = None,
+        frames: Any = None,
+        actions: ActionsLike | None = None,
+        prompt: str | None = None,
+        seed: int = 0,
+        nfe: int = 0,
+        kv: KvPolicy | Mapping[str, Any] | None = None,
+        ttl: Seconds | None = None,
+        timeout: Seconds | None = None,
+    ) -> World:
+        """Opens a world from a named `start`, from `frames` [T, H, W, 3] with the T-1 `actions` between them, or from
+        a `prompt`. `nfe` 0 is the model's default; `ttl` how long the world lives untouched."""
+        call = _calls.create_session(
+            model, start=start, frames=frames, actions=actions, prompt=prompt, seed=seed, nfe=nfe, kv=kv, ttl=ttl
+        )
+        opened = self._transport.call(call, timeout=timeout)
+        return World(self._transport, opened.session, last_frame=opened.frames[-1], start_frames=opened.frames)
+
+    def session(self, id: str) -> World:  # noqa: A002 - the session's id is what users call it
+        """Reattaches to a session by its id."""
+        return self._world(self._transport.call(_calls.get_session(id)))
+
+    def sessions(self) -> list[SessionInfo]:
+        """The live sessions, oldest first."""
+        sessions: list[SessionInfo] = []
+        page_token = ""
+        while True:
+            page = self._transport.call(_calls.list_sessions(page_token))
+            sessions += page.sessions
+            page_token = page.next_page_token
+            if not page_token:
+                return sessions
+
+    def restore(self, snapshot: Snapshot | str | bytes, *, ttl: Seconds | None = None) -> World:
+        """Opens a new world from a snapshot, its id or its bytes."""
+        return self._world(self._transport.call(_calls.restore(snapshot, ttl=ttl)))
+
+    def generate(
+        self,
+        model: str | ModelInfo,
+        *,
+        actions: ActionsLike,
+        start: str | None = None,
+        frames: Any = None,
+        frame_actions: ActionsLike | None = None,
+        prompt: str | None = None,
+        seed: int = 0,
+        nfe: int = 0,
+        kv: KvPolicy | Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        timeout: Seconds | None = None,
+    ) -> Clip:
+        """A clip in one call, without a session: a pure function of its arguments. `frame_actions` are those between
+        the chunks of `frames`."""
+        call = _calls.generate(
+            model,
+            start=start,
+            frames=frames,
+            frame_actions=frame_actions,
+            prompt=prompt,
+            actions=actions,
+            seed=seed,
+            nfe=nfe,
+            kv=kv,
+            progress=progress,
+        )
+        return self._transport.gather(call, timeout=timeout)
+
+    def close(self) -> None:
+        """Closes the channel. Worlds stay on the server until they are closed or their lease ends."""
+        self._transport.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _world(self, opened: _calls.Opened) -> World:
+        return World(self._transport, opened.session, last_frame=opened.frames[-1], start_frames=None)

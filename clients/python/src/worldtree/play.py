@@ -1,0 +1,164 @@
+"""A live play over a synchronous channel: controls go out from gRPC's sending thread, chunks come in by iteration."""
+
+import queue
+from collections.abc import Callable, Iterable, Iterator
+from threading import Event, Semaphore
+from types import TracebackType
+from typing import Any, Protocol
+
+import grpc
+
+from worldtree._play_plan import ForkedSessions, PlayPlan, read_event
+from worldtree._status import error_from_rpc
+from worldtree._world_state import WorldState
+from worldtree.actions import ActionLike
+from worldtree.live import LiveActions
+from worldtree.types import Forked, PlayedChunk, Rewound
+from worldtree.video.v1 import video_generator_pb2 as pb
+
+# What steers a play: any iterable of actions, a queue (None in it ends the play), or LiveActions.
+PlayActions = Iterable[ActionLike] | queue.Queue[Any] | LiveActions
+# Called with Begun, Rewound, Forked, Paused and Resumed, in order with the chunks.
+OnEvent = Callable[[Any], None]
+
+QUEUE_POLL_S = 0.1
+
+
+class Opener(Protocol):
+    """Opens the stream and turns forked sessions into worlds: what a play needs of its client."""
+
+    def open_play(self, requests: Iterator[pb.PlayRequest]) -> Any: ...
+
+    def adopt(self, sessions: ForkedSessions) -> tuple[Any, ...]: ...
+
+
+class Play(Iterator[PlayedChunk]):
+    """Iterates the chunks of a play as they come. Leaving it, closing it or dropping it ends the play at once."""
+
+    def __init__(
+        self, opener: Opener, world: WorldState, plan: PlayPlan, actions: PlayActions, *, on_event: OnEvent | None
+    ) -> None:
+        self._opener = opener
+        self._world = world
+        self._plan = plan
+        self._on_event = on_event
+        self._ended = False
+        self._feed = Feed(plan, actions)
+        self._stream = opener.open_play(self._feed.requests())
+
+    def __next__(self) -> PlayedChunk:
+        while not self._ended:
+            try:
+                message = next(self._stream, None)
+            except grpc.RpcError as error:
+                if self._ended:  # closed by another thread while we waited
+                    break
+                self._end()
+                if self._feed.error is None:
+                    raise error_from_rpc(error) from error
+                raise self._feed.error from None
+            if self._feed.error is not None:
+                self.close()
+                raise self._feed.error
+            if message is None:
+                self._end()
+                break
+            event = read_event(message)
+            if isinstance(event, PlayedChunk):
+                if self._plan.used_an_action(event):
+                    self._feed.grant()
+                self._world._saw_played(event)
+                return event
+            self._tell(event)
+        raise StopIteration
+
+    def close(self) -> None:
+        """Ends the play at once. Closing twice is fine."""
+        if not self._ended:
+            self._world._unsettled = True
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._stream.cancel()
+        self._feed.stop()
+
+    def _tell(self, event: Any) -> None:
+        if isinstance(event, ForkedSessions):
+            event = Forked(self._opener.adopt(event))
+        elif isinstance(event, Rewound):
+            self._world._saw_rewound(event)
+        if self._on_event is not None and event is not None:
+            self._on_event(event)
+
+    def __enter__(self) -> "Play":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_stream"):
+            self.close()
+
+
+class Feed:
+    """What gRPC's sending thread iterates. It holds no reference to the Play, so that a dropped Play is collected."""
+
+    def __init__(self, plan: PlayPlan, actions: PlayActions) -> None:
+        self.error: BaseException | None = None
+        self._plan = plan
+        self._actions = actions
+        self._stopped = Event()
+        self._credit = Semaphore(plan.credit)
+        self._inbox: queue.SimpleQueue[pb.PlayRequest | None] = queue.SimpleQueue()
+        if isinstance(actions, LiveActions):
+            actions.attach(self._inbox.put)
+
+    def requests(self) -> Iterator[pb.PlayRequest]:
+        yield self._plan.begin()
+        try:
+            yield from self._controls()
+        except BaseException as error:  # the program's own iterable failed: iterating the play raises it
+            self.error = error
+
+    def grant(self) -> None:
+        """A chunk used up an action: one more may be sent."""
+        self._credit.release()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._credit.release()
+        self._inbox.put(None)
+        if isinstance(self._actions, LiveActions):
+            self._actions.detach()
+
+    def _controls(self) -> Iterator[pb.PlayRequest]:
+        if isinstance(self._actions, LiveActions):
+            while (request := self._inbox.get()) is not None:
+                yield request
+        elif isinstance(self._actions, queue.Queue):
+            while (action := self._next_of_queue(self._actions)) is not None:
+                yield self._plan.act(action)
+        else:
+            actions = iter(self._actions)
+            while True:
+                self._credit.acquire()
+                if self._stopped.is_set():
+                    return
+                try:
+                    action = next(actions)
+                except StopIteration:
+                    return
+                yield self._plan.act(action)
+
+    def _next_of_queue(self, actions: queue.Queue[Any]) -> Any | None:
+        # The queue is the program's: nothing of ours may be put into it to wake us, so look up now and then.
+        while not self._stopped.is_set():
+            try:
+                return actions.get(timeout=QUEUE_POLL_S)
+            except queue.Empty:
+                continue
+        return None

@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -138,14 +138,18 @@ class _Undecodable:
 class _Requests:
     """A client's messages, each checked when it is read."""
 
-    def __init__(self, messages: AsyncIterator[Any]) -> None:
+    def __init__(self, messages: AsyncIterable[Any]) -> None:
         self._messages = messages
+        self._iterator: AsyncIterator[Any] | None = None
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
-        return _checked(await anext(self._messages))
+        if self._iterator is None:
+            # not before the first read: grpc.aio's iterator warns when it is made and never used
+            self._iterator = aiter(self._messages)
+        return _checked(await anext(self._iterator))
 
 
 def _unary_unary(call: _Call, decode: Any, encode: Any) -> _Handler:
@@ -169,7 +173,7 @@ def _tolerant(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def _decoded(request: Any) -> Any:
-    return _Requests(aiter(request)) if hasattr(request, "__aiter__") else _checked(request)
+    return _Requests(request) if hasattr(request, "__aiter__") else _checked(request)
 
 
 def _checked(request: Any) -> Any:

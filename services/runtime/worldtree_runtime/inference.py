@@ -1,0 +1,79 @@
+"""ONNX Runtime sessions: one place that picks providers, threads and checks a graph against its contract."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from worldtree_runtime.model_package import PackageError
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_INSTRUCTION_SETS = ("avx512f", "avx512_bf16", "amx_tile", "avx2", "avx", "asimd", "sve")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a graph's input or output must be. `shape`: None where an extent is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> ort.InferenceSession:
+    """Loads a graph. Raises PackageError when ONNX Runtime refuses it or the device's provider is not installed."""
+    provider = _PROVIDERS.get(device)
+    if provider is None:
+        raise ValueError(f"device must be one of {sorted(_PROVIDERS)}, got {device!r}")
+    if provider not in ort.get_available_providers():
+        raise ValueError(f"device {device!r} needs {provider}; this onnxruntime has {ort.get_available_providers()}")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads starve the event loop and the gateway on a small machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # ORT raises one class per failure, with no common base but Exception
+        raise PackageError(path, "graph", f"ONNX Runtime cannot load it: {error}") from error
+
+
+def check_signature(
+    path: Path, session: ort.InferenceSession, inputs: list[TensorSpec], outputs: list[TensorSpec]
+) -> None:
+    """Compares a graph's inputs and outputs with a contract. Raises PackageError at the first difference."""
+    for kind, wanted, found in (("input", inputs, session.get_inputs()), ("output", outputs, session.get_outputs())):
+        by_name = {node.name: node for node in found}
+        if unknown := sorted(set(by_name) - {spec.name for spec in wanted}):
+            raise PackageError(path, f"{kind} {unknown[0]}", f"is not one of {[spec.name for spec in wanted]}")
+        for spec in wanted:
+            node = by_name.get(spec.name)
+            if node is None:
+                raise PackageError(path, f"{kind} {spec.name}", f"is missing; the graph has {sorted(by_name)}")
+            if node.type != f"tensor({spec.dtype})":
+                raise PackageError(path, f"{kind} {spec.name}", f"must be tensor({spec.dtype}), got {node.type}")
+            if not _shape_fits(node.shape, spec.shape):
+                raise PackageError(path, f"{kind} {spec.name}", f"must have shape {spec.shape}, got {node.shape}")
+
+
+def _shape_fits(found: list[Any], wanted: tuple[int | None, ...]) -> bool:
+    # A symbolic or unknown extent of the graph (a str or None) fits anything.
+    return len(found) == len(wanted) and all(
+        not isinstance(have, int) or want is None or have == want for have, want in zip(found, wanted, strict=True)
+    )
+
+
+def fingerprint(device: str) -> str:
+    """Names all that decides the last bit of a result: runtime, provider, machine, instruction sets."""
+    return f"onnxruntime-{ort.__version__}/{device}/{platform.machine()}/{'+'.join(_instruction_sets()) or 'generic'}"
+
+
+def _instruction_sets() -> list[str]:
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return []
+    return [name for name in _INSTRUCTION_SETS if name in flags]

@@ -1,0 +1,169 @@
+"""The `model.yaml` of a model package: what a model is, checked before anything is loaded."""
+
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+NoiseLevel = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class PackageError(ValueError):
+    """A model package that cannot be served. The message names the file, the field and what was expected."""
+
+    def __init__(self, file: Path, field: str, expected: str) -> None:
+        super().__init__(f"{file}: {field}: {expected}")
+        self.file = file
+        self.field = field
+        self.expected = expected
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FrameSpec(_Part):
+    """Size and pace of the frames."""
+
+    height_px: Count
+    width_px: Count
+    channels: Literal[3] = 3
+    fps: Annotated[float, Field(gt=0, le=240)]
+
+
+class DiscreteActions(_Part):
+    """A finite set of named actions; an action's id is its place in `names`."""
+
+    kind: Literal["discrete"]
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class ContinuousActions(_Part):
+    """A box of float vectors."""
+
+    kind: Literal["continuous"]
+    size: Count
+    low: float = -1.0
+    high: float = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, got low={self.low} high={self.high}")
+        return self
+
+
+class KvSpec(_Part):
+    """Shape of a block, [layers, 2, heads, tokens, head_dim], and how many blocks the model sees."""
+
+    layers: Count
+    heads: Count
+    tokens: Count
+    head_dim: Count
+    window: Count
+    dtype: Literal["float32"] = "float32"
+
+    @property
+    def block_shape(self) -> tuple[int, int, int, int, int]:
+        return (self.layers, 2, self.heads, self.tokens, self.head_dim)
+
+    @property
+    def block_bytes(self) -> int:
+        return 4 * self.layers * 2 * self.heads * self.tokens * self.head_dim
+
+
+class SamplerSpec(_Part):
+    """How a chunk is drawn: the noise level of each evaluation, for each allowed number of evaluations (nfe)."""
+
+    kind: Literal["euler", "renoise"]
+    default_nfe: Count
+    schedules: Annotated[dict[int, tuple[NoiseLevel, ...]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for nfe, levels in self.schedules.items():
+            if len(levels) != nfe:
+                raise ValueError(f"schedules[{nfe}] must hold {nfe} noise levels, got {len(levels)}")
+            if levels[0] != 1.0 or any(a <= b for a, b in pairwise(levels)):
+                raise ValueError(f"schedules[{nfe}] must start at 1.0 and fall strictly, got {list(levels)}")
+        if self.default_nfe not in self.schedules:
+            raise ValueError(f"default_nfe must be one of {sorted(self.schedules)}, got {self.default_nfe}")
+        return self
+
+
+class StartSpec(_Part):
+    """A start scene: a PNG strip of its frames side by side, and the actions between its chunks."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+    file: str
+    actions: tuple[str | int | tuple[float, ...], ...] = ()
+    description: str = ""
+
+
+class FilesSpec(_Part):
+    """The ONNX graphs, relative to the package."""
+
+    denoise: str
+    commit: str
+
+
+class VideoPackage(_Part):
+    """The `model.yaml` of a video model (DESIGN section 5)."""
+
+    format: Literal[1]
+    kind: Literal["video"]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+    version: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+    description: str = ""
+    license: str = ""
+    backend: Literal["onnxruntime"] = "onnxruntime"
+    frame: FrameSpec
+    frames_per_chunk: Count = 1
+    latent: None = None
+    action: Annotated[DiscreteActions | ContinuousActions, Field(discriminator="kind")]
+    kv: KvSpec
+    sampler: SamplerSpec
+    files: FilesSpec
+    starts: tuple[StartSpec, ...] = ()
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _version_is_text(cls, value: object) -> object:
+        # YAML reads `version: 1` as a number; the folder's name is text.
+        return str(value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _paths_stay_inside(self) -> Self:
+        for path in (self.files.denoise, self.files.commit, *(start.file for start in self.starts)):
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise ValueError(f"files must lie inside the package, got {path}")
+        if len({start.name for start in self.starts}) != len(self.starts):
+            raise ValueError("starts must have distinct names")
+        return self
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one chunk's pixels: [frames, height, width, channels]."""
+        return (self.frames_per_chunk, self.frame.height_px, self.frame.width_px, self.frame.channels)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one chunk's uint8 pixels."""
+        frames, height, width, channels = self.chunk_shape
+        return frames * height * width * channels
+
+
+def read_package(file: Path) -> VideoPackage:
+    """Reads and checks a `model.yaml`. Raises PackageError, naming the first field that is wrong."""
+    try:
+        raw = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PackageError(file, "model.yaml", f"must be readable YAML: {error}") from error
+    try:
+        return VideoPackage.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PackageError(file, ".".join(map(str, first["loc"])) or "model.yaml", first["msg"]) from error

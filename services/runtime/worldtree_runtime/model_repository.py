@@ -1,0 +1,97 @@
+"""A folder of model packages, `name/version/`, and the digest that names each package's content."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from worldtree_runtime.errors import NotFound
+from worldtree_runtime.model_package import PackageError, VideoPackage, read_package
+
+# The card describes a package; correcting a sentence in it must not make a new model of it.
+_NOT_DIGESTED = frozenset({"MODEL_CARD.md"})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPackage:
+    """A package that was read and checked. `digest`: SHA-256 over its files, 64 hex digits."""
+
+    folder: Path
+    package: VideoPackage
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return self.package.name
+
+    @property
+    def version(self) -> str:
+        return self.package.version
+
+
+class ModelRepository:
+    """The packages under one folder. Reading is explicit (`scan`), so a server sees a change only when it asks."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def scan(self, kind: str = "video") -> list[StoredPackage]:
+        """Reads every package of a kind, by name and version. Raises PackageError at the first that is broken."""
+        if not self.root.is_dir():
+            raise PackageError(self.root, "models", "must be a folder of name/version/model.yaml packages")
+        files = sorted(self.root.glob("*/*/model.yaml"))
+        packages = [self.read(file.parent) for file in files]
+        if not packages:
+            raise PackageError(self.root, "models", "holds no name/version/model.yaml")
+        return [stored for stored in packages if stored.package.kind == kind]
+
+    def read(self, folder: Path) -> StoredPackage:
+        """Reads one package. Raises PackageError when a file is missing or a name does not match its folder."""
+        file = folder / "model.yaml"
+        package = read_package(file)
+        for field, value, expected in (
+            ("name", package.name, folder.parent.name),
+            ("version", package.version, folder.name),
+        ):
+            if value != expected:
+                raise PackageError(file, field, f"must be {expected!r} like its folder, got {value!r}")
+        for field, path in (
+            ("files.denoise", package.files.denoise),
+            ("files.commit", package.files.commit),
+            *((f"starts.{start.name}.file", start.file) for start in package.starts),
+        ):
+            if not (folder / path).is_file():
+                raise PackageError(file, field, f"names {path}, which is missing")
+        return StoredPackage(folder, package, package_digest(folder))
+
+
+def package_digest(folder: Path) -> str:
+    """SHA-256 over the sorted relative paths and contents of a package's files, the model card left out."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _NOT_DIGESTED):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0")
+        digest.update(path.stat().st_size.to_bytes(8, "little"))
+        with path.open("rb") as stream:
+            while part := stream.read(1 << 20):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def version_order(version: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which "10" comes after "9" and "1.2" after "1.1"."""
+    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in version.split("."))
+
+
+def resolve(packages: dict[tuple[str, str], str], name: str, version: str, digest: str) -> tuple[str, str]:
+    """The (name, version) that a reference means among `packages` (their digests by name and version).
+
+    An empty version means the newest; a digest must match. Raises NotFound.
+    """
+    versions = sorted((v for n, v in packages if n == name), key=version_order)
+    if not versions:
+        raise NotFound("model", name, known=sorted({n for n, _ in packages}))
+    if version and version not in versions:
+        raise NotFound("model", f"{name}/{version}", known=[f"{name}/{v}" for v in versions])
+    chosen = (name, version or versions[-1])
+    if digest and packages[chosen] != digest:
+        raise NotFound("model", f"{name}@{digest}", known=[f"{name}@{packages[chosen]}"])
+    return chosen

@@ -1,0 +1,161 @@
+"""The models that this process serves: each package with its engine, its worlds and its start scenes."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from worldtree.common.v1 import common_pb2 as common
+from worldtree_runtime.model_package import DiscreteActions, PackageError, StartSpec, VideoPackage
+from worldtree_runtime.model_repository import ModelRepository, StoredPackage, resolve
+
+from worldtree_video.config import VideoSettings
+from worldtree_video.domain import Action, Origin
+from worldtree_video.engine import Engine
+from worldtree_video.errors import SessionNotFound
+from worldtree_video.metrics import VideoMetrics
+from worldtree_video.model import VideoModel
+from worldtree_video.pictures import PictureError, read_png, split_strip
+from worldtree_video.worlds import Worlds
+
+log = logging.getLogger(__name__)
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model being served. `starts`: its start scenes by name."""
+
+    stored: StoredPackage
+    worlds: Worlds
+    starts: dict[str, Origin]
+
+    @property
+    def package(self) -> VideoPackage:
+        return self.stored.package
+
+    @property
+    def ref(self) -> common.ModelRef:
+        return common.ModelRef(name=self.stored.name, version=self.stored.version, digest=self.stored.digest)
+
+
+class Catalog:
+    """Every served model. Sessions are found by name across all of them."""
+
+    def __init__(self, served: list[Served]) -> None:
+        self._served = {(entry.stored.name, entry.stored.version): entry for entry in served}
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter(self._served.values())
+
+    def newest(self) -> list[Served]:
+        """The newest version of each model, by name."""
+        return [self.resolve(common.ModelRef(name=name)) for name in sorted({name for name, _ in self._served})]
+
+    def resolve(self, ref: common.ModelRef) -> Served:
+        """The model that a reference means. Raises NotFound."""
+        digests = {key: entry.stored.digest for key, entry in self._served.items()}
+        return self._served[resolve(digests, ref.name, ref.version, ref.digest)]
+
+    def of_session(self, name: str) -> Served:
+        """The model that a session belongs to. Raises SessionNotFound."""
+        for entry in self:
+            with entry.worlds.engine.lock:
+                if name in entry.worlds.engine.sessions:
+                    return entry
+        raise SessionNotFound(name)
+
+    def has_room(self) -> bool:
+        """Whether every model could take on a session: what readiness says."""
+        return all(entry.worlds.engine.has_room(entry.worlds.settings.headroom_blocks) for entry in self)
+
+    def expire(self) -> int:
+        """Closes the sessions whose lease has ended; returns how many."""
+        return sum(entry.worlds.expire() for entry in self)
+
+    def observe(self) -> None:
+        """Sets the gauges of every model."""
+        for entry in self:
+            entry.worlds.engine.observe()
+
+    def start(self) -> None:
+        """Starts every engine."""
+        for entry in self:
+            entry.worlds.engine.start()
+
+    def stop(self) -> None:
+        """Stops every engine."""
+        for entry in self:
+            entry.worlds.engine.stop()
+
+
+def load_catalog(settings: VideoSettings, metrics: VideoMetrics) -> Catalog:
+    """Loads every video package of the model repository. Raises PackageError at the first that is broken."""
+    repository = ModelRepository(Path(settings.models))
+    return Catalog([load_model(stored, settings, metrics) for stored in repository.scan("video")])
+
+
+def load_model(stored: StoredPackage, settings: VideoSettings, metrics: VideoMetrics) -> Served:
+    """Loads one package and measures how large a tick pays. Raises PackageError."""
+    package = stored.package
+    starts = {start.name: read_start(stored, start) for start in package.starts}
+    block_count = settings.pool_mib * _MIB // package.kv.block_bytes
+    if block_count <= package.kv.window + settings.headroom_blocks:
+        raise PackageError(
+            stored.folder / "model.yaml",
+            "kv",
+            f"pool_mib {settings.pool_mib} holds {block_count} blocks of {package.kv.block_bytes} bytes; "
+            f"a window of {package.kv.window} and headroom_blocks {settings.headroom_blocks} need more",
+        )
+    model = VideoModel(stored, block_count=block_count, device=settings.device, threads=settings.threads)
+    max_batch = settings.max_batch
+    if max_batch is None:
+        cost = model.measure()
+        max_batch = cost.best_batch
+        log.info(
+            "measured tick",
+            extra={
+                "model": stored.name,
+                "max_batch": max_batch,
+                "tick_s": {n: round(s, 5) for n, s in cost.seconds.items()},
+            },
+        )
+    engine = Engine(model, max_batch=max_batch, home=settings.replica, metrics=metrics)
+    log.info("model loaded", extra={"model": stored.name, "version": stored.version, "block_count": block_count})
+    return Served(stored, Worlds(engine, settings), starts)
+
+
+def read_start(stored: StoredPackage, start: StartSpec) -> Origin:
+    """A start scene from its PNG strip. Raises PackageError when it does not fit the model."""
+    package = stored.package
+    file = stored.folder / start.file
+    chunk_count = len(start.actions) + 1
+    frame_count = chunk_count * package.frames_per_chunk
+    frame = package.frame
+    expected = (frame.width_px * frame_count, frame.height_px)
+    if chunk_count > package.kv.window:
+        raise PackageError(file, f"starts.{start.name}", f"holds {chunk_count} chunks, the window {package.kv.window}")
+    try:
+        width, height, pixels = read_png(file.read_bytes(), max_pixels=expected[0] * expected[1])
+        if (width, height) != expected:
+            raise PictureError(f"must be {expected[0]} x {expected[1]} pixels, got {width} x {height}")
+        frames = split_strip(pixels, width=width, height=height, frame_count=frame_count)
+    except PictureError as error:
+        raise PackageError(file, f"starts.{start.name}", str(error)) from error
+    step = package.frames_per_chunk
+    chunks = tuple(b"".join(frames[first : first + step]) for first in range(0, frame_count, step))
+    return Origin(chunks, tuple(_start_action(stored, start, action) for action in start.actions), start.name)
+
+
+def _start_action(stored: StoredPackage, start: StartSpec, value: str | int | tuple[float, ...]) -> Action:
+    space = stored.package.action
+    if isinstance(space, DiscreteActions):
+        if isinstance(value, str) and value in space.names:
+            return Action(space.names.index(value))
+        if isinstance(value, int) and 0 <= value < len(space.names):
+            return Action(value)
+    elif isinstance(value, tuple) and len(value) == space.size:
+        return Action(value)
+    raise PackageError(
+        stored.folder / "model.yaml", f"starts.{start.name}.actions", f"{value!r} is no action of the model"
+    )

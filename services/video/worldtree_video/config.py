@@ -1,0 +1,33 @@
+"""Every knob of the video service."""
+
+from typing import ClassVar
+
+from pydantic import Field
+from worldtree_runtime.settings import ServiceSettings
+
+
+class VideoSettings(ServiceSettings):
+    """The video service: generates worlds, and keeps their KV cache."""
+
+    section: ClassVar[str] = "video"
+
+    port: int = Field(7110, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    device: str = Field("cpu", pattern="^(cpu|cuda)$", description="where the models run: cpu or cuda")
+    threads: int = Field(1, ge=1, le=256, description="threads of one tick")
+    pool_mib: int = Field(512, ge=1, description="MiB of KV blocks for each model")
+    max_batch: int | None = Field(None, ge=1, le=1024, description="members of a tick; unset: measured at start")
+    reserve_chunks: int = Field(16, ge=0, description="chunks out of view that a session keeps for instant rewinds")
+    headroom_blocks: int = Field(32, ge=0, description="free blocks below which no new session is admitted")
+    max_sessions: int = Field(1024, ge=1, description="sessions of one model")
+    session_ttl_s: float = Field(600.0, gt=0, description="lease of a session that asks for none")
+    session_ttl_max_s: float = Field(86_400.0, gt=0, description="longest lease")
+    snapshot_ttl_s: float = Field(86_400.0, gt=0, description="how long a snapshot is kept that asks for no time")
+    snapshot_store_mib: int = Field(256, ge=1, description="MiB of snapshots kept in memory when there is no Redis")
+    sink_chunks: int = Field(1, ge=0, description="chunks of the start that stay in view by default")
+    max_step_actions: int = Field(256, ge=1, description="actions of one Step or Generate")
+    max_rollout_sequences: int = Field(256, ge=1, description="sequences of one Rollout")
+    max_rollout_chunks: int = Field(4096, ge=1, description="chunks of one Rollout, all sequences together")
+    max_fork_count: int = Field(256, ge=1, description="children of one Fork")
+    max_image_pixels: int = Field(1 << 20, ge=1, description="pixels of one PNG, read from its header before decoding")
+    max_queued_actions: int = Field(1024, ge=1, description="actions waiting in one Play")
+    play_idle_s: float = Field(300.0, gt=0, description="a Play without control or chunk for so long is ended")

@@ -1,0 +1,374 @@
+"""Messages to the words of domain.py and back: pure functions, each refusal naming field, value and limit."""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from worldtree.common.v1 import common_pb2 as common
+from worldtree.video.v1 import video_generator_pb2 as pb
+from worldtree_runtime.errors import InvalidRequest, NotFound
+from worldtree_runtime.model_package import ContinuousActions, DiscreteActions, VideoPackage
+
+from worldtree_video import domain
+from worldtree_video.catalog import Served
+from worldtree_video.config import VideoSettings
+from worldtree_video.errors import OutOfRange
+from worldtree_video.pictures import PictureError, read_png
+from worldtree_video.play import Played
+from worldtree_video.sessions import Session
+from worldtree_video.worlds import Recipe
+
+_POLICY_KINDS = {
+    pb.KvPolicy.KIND_UNSPECIFIED: domain.PolicyKind.SINK_WINDOW,
+    pb.KvPolicy.KIND_SLIDING: domain.PolicyKind.SLIDING,
+    pb.KvPolicy.KIND_SINK_WINDOW: domain.PolicyKind.SINK_WINDOW,
+    pb.KvPolicy.KIND_FULL: domain.PolicyKind.FULL,
+}
+_POLICY_MESSAGES = {kind: message for message, kind in _POLICY_KINDS.items() if message}
+
+
+def to_action(message: pb.Action, package: VideoPackage, field: str) -> domain.Action:
+    """Checks an action against a model's action space."""
+    if message.instruction:
+        raise InvalidRequest(f"{field}.instruction", f"model {package.name} takes no instruction")
+    space = package.action
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise InvalidRequest(field, f"{field} must set id, name or vector")
+    if isinstance(space, DiscreteActions):
+        return domain.Action(_discrete(message, kind, space, field))
+    if kind != "vector":
+        raise InvalidRequest(f"{field}.{kind}", f"model {package.name} takes vectors of {space.size} numbers")
+    return domain.Action(_vector(message.vector.values, space, f"{field}.vector.values"))
+
+
+def to_actions(
+    messages: Sequence[pb.Action], package: VideoPackage, field: str, *, limit: int, least: int = 1
+) -> list[domain.Action]:
+    """Checks a list of actions and its length."""
+    if not least <= len(messages) <= limit:
+        raise InvalidRequest(
+            field,
+            f"{field} must hold {least} to {limit} actions, got {len(messages)}",
+            limit=limit,
+            count=len(messages),
+        )
+    return [to_action(message, package, f"{field}[{index}]") for index, message in enumerate(messages)]
+
+
+def to_recipe(message: pb.CreateSessionRequest | pb.GenerateRequest, served: Served, settings: VideoSettings) -> Recipe:
+    """All that a new world is made from."""
+    package = served.package
+    policy = to_policy(message.kv, package, settings)
+    return Recipe(
+        origin=to_origin(message.origin, served, policy, settings),
+        seed=to_seed(message.seed, "seed"),
+        nfe=to_nfe(message.nfe, package),
+        policy=policy,
+    )
+
+
+def to_origin(message: pb.Origin, served: Served, policy: domain.KvPolicy, settings: VideoSettings) -> domain.Origin:
+    """Where a world begins."""
+    package = served.package
+    given = _origin_kinds(message)
+    if len(given) != 1:
+        what = f"got {' and '.join(given)}" if given else "got none"
+        raise InvalidRequest("origin", f"origin must set exactly one of start, frames and prompt, {what}")
+    if message.prompt:
+        raise InvalidRequest("origin.prompt", f"model {package.name} cannot start from a prompt; use start or frames")
+    if message.start:
+        if message.actions:
+            raise InvalidRequest("origin.actions", "origin.actions go with origin.frames, not with a named start")
+        origin = served.starts.get(message.start)
+        if origin is None:
+            raise NotFound("start", message.start, known=sorted(served.starts))
+    else:
+        chunks = to_chunks(message.frames, package, settings)
+        actions = _between(message.actions, len(chunks), package)
+        origin = domain.Origin(tuple(chunks), tuple(actions))
+    if policy.kind is domain.PolicyKind.FULL and len(origin.chunks) > policy.window_chunks:
+        raise OutOfRange("origin", len(origin.chunks), 1, policy.window_chunks)
+    return origin
+
+
+def to_chunks(message: common.Frames, package: VideoPackage, settings: VideoSettings) -> list[bytes]:
+    """A client's frames as chunks of uint8 pixels [frames_per_chunk, height, width, 3]."""
+    if message.HasField("tensor") == bool(message.png):
+        raise InvalidRequest("origin.frames", "origin.frames must set exactly one of tensor and png")
+    limit = package.kv.window * package.frames_per_chunk
+    if message.png:
+        _check_frame_count(len(message.png), package, limit)
+        pixels = b"".join(
+            _png_frame(data, package, settings, f"origin.frames.png[{index}]") for index, data in enumerate(message.png)
+        )
+    else:
+        pixels = _tensor_frames(message.tensor, package, limit)
+    size = package.chunk_bytes
+    return [pixels[offset : offset + size] for offset in range(0, len(pixels), size)]
+
+
+def to_policy(message: pb.KvPolicy, package: VideoPackage, settings: VideoSettings) -> domain.KvPolicy:
+    """A KV policy, defaults filled in."""
+    if message.storage not in (pb.KvPolicy.STORAGE_UNSPECIFIED, pb.KvPolicy.STORAGE_FP32):
+        raise InvalidRequest("kv.storage", f"kv.storage must be STORAGE_FP32, got {_enum_name(message, 'storage')}")
+    if message.kind not in _POLICY_KINDS:
+        raise InvalidRequest("kv.kind", f"kv.kind must be 0 to {max(_POLICY_KINDS)}, got {message.kind}")
+    kind = _POLICY_KINDS[message.kind]
+    window = message.window_chunks or package.kv.window
+    if not 1 <= window <= package.kv.window:
+        raise OutOfRange("kv.window_chunks", window, 1, package.kv.window)
+    if kind is not domain.PolicyKind.SINK_WINDOW:
+        if message.HasField("sink_chunks") and message.sink_chunks:
+            raise InvalidRequest("kv.sink_chunks", "kv.sink_chunks goes with KIND_SINK_WINDOW only")
+        return domain.KvPolicy(kind, window)
+    sink = message.sink_chunks if message.HasField("sink_chunks") else min(settings.sink_chunks, window - 1)
+    if not 0 <= sink < window:
+        raise OutOfRange("kv.sink_chunks", sink, 0, window - 1)
+    return domain.KvPolicy(kind, window, sink)
+
+
+def to_seed(seed: int, field: str) -> int:
+    """A seed in range."""
+    if not 0 <= seed <= domain.SEED_MAX:
+        raise OutOfRange(field, seed, 0, domain.SEED_MAX)
+    return seed
+
+
+def to_nfe(nfe: int, package: VideoPackage) -> int:
+    """One of the model's numbers of function evaluations; 0 means its default."""
+    choices = sorted(package.sampler.schedules)
+    if nfe and nfe not in choices:
+        raise InvalidRequest("nfe", f"nfe must be one of {choices} (0: the default), got {nfe}", nfe=nfe)
+    return nfe or package.sampler.default_nfe
+
+
+def to_ttl(message: Duration, given: bool, *, default_s: float, limit_s: float) -> float:
+    """A lease in seconds."""
+    if not given:
+        return default_s
+    seconds = message.seconds + message.nanos / 1e9
+    if not 0 < seconds <= limit_s:
+        raise InvalidRequest("ttl", f"ttl must be above 0 to {limit_s:g} s, got {seconds:g} s", limit_s=f"{limit_s:g}")
+    return seconds
+
+
+def from_frames(pixels: bytes, package: VideoPackage) -> common.Frames:
+    """Pixels of any number of frames, [frames, height, width, 3] uint8 in C order."""
+    frame = package.frame
+    frame_bytes = frame.height_px * frame.width_px * frame.channels
+    shape = [len(pixels) // frame_bytes, frame.height_px, frame.width_px, frame.channels]
+    return common.Frames(tensor=common.Tensor(dtype=common.Tensor.D_TYPE_UINT8, shape=shape, data=pixels))
+
+
+def from_last_frame(pixels: bytes, package: VideoPackage) -> common.Frames:
+    """The last frame of a chunk's pixels."""
+    return from_frames(pixels[-(len(pixels) // package.frames_per_chunk) :], package)
+
+
+def from_action(action: domain.Action) -> pb.Action:
+    """An action, discrete ones by id."""
+    if isinstance(action.value, int):
+        return pb.Action(id=action.value)
+    return pb.Action(vector=pb.Action.Vector(values=action.value))
+
+
+def from_chunk(chunk: domain.Chunk, package: VideoPackage, *, frames: bool = True) -> pb.Chunk:
+    """A generated chunk, with its frames or without."""
+    record, timing = chunk.record, chunk.timing
+    assert record.action is not None, f"chunk {record.chunk_index} was not generated"
+    return pb.Chunk(
+        index=record.chunk_index,
+        action=from_action(record.action),
+        frames=from_frames(chunk.frames, package) if frames else None,
+        timing=common.Timing(
+            queue_duration=from_seconds(timing.queue_s),
+            denoise_duration=from_seconds(timing.denoise_s),
+            commit_duration=from_seconds(timing.commit_s),
+            tick_count=timing.tick_count,
+            mean_batch_size=timing.mean_batch_size,
+            nfe=record.nfe,
+        ),
+        state_hash=record.key.hex(),
+    )
+
+
+def from_played(played: Played, package: VideoPackage, now_s: float) -> pb.PlayResponse:
+    """A chunk of a play."""
+    latency_s = None if played.control_arrival_s is None else max(0.0, now_s - played.control_arrival_s)
+    return pb.PlayResponse(
+        played=pb.PlayResponse.Played(
+            chunk=from_chunk(played.chunk, package),
+            control_latency=None if latency_s is None else from_seconds(latency_s),
+            late_duration=from_seconds(played.late_s),
+            queued_count=played.queued_count,
+        )
+    )
+
+
+def from_session(session: Session, served: Served) -> pb.Session:
+    """A session as it stands."""
+    branch, package = session.branch, served.package
+    policy = branch.table.policy
+    return pb.Session(
+        session=session.name,
+        model=served.ref,
+        chunk_index=branch.chunk_index,
+        start_frame_count=branch.start_count * package.frames_per_chunk,
+        seed=branch.seed,
+        nfe=branch.nfe,
+        kv=pb.KvPolicy(
+            kind=_POLICY_MESSAGES[policy.kind],
+            window_chunks=policy.window_chunks,
+            sink_chunks=policy.sink_chunks,
+            storage=pb.KvPolicy.STORAGE_FP32,
+        ),
+        state=pb.Session.STATE_BUSY if session.claim else pb.Session.STATE_IDLE,
+        parent=session.parent,
+        create_time=from_time(session.created_s),
+        expire_time=from_time(session.expires_s),
+        block_count=branch.table.held_count,
+        shared_block_count=branch.table.shared_count(),
+        state_hash=branch.key.hex(),
+        start=branch.origin.name,
+    )
+
+
+def from_model(served: Served) -> pb.Model:
+    """A model as a client needs to know it."""
+    package = served.package
+    if isinstance(package.action, DiscreteActions):
+        space = pb.ActionSpace(discrete=pb.ActionSpace.Discrete(names=package.action.names))
+    else:
+        action = package.action
+        space = pb.ActionSpace(continuous=pb.ActionSpace.Continuous(size=action.size, low=action.low, high=action.high))
+    return pb.Model(
+        ref=served.ref,
+        description=package.description,
+        height_px=package.frame.height_px,
+        width_px=package.frame.width_px,
+        fps=package.frame.fps,
+        frames_per_chunk=package.frames_per_chunk,
+        action_space=space,
+        nfe_choices=sorted(package.sampler.schedules),
+        nfe_default=package.sampler.default_nfe,
+        window_chunks=package.kv.window,
+        block_bytes=package.kv.block_bytes,
+        starts=[
+            pb.Start(
+                name=start.name,
+                description=start.description,
+                frame_count=len(served.starts[start.name].chunks) * package.frames_per_chunk,
+            )
+            for start in sorted(package.starts, key=lambda start: start.name)
+        ],
+        license=package.license,
+        prompt_supported=False,
+    )
+
+
+def from_seconds(seconds: float) -> Duration:
+    """A duration."""
+    message = Duration()
+    message.FromTimedelta(timedelta(seconds=seconds))
+    return message
+
+
+def from_time(seconds: float) -> Timestamp:
+    """An instant, from seconds of the wall clock."""
+    message = Timestamp()
+    message.FromDatetime(datetime.fromtimestamp(seconds, UTC))
+    return message
+
+
+def _discrete(message: pb.Action, kind: str, space: DiscreteActions, field: str) -> int:
+    if kind == "id":
+        if not 0 <= message.id < len(space.names):
+            raise OutOfRange(f"{field}.id", message.id, 0, len(space.names) - 1)
+        return message.id
+    if kind == "name":
+        if message.name not in space.names:
+            raise InvalidRequest(
+                f"{field}.name", f"{field}.name must be one of {', '.join(space.names)}, got {message.name[:40]!r}"
+            )
+        return space.names.index(message.name)
+    raise InvalidRequest(f"{field}.vector", f"actions are discrete: id 0 to {len(space.names) - 1}, or a name")
+
+
+def _vector(values: Sequence[float], space: ContinuousActions, field: str) -> tuple[float, ...]:
+    if len(values) != space.size:
+        raise InvalidRequest(field, f"{field} must hold {space.size} numbers, got {len(values)}", size=space.size)
+    for index, value in enumerate(values):
+        if not math.isfinite(value):
+            raise InvalidRequest(f"{field}[{index}]", f"{field}[{index}] must be finite, got {value}")
+        if not space.low <= value <= space.high:
+            raise OutOfRange(f"{field}[{index}]", value, space.low, space.high)
+    return tuple(values)
+
+
+def _origin_kinds(message: pb.Origin) -> list[str]:
+    given = {"start": bool(message.start), "frames": message.HasField("frames"), "prompt": bool(message.prompt)}
+    return [name for name, is_given in given.items() if is_given]
+
+
+def _between(messages: Sequence[pb.Action], chunk_count: int, package: VideoPackage) -> list[domain.Action]:
+    if len(messages) != chunk_count - 1:
+        raise InvalidRequest(
+            "origin.actions",
+            f"origin.actions must hold {chunk_count - 1}, one between each two of {chunk_count} chunks, "
+            f"got {len(messages)}",
+            expected=chunk_count - 1,
+            count=len(messages),
+        )
+    return [to_action(message, package, f"origin.actions[{index}]") for index, message in enumerate(messages)]
+
+
+def _check_frame_count(count: int, package: VideoPackage, limit: int) -> None:
+    if not 1 <= count <= limit or count % package.frames_per_chunk:
+        raise InvalidRequest(
+            "origin.frames",
+            f"origin.frames must hold 1 to {limit} frames, a multiple of {package.frames_per_chunk}, got {count}",
+            limit=limit,
+            count=count,
+        )
+
+
+def _tensor_frames(tensor: common.Tensor, package: VideoPackage, limit: int) -> bytes:
+    field = "origin.frames.tensor"
+    if tensor.dtype != common.Tensor.D_TYPE_UINT8:
+        raise InvalidRequest(f"{field}.dtype", f"{field}.dtype must be D_TYPE_UINT8, got {_enum_name(tensor, 'dtype')}")
+    size = [package.frame.height_px, package.frame.width_px, package.frame.channels]
+    shape = list(tensor.shape)
+    if len(shape) != 4 or shape[1:] != size:
+        raise InvalidRequest(
+            f"{field}.shape", f"{field}.shape must be [frames, {', '.join(map(str, size))}], got {shape}"
+        )
+    _check_frame_count(shape[0], package, limit)
+    if len(tensor.data) != math.prod(shape):
+        raise InvalidRequest(
+            f"{field}.data",
+            f"{field}.data must hold {math.prod(shape)} bytes for shape {shape}, got {len(tensor.data)}",
+        )
+    return tensor.data
+
+
+def _png_frame(data: bytes, package: VideoPackage, settings: VideoSettings, field: str) -> bytes:
+    try:
+        width, height, pixels = read_png(data, max_pixels=settings.max_image_pixels)
+    except PictureError as error:
+        raise InvalidRequest(field, f"{field} {error}", limit=settings.max_image_pixels) from error
+    frame = package.frame
+    if (width, height) != (frame.width_px, frame.height_px):
+        raise InvalidRequest(
+            field, f"{field} must be {frame.width_px} x {frame.height_px} pixels, got {width} x {height}"
+        )
+    return pixels
+
+
+def _enum_name(message: common.Tensor | pb.KvPolicy, field: str) -> str:
+    number = getattr(message, field)
+    enum = message.DESCRIPTOR.fields_by_name[field].enum_type
+    value = enum.values_by_number.get(number) if enum else None
+    return value.name if value else str(number)

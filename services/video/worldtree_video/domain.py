@@ -1,0 +1,136 @@
+"""The words of the video service as plain values: actions, policies, records, chunks."""
+
+import hashlib
+import struct
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+SEED_MAX = 2**53 - 1  # exact in JSON and JavaScript
+
+
+class Priority(IntEnum):
+    """Who goes first in a tick. The value is the head start in ticks that a lower number has over it."""
+
+    PLAY = 0
+    STEP = 2
+    BULK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What steers one chunk: a discrete id or a float vector, checked against the model's action space."""
+
+    value: int | tuple[float, ...]
+
+    def encode(self) -> bytes:
+        """Canonical bytes, for hashing."""
+        if isinstance(self.value, int):
+            return struct.pack("<cq", b"d", self.value)
+        return struct.pack(f"<cq{len(self.value)}f", b"c", len(self.value), *self.value)
+
+
+class PolicyKind(Enum):
+    """Which blocks of a history stay in view."""
+
+    SLIDING = "sliding"
+    SINK_WINDOW = "sink_window"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class KvPolicy:
+    """Which chunks of a history the model sees when it makes the next one."""
+
+    kind: PolicyKind
+    window_chunks: int
+    sink_chunks: int = 0
+
+    def __post_init__(self) -> None:
+        if self.window_chunks < 1:
+            raise ValueError(f"window_chunks must be 1 or more, got {self.window_chunks}")
+        if not 0 <= self.sink_chunks < self.window_chunks:
+            raise ValueError(f"sink_chunks must be 0 to {self.window_chunks - 1}, got {self.sink_chunks}")
+
+    def visible(self, length: int) -> list[int]:
+        """Positions in view after `length` chunks, ascending, at most `window_chunks`; the last is always there."""
+        if length <= self.window_chunks:
+            return list(range(length))
+        recent = self.window_chunks - self.sink_chunks
+        return [*range(self.sink_chunks), *range(length - recent, length)]
+
+    def can_grow(self, length: int) -> bool:
+        """Whether a history of `length` chunks may get one more."""
+        return self.kind is not PolicyKind.FULL or length < self.window_chunks
+
+    def encode(self) -> bytes:
+        """Canonical bytes, for hashing: what is in view decides what the keys and values are."""
+        return struct.pack("<qq", self.window_chunks, self.sink_chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How one chunk of a history came to be: enough to make it again, bit for bit.
+
+    `chunk_index` counts from the start (negative: a chunk of the start, given and not generated, nfe 0).
+    `key` chains over everything before it, so equal keys mean equal worlds.
+    """
+
+    chunk_index: int
+    action: Action | None
+    seed: int
+    nfe: int
+    key: bytes
+
+    @property
+    def given(self) -> bool:
+        return self.nfe == 0
+
+
+def root_key(digest: str, fingerprint: str, policy: KvPolicy) -> bytes:
+    """The key that every history under one model, backend and policy begins with."""
+    return hashlib.sha256(b"\0".join((digest.encode(), fingerprint.encode(), policy.encode()))).digest()
+
+
+def chain_key(parent: bytes, action: Action | None, *, seed: int, nfe: int, given: bytes = b"") -> bytes:
+    """The key of a chunk made after `parent`. `given`: a start chunk's uint8 pixels."""
+    content = hashlib.sha256(given).digest() if given else b""
+    steering = action.encode() if action else b"-"
+    # The seed draws the noise only of generated chunks: a start is the same world under any seed.
+    return hashlib.sha256(parent + steering + struct.pack("<qq", seed if nfe else 0, nfe) + content).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a world begins: its first chunks as uint8 pixels [frames_per_chunk, height, width, 3] in C order."""
+
+    chunks: tuple[bytes, ...]
+    actions: tuple[Action, ...]
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.chunks or len(self.actions) != len(self.chunks) - 1:
+            raise ValueError(f"an origin of {len(self.chunks)} chunks cannot have {len(self.actions)} actions")
+
+
+@dataclass(slots=True)
+class Timing:
+    """Where a chunk's time went, in seconds of wall time."""
+
+    queue_s: float = 0.0
+    denoise_s: float = 0.0
+    commit_s: float = 0.0
+    tick_count: int = 0
+    batch_size_sum: int = 0
+
+    @property
+    def mean_batch_size(self) -> float:
+        return self.batch_size_sum / self.tick_count if self.tick_count else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One committed chunk. `frames`: uint8 pixels [frames_per_chunk, height, width, 3] in C order."""
+
+    record: Record
+    frames: bytes
+    timing: Timing = field(default_factory=Timing)

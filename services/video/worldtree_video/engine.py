@@ -1,0 +1,165 @@
+"""The loop: who runs next, one tick, what became of it. One thread, one model."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from worldtree_video.kv_cache import BlockPool
+from worldtree_video.metrics import VideoMetrics
+from worldtree_video.model import VideoModel
+from worldtree_video.scheduler import Batch, PendingChunk, Run, Scheduler
+from worldtree_video.sessions import Sessions
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Runs ticks in its own thread. All bookkeeping happens under `lock`, which is never held while a model runs.
+
+    So a fork or a rewind takes microseconds in the caller's thread, in the middle of a tick of others.
+    """
+
+    def __init__(
+        self,
+        model: VideoModel,
+        *,
+        max_batch: int,
+        home: str,
+        metrics: VideoMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model = model
+        self.name = model.package.name
+        self.clock = clock
+        self.lock = threading.RLock()
+        self.pool = BlockPool(model.block_count)
+        self.sessions = Sessions(home)
+        self.scheduler = Scheduler(self.pool, max_batch=max_batch, reclaim=self._reclaim, forget=model.forget)
+        self._metrics = metrics
+        self._errands: deque[Callable[[], None]] = deque()
+        self._work = threading.Condition(self.lock)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name=f"engine-{self.name}", daemon=True)
+
+    def step(self) -> bool:
+        """One tick; False when there was nothing to do."""
+        batch = self._next_batch()
+        chunks = self._run(batch)
+        self._complete(batch, chunks)
+        return bool(batch)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after the tick it is in."""
+        with self._work:
+            self._stopping = True
+            self._work.notify()
+        self._thread.join()
+
+    def submit(self, run: Run) -> None:
+        """Takes on a run; its chunks go to its own sink."""
+        with self._work:
+            self.scheduler.add(run, self.clock())
+            self._work.notify()
+
+    def wake(self, run: Run) -> None:
+        """Something changed: looks again at when a run is due."""
+        with self._work:
+            self.scheduler.wake(run, self.clock())
+            self._work.notify()
+
+    def cancel(self, run: Run) -> None:
+        """Drops a run and the chunk it was making; its branch stays its owner's."""
+        with self.lock:
+            self.scheduler.remove(run)
+
+    def between_ticks(self, errand: Callable[[], Result]) -> "Future[Result]":
+        """Runs something in the engine's thread, where no graph is reading or writing the pool."""
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(errand())
+                except BaseException as error:  # whatever it was, it belongs to the one who waits
+                    future.set_exception(error)
+
+        with self._work:
+            self._errands.append(run)
+            self._work.notify()
+        return future
+
+    def has_room(self, block_count: int) -> bool:
+        """Whether so many blocks are free, taking back reserves if need be."""
+        with self.lock:
+            while self.pool.free_count < block_count:
+                if not self._reclaim():
+                    return False
+            return True
+
+    def check_integrity(self) -> None:
+        """Recounts every block. Raises AssertionError with the numbers when one is lost."""
+        with self.lock:
+            self.pool.check_integrity()
+            in_flight = self.scheduler.in_flight()
+            assert len(in_flight) == self.pool.in_flight_count, (
+                f"{self.pool.in_flight_count} blocks are in flight, {len(in_flight)} chunks are being made"
+            )
+
+    def observe(self) -> None:
+        """Sets the gauges."""
+        with self.lock:
+            busy = self.sessions.busy_count
+            self._metrics.observe_pool(self.name, self.pool, idle=len(self.sessions) - busy, busy=busy)
+
+    def _next_batch(self) -> Batch:
+        with self.lock:
+            return self.scheduler.next_batch(self.clock())
+
+    def _run(self, batch: Batch) -> dict[PendingChunk, bytes]:
+        begun = self.clock()
+        try:
+            self.model.denoise(batch.denoising)
+            chunks = self.model.commit(batch.committing)
+        except Exception as error:  # a tick that breaks ends its members, never the thread
+            log.exception("a tick failed", extra={"model": self.name, "batch_size": len(batch.members)})
+            for member in batch.members:
+                member.error = error
+            return {}
+        if batch:
+            self._metrics.observe_tick(self.name, batch, list(chunks), self.clock() - begun)
+        return chunks
+
+    def _complete(self, batch: Batch, chunks: dict[PendingChunk, bytes]) -> None:
+        with self.lock:
+            self.scheduler.complete(batch, chunks, self.clock())
+
+    def _loop(self) -> None:
+        while self._wait():
+            self.step()
+
+    def _wait(self) -> bool:
+        """Runs errands and waits for work; False when the engine is to stop."""
+        with self._work:
+            while not self._stopping:
+                while self._errands:
+                    self._errands.popleft()()
+                if self.scheduler.has_work:
+                    return True
+                due = self.scheduler.next_due()
+                if due is not None and due <= self.clock():
+                    return True
+                self._work.wait(None if due is None else due - self.clock())
+            return False
+
+    def _reclaim(self) -> bool:
+        """Takes back the reserve of the session that has been left alone longest; False when there is none."""
+        return any(session.branch.table.drop_reserve() for session in self.sessions.least_recently_touched())

@@ -1,0 +1,107 @@
+"""Every failure of the video service: one page. Kinds and details come from the runtime's error family."""
+
+from worldtree_runtime.errors import Aborted, DataLoss, Exhausted, FailedPrecondition, InvalidRequest, NotFound
+
+
+class SessionNotFound(NotFound):
+    """No such session here: never made, closed, or its lease has ended."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__("session", session)
+
+
+class SnapshotNotFound(NotFound):
+    """No such snapshot: never made, or forgotten."""
+
+    def __init__(self, snapshot: str) -> None:
+        super().__init__("snapshot", snapshot)
+
+
+class SessionBusy(Aborted):
+    """Another call is running on the session."""
+
+    def __init__(self, session: str, running: str) -> None:
+        super().__init__("SESSION_BUSY", f"session {session} is busy with a {running}; one at a time", session=session)
+
+
+class SessionClosed(Aborted):
+    """The session was closed while a call was running on it."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__("SESSION_CLOSED", f"session {session} was closed", session=session)
+
+
+class ChunkIndexMismatch(Aborted):
+    """The session does not stand where the caller believes."""
+
+    def __init__(self, expected: int, actual: int) -> None:
+        super().__init__(
+            "CHUNK_INDEX_MISMATCH",
+            f"expected_chunk_index is {expected}, the session stands at {actual}",
+            expected=str(expected),
+            actual=str(actual),
+        )
+
+
+class KvCacheFull(Exhausted):
+    """No block is free, and none can be taken from a reserve."""
+
+    def __init__(self, block_count: int) -> None:
+        super().__init__(
+            "KV_CACHE_FULL",
+            f"all {block_count} blocks of the KV pool are in use; close sessions or try again later",
+            retry_after_s=1.0,
+            block_count=str(block_count),
+        )
+
+
+class KvWindowFull(FailedPrecondition):
+    """A session with the policy `full` has filled the model's window."""
+
+    def __init__(self, window_chunks: int) -> None:
+        super().__init__(
+            "KV_WINDOW_FULL",
+            f"kv policy full holds at most {window_chunks} chunks; use sliding or sink_window for a longer session",
+            subject="kv.kind",
+            window_chunks=str(window_chunks),
+        )
+
+
+class TooManySessions(Exhausted):
+    """The replica holds as many sessions as its settings allow."""
+
+    def __init__(self, session_count: int, limit: int) -> None:
+        super().__init__(
+            "SESSION_LIMIT",
+            f"this replica holds {session_count} sessions, its limit is {limit}",
+            retry_after_s=5.0,
+            session_count=str(session_count),
+            limit=str(limit),
+        )
+
+
+class NotFinite(DataLoss):
+    """The model's answer held a NaN or an infinity for this member of a batch; its neighbours are untouched."""
+
+    def __init__(self, chunk_index: int) -> None:
+        super().__init__(
+            "MODEL_OUTPUT_NOT_FINITE",
+            f"the model gave no finite frames for chunk {chunk_index}",
+            chunk_index=str(chunk_index),
+        )
+
+
+class SnapshotCorrupt(DataLoss):
+    """The bytes are no snapshot, were cut short, or do not match their checksum."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("SNAPSHOT_CORRUPT", f"the snapshot cannot be restored: {problem}")
+
+
+class OutOfRange(InvalidRequest):
+    """A number outside its limits."""
+
+    def __init__(self, field: str, value: float, low: float, high: float) -> None:
+        super().__init__(
+            field, f"{field} must be {low} to {high}, got {value}", value=str(value), low=str(low), high=str(high)
+        )

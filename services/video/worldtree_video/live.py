@@ -1,0 +1,113 @@
+"""A play as a coroutine sees it: controls in, chunks out, on a session that nobody else may move meanwhile."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from worldtree_video.domain import Action
+from worldtree_video.errors import OutOfRange
+from worldtree_video.mailbox import Mailbox
+from worldtree_video.play import Play
+from worldtree_video.sessions import Session
+from worldtree_video.worlds import Worlds
+
+
+class LivePlay:
+    """One Play call. A control takes effect at the next chunk not yet started.
+
+    `chunks` brings each Played, between them whatever its owner puts there, and ends when the play is over.
+    """
+
+    def __init__(self, worlds: Worlds, session: Session, play: Play, chunks: Mailbox[object]) -> None:
+        self.session = session
+        self.chunks = chunks
+        self._worlds = worlds
+        self._engine = worlds.engine
+        self._play = play
+
+    @property
+    def chunk_index(self) -> int:
+        return self.session.branch.chunk_index
+
+    def now(self) -> float:
+        """The clock of `Played.control_arrival_s`."""
+        return self._engine.clock()
+
+    def act(self, actions: Sequence[Action], *, replace: bool = False) -> None:
+        """Queues actions. Raises OutOfRange when too many wait."""
+        with self._engine.lock:
+            waiting = 0 if replace else self._play.queued_count
+            limit = self._worlds.settings.max_queued_actions
+            if waiting + len(actions) > limit:
+                raise OutOfRange("act.actions", waiting + len(actions), 1, limit)
+            self._play.act(actions, self._engine.clock(), replace=replace)
+            self._engine.wake(self._play)
+
+    def taken(self) -> None:
+        """A chunk has left: there is room to make another."""
+        with self._engine.lock:
+            self._play.taken()
+            self._engine.wake(self._play)
+
+    def pause(self) -> None:
+        """Stops after the chunk in flight."""
+        with self._engine.lock:
+            self._play.pause()
+
+    def resume(self) -> None:
+        """Goes on."""
+        with self._engine.lock:
+            self._play.resume(self._engine.clock())
+            self._engine.wake(self._play)
+
+    async def rewind(self, chunk_count: int) -> bytes:
+        """Goes back, forgets what was queued, and returns the newest chunk's pixels there."""
+        with self._engine.lock:
+            self._play.held = True
+            self._engine.scheduler.restart(self._play, self._engine.clock())
+        try:
+            branch = await self._worlds.rewound(self.session.branch, chunk_count)
+            with self._engine.lock:
+                self._worlds.swap(self.session, branch)
+                self._play.branch = branch
+                self._play.cleared(self._engine.clock())
+                return self._worlds.last_frames(branch)
+        finally:
+            with self._engine.lock:
+                self._play.held = False
+                self._engine.wake(self._play)
+
+    def finish(self) -> None:
+        """No control will come any more."""
+        with self._engine.lock:
+            self._play.finish()
+
+    def stop(self) -> None:
+        """Ends after the chunk in flight."""
+        with self._engine.lock:
+            self._play.stop()
+
+    @staticmethod
+    @asynccontextmanager
+    async def open(
+        worlds: Worlds, name: str, *, fps: float, lookahead_chunks: int, repeat: bool
+    ) -> "AsyncIterator[LivePlay]":
+        """Claims a session and plays it until the context is left. `fps` 0: as fast as it goes."""
+        session = worlds.get(name)
+        mailbox: Mailbox[object] = Mailbox()
+        engine = worlds.engine
+        period_s = worlds.model.package.frames_per_chunk / fps if fps else 0.0
+        async with worlds.claim(session, "Play", mailbox.close):
+            with engine.lock:
+                play = Play(
+                    session.branch,
+                    period_s=period_s,
+                    lookahead_chunks=lookahead_chunks,
+                    repeat=repeat,
+                    sink=mailbox,
+                    now=engine.clock(),
+                )
+                engine.submit(play)
+            try:
+                yield LivePlay(worlds, session, play, mailbox)
+            finally:
+                engine.cancel(play)

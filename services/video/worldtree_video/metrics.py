@@ -1,0 +1,69 @@
+"""Every metric of the video service, each declared once (names: DESIGN section 13)."""
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from worldtree_video.kv_cache import BlockPool
+from worldtree_video.scheduler import Batch, PendingChunk
+
+_TICK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+_LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
+
+class VideoMetrics:
+    """What one process of the video service counts, by model."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.tick_seconds = Histogram(
+            "worldtree_tick_seconds",
+            "Duration of a tick: one denoiser run and the commits it led to.",
+            ["model"],
+            registry=registry,
+            buckets=_TICK_BUCKETS_S,
+        )
+        self.tick_batch_size = Histogram(
+            "worldtree_tick_batch_size", "Members of a tick.", ["model"], registry=registry, buckets=_BATCH_BUCKETS
+        )
+        self.chunk_seconds = Histogram(
+            "worldtree_chunk_seconds",
+            "Where a chunk's time went.",
+            ["model", "phase"],
+            registry=registry,
+            buckets=_TICK_BUCKETS_S,
+        )
+        self.control_latency_seconds = Histogram(
+            "worldtree_control_latency_seconds",
+            "From a control's arrival to the sending of the frames it made.",
+            registry=registry,
+            buckets=_LATENCY_BUCKETS_S,
+        )
+        self.deadline_missed = Counter(
+            "worldtree_deadline_missed", "Chunks of a Play made after they were due.", registry=registry
+        )
+        self.kv_blocks = Gauge(
+            "worldtree_kv_blocks", "KV blocks by tier and state.", ["model", "tier", "state"], registry=registry
+        )
+        self.kv_shared_blocks = Gauge(
+            "worldtree_kv_shared_blocks", "KV blocks that more than one branch holds.", ["model"], registry=registry
+        )
+        self.sessions = Gauge("worldtree_sessions", "Sessions by state.", ["model", "state"], registry=registry)
+
+    def observe_tick(self, model: str, batch: Batch, committed: Sequence[PendingChunk], seconds: float) -> None:
+        """Counts one tick."""
+        self.tick_seconds.labels(model).observe(seconds)
+        self.tick_batch_size.labels(model).observe(len(batch.members))
+        for member in committed:
+            timing = member.timing
+            self.chunk_seconds.labels(model, "queue").observe(timing.queue_s)
+            self.chunk_seconds.labels(model, "denoise").observe(timing.denoise_s)
+            self.chunk_seconds.labels(model, "commit").observe(timing.commit_s)
+
+    def observe_pool(self, model: str, pool: BlockPool, *, idle: int, busy: int) -> None:
+        """Sets the gauges of a model's pool and sessions."""
+        for state, count in (("free", pool.free_count), ("in_flight", pool.in_flight_count), ("held", pool.held_count)):
+            self.kv_blocks.labels(model, "pool", state).set(count)
+        self.kv_shared_blocks.labels(model).set(pool.shared_count())
+        self.sessions.labels(model, "idle").set(idle)
+        self.sessions.labels(model, "busy").set(busy)

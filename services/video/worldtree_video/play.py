@@ -1,0 +1,159 @@
+"""A run in real time: a person steers, chunks are made against a clock, a bounded look ahead of it."""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from worldtree_video.branch import Branch
+from worldtree_video.domain import Action, Chunk, Priority, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A chunk and how it kept its time. `control_latency_s`: None when the action was repeated."""
+
+    chunk: Chunk
+    control_arrival_s: float | None
+    late_s: float
+    queued_count: int
+
+
+class PlaySink(Protocol):
+    """Where played chunks go. Called under the engine's lock, from its thread: must not block."""
+
+    def put(self, item: Played) -> None:
+        """One more chunk."""
+
+    def close(self, error: Exception | None = None) -> None:
+        """No more will come."""
+
+
+class Play:
+    """The clock: chunk n of the play is due at `anchor + n x period` and may be started `lookahead` periods before.
+
+    Waiting for an action and pauses move the anchor, so time lost to a person is never made up for in a burst; so
+    does a late chunk, once its lateness has been reported. Every method is called under the engine's lock.
+    """
+
+    priority = Priority.PLAY
+
+    def __init__(
+        self, branch: Branch, *, period_s: float, lookahead_chunks: int, repeat: bool, sink: PlaySink, now: float
+    ) -> None:
+        self.branch = branch
+        self.period_s = period_s
+        self.lookahead_chunks = lookahead_chunks
+        self._repeat = repeat
+        self._sink = sink
+        self._queue: deque[tuple[Action, float]] = deque()
+        self._last: Action | None = None
+        self._making: tuple[Action, float | None] | None = None
+        self._anchor_s = now
+        self._made_count = 0  # since the anchor's chunk 0
+        self._unsent_count = 0  # delivered, and not yet taken by the transport
+        self._starving_since_s: float | None = now
+        self._paused = False
+        self.held = False  # its branch is being moved
+        self._draining = False
+        self._closed = False
+
+    @property
+    def over(self) -> bool:
+        return self._closed
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    @property
+    def queued_count(self) -> int:
+        return len(self._queue)
+
+    def due(self, now: float) -> float | None:
+        if self._closed or self._paused or self.held or self._unsent_count >= self.lookahead_chunks:
+            return None
+        if not self._queue and (self._draining or not self._repeat or self._last is None):
+            return None
+        if not self.period_s:
+            return now
+        return self._anchor_s + (self._made_count - self.lookahead_chunks + 1) * self.period_s
+
+    def next_record(self) -> Record:
+        if self._queue:
+            action, arrival_s = self._queue.popleft()
+            self._making = (action, arrival_s)
+        else:
+            assert self._last is not None, "a play with no queued and no last action is never due"
+            self._making = (self._last, None)
+        self._last = self._making[0]
+        return self.branch.next_record(self._last)
+
+    def deliver(self, chunk: Chunk, now: float) -> None:
+        assert self._making is not None, "a chunk came that the play did not ask for"
+        _, arrival_s = self._making
+        self._making = None
+        late_s = max(0.0, now - (self._anchor_s + self._made_count * self.period_s)) if self.period_s else 0.0
+        self._anchor_s += late_s
+        self._made_count += 1
+        self._unsent_count += 1
+        self._sink.put(Played(chunk, arrival_s, late_s, len(self._queue)))
+        self._note_starvation(now)
+        self._close_if_done()
+
+    def fail(self, error: Exception) -> None:
+        self._close(error)
+
+    def act(self, actions: Iterable[Action], now: float, *, replace: bool = False) -> None:
+        """Queues actions; `replace` forgets those that have not been started."""
+        if replace:
+            self._queue.clear()
+        self._queue.extend((action, now) for action in actions)
+        if self._queue and self._starving_since_s is not None:
+            # The clock waited with us: the next chunk is due one period from now at the earliest.
+            behind_s = now - (self._anchor_s + self._made_count * self.period_s)
+            self._anchor_s += max(0.0, behind_s)
+            self._starving_since_s = None
+
+    def taken(self) -> None:
+        """The transport has taken a delivered chunk: there is room for another."""
+        self._unsent_count -= 1
+
+    def pause(self) -> None:
+        """Stops the clock."""
+        self._paused = True
+
+    def resume(self, now: float) -> None:
+        """Starts the clock again where it stopped."""
+        self._paused = False
+        self._anchor_s = now - self._made_count * self.period_s
+
+    def cleared(self, now: float) -> None:
+        """The branch was moved: the queue and the chunk in the making are forgotten."""
+        self._queue.clear()
+        self._making = None
+        self._last = None
+        self._starving_since_s = now
+
+    def finish(self) -> None:
+        """No control will come any more: ends once the queued actions are done."""
+        self._draining = True
+        self._close_if_done()
+
+    def stop(self) -> None:
+        """Ends after the chunk in flight."""
+        self._queue.clear()
+        self.finish()
+
+    def _note_starvation(self, now: float) -> None:
+        if not self._queue and not self._repeat:
+            self._starving_since_s = now
+
+    def _close_if_done(self) -> None:
+        if self._draining and not self._queue and self._making is None:
+            self._close(None)
+
+    def _close(self, error: Exception | None) -> None:
+        if not self._closed:
+            self._closed = True
+            self._sink.close(error)

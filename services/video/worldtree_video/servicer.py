@@ -1,0 +1,374 @@
+"""The gRPC edge: validate, convert, call the worlds, stream. No tensor, no bookkeeping."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc.aio
+from worldtree.common.v1 import common_pb2 as common
+from worldtree.video.v1 import video_generator_pb2 as pb
+from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorServicer
+from worldtree_runtime.errors import DeadlineExceeded, InvalidRequest
+from worldtree_runtime.stores import Store
+
+from worldtree_video import convert
+from worldtree_video import snapshot as snapshots
+from worldtree_video.catalog import Catalog, Served
+from worldtree_video.config import VideoSettings
+from worldtree_video.domain import Action
+from worldtree_video.errors import OutOfRange, SnapshotNotFound
+from worldtree_video.idempotency import Idempotency
+from worldtree_video.live import LivePlay
+from worldtree_video.metrics import VideoMetrics
+from worldtree_video.play import Played
+from worldtree_video.rollout import Edge
+from worldtree_video.sessions import Session
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+REPLICA_KEY = "worldtree-replica"  # initial metadata by which a gateway learns whose sessions live here
+_LOOKAHEAD_DEFAULT, _LOOKAHEAD_MAX, _FPS_MAX = 2, 64, 240
+_PAGE_DEFAULT, _PAGE_MAX = 100, 1000
+
+
+class VideoServicer(VideoGeneratorServicer):
+    """Serves a catalog of models. What an RPC promises stands in the proto."""
+
+    def __init__(self, catalog: Catalog, settings: VideoSettings, store: Store, metrics: VideoMetrics) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._store = store
+        self._metrics = metrics
+        self._calls = Idempotency(ttl_s=settings.session_ttl_s)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        await context.send_initial_metadata(((REPLICA_KEY, self._settings.replica),))
+        return pb.ListModelsResponse(models=[convert.from_model(served) for served in self._catalog.newest()])
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        await context.send_initial_metadata(((REPLICA_KEY, self._settings.replica),))
+        return pb.GetModelResponse(model=convert.from_model(self._model(request.model)))
+
+    async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
+        served = self._model(request.model)
+        recipe = convert.to_recipe(request, served, self._settings)
+        ttl_s = self._ttl(request)
+        session = await self._calls.once(
+            "CreateSession", request.request_id, lambda: served.worlds.create(recipe, ttl_s=ttl_s)
+        )
+        return pb.CreateSessionResponse(
+            session=convert.from_session(session, served),
+            frames=convert.from_frames(b"".join(session.branch.origin.chunks), served.package),
+        )
+
+    async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
+        served = self._catalog.of_session(request.session)
+        actions = self._actions(request.actions, served, "actions")
+        chunks = await served.worlds.step(request.session, actions, request_id=request.request_id)
+        return pb.StepResponse(
+            chunks=[convert.from_chunk(chunk, served.package) for chunk in chunks],
+            chunk_index=chunks[-1].record.chunk_index + 1,
+        )
+
+    async def Play(
+        self, request_iterator: AsyncIterator[pb.PlayRequest], context: Context
+    ) -> AsyncIterator[pb.PlayResponse]:
+        first = await self._first(request_iterator)
+        begin = first.begin
+        served = self._catalog.of_session(first.session)
+        actions = self._actions(begin.actions, served, "begin.actions", least=0)
+        fps = begin.fps
+        if not 0 <= fps <= _FPS_MAX:  # a NaN fails both comparisons
+            raise OutOfRange("begin.fps", fps, 0, _FPS_MAX)
+        lookahead = begin.lookahead_chunks or _LOOKAHEAD_DEFAULT
+        if not 1 <= lookahead <= _LOOKAHEAD_MAX:
+            raise OutOfRange("begin.lookahead_chunks", lookahead, 1, _LOOKAHEAD_MAX)
+        async with LivePlay.open(
+            served.worlds,
+            first.session,
+            fps=fps,
+            lookahead_chunks=lookahead,
+            repeat=begin.idle == pb.PlayRequest.IDLE_REPEAT,
+        ) as play:
+            yield pb.PlayResponse(begun=pb.PlayResponse.Begun(session=convert.from_session(play.session, served)))
+            if actions:
+                play.act(actions)
+            steering = asyncio.create_task(self._steer(play, served, first.session, request_iterator))
+            try:
+                async for message in self._played(play, served):
+                    yield message
+            finally:
+                steering.cancel()
+                await asyncio.gather(steering, return_exceptions=True)
+
+    async def Rollout(self, request: pb.RolloutRequest, context: Context) -> AsyncIterator[pb.RolloutResponse]:
+        served = self._catalog.of_session(request.session)
+        sequences = self._sequences(request, served)
+        worlds = served.worlds
+        detail = request.detail or pb.RolloutRequest.DETAIL_ALL
+        async with worlds.rollout(request.session, sequences) as rollout:
+            async for node, chunk in rollout.nodes:
+                frames = detail == pb.RolloutRequest.DETAIL_ALL or (
+                    detail == pb.RolloutRequest.DETAIL_LAST and bool(node.ends)
+                )
+                yield pb.RolloutResponse(
+                    chunk=convert.from_chunk(chunk, served.package, frames=frames),
+                    depth=node.depth,
+                    sequences=node.sequences,
+                    node_count=rollout.node_count,
+                    chunk_count=rollout.chunk_count,
+                )
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
+        served = self._model(request.model)
+        recipe = convert.to_recipe(request, served, self._settings)
+        actions = self._actions(request.actions, served, "actions")
+        count = len(actions)
+        async with aclosing(served.worlds.generate(recipe, actions)) as chunks:
+            start = convert.from_frames(b"".join(recipe.origin.chunks), served.package)
+            yield pb.GenerateResponse(start_frames=start, chunk_count=count)
+            async for chunk in chunks:
+                yield pb.GenerateResponse(chunk=convert.from_chunk(chunk, served.package), chunk_count=count)
+
+    async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:
+        served = self._catalog.of_session(request.session)
+        seeds = self._fork_seeds(request)
+        ttl_s = self._ttl(request)
+
+        async def fork() -> list[Session]:
+            return served.worlds.fork(request.session, seeds=seeds, ttl_s=ttl_s)
+
+        children = await self._calls.once("Fork", request.request_id, fork)
+        return pb.ForkResponse(sessions=[convert.from_session(child, served) for child in children])
+
+    async def Rewind(self, request: pb.RewindRequest, context: Context) -> pb.RewindResponse:
+        served = self._catalog.of_session(request.session)
+        expected = request.expected_chunk_index if request.HasField("expected_chunk_index") else None
+        session = await served.worlds.rewind(request.session, request.chunk_count, expected_chunk_index=expected)
+        return pb.RewindResponse(
+            session=convert.from_session(session, served), last_frame=self._last_frame(session, served)
+        )
+
+    async def Save(self, request: pb.SaveRequest, context: Context) -> pb.SaveResponse:
+        served = self._catalog.of_session(request.session)
+        limit_s = self._settings.snapshot_ttl_s
+        ttl_s = convert.to_ttl(request.ttl, request.HasField("ttl"), default_s=limit_s, limit_s=limit_s)
+        data, state_hash = await served.worlds.save(request.session)
+        snapshot = f"snapshot-{secrets.token_hex(12)}"
+        await self._store.set(snapshot_key(snapshot), data, ttl_s)
+        return pb.SaveResponse(
+            snapshot=snapshot,
+            data=data if request.include_data else b"",
+            size_bytes=len(data),
+            state_hash=state_hash,
+            expire_time=convert.from_time(served.worlds.now() + ttl_s),
+        )
+
+    async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
+        ttl_s = self._ttl(request)
+
+        async def restore() -> tuple[Session, Served, bool]:
+            saved = await asyncio.to_thread(snapshots.decode, await self._snapshot_bytes(request))
+            served = self._model(common.ModelRef(name=saved.model, version=saved.version, digest=saved.digest))
+            session, identical = await served.worlds.restore(saved, ttl_s=ttl_s)
+            return session, served, identical
+
+        session, served, identical = await self._calls.once("Restore", request.request_id, restore)
+        return pb.RestoreResponse(
+            session=convert.from_session(session, served),
+            last_frame=self._last_frame(session, served),
+            bit_identical=identical,
+        )
+
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
+        served = self._catalog.of_session(request.session)
+        session = served.worlds.get(request.session)
+        return pb.GetResponse(
+            session=convert.from_session(session, served), last_frame=self._last_frame(session, served)
+        )
+
+    async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
+        size = request.page_size or _PAGE_DEFAULT
+        if not 1 <= size <= _PAGE_MAX:
+            raise OutOfRange("page_size", size, 1, _PAGE_MAX)
+        every = [(session, served) for served in self._catalog for session in served.worlds.live()]
+        every.sort(key=lambda entry: (entry[0].created_s, entry[0].name))
+        after = [entry for entry in every if _page_token(entry[0]) > request.page_token]
+        page = after[:size]
+        return pb.ListResponse(
+            sessions=[convert.from_session(session, served) for session, served in page],
+            next_page_token=_page_token(page[-1][0]) if len(after) > size else "",
+        )
+
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
+        served = self._catalog.of_session(request.session)
+        return pb.DeleteResponse(freed_block_count=served.worlds.delete(request.session))
+
+    async def KeepAlive(self, request: pb.KeepAliveRequest, context: Context) -> pb.KeepAliveResponse:
+        served = self._catalog.of_session(request.session)
+        ttl_s = self._ttl(request) if request.HasField("ttl") else None
+        session = served.worlds.keep_alive(request.session, ttl_s)
+        return pb.KeepAliveResponse(expire_time=convert.from_time(session.expires_s))
+
+    async def _played(self, play: LivePlay, served: Served) -> AsyncIterator[pb.PlayResponse]:
+        """Chunks and events in their order, until the play is over or nothing has happened for too long."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.play_idle_s):
+                    item = await anext(play.chunks)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise DeadlineExceeded(
+                    "PLAY_IDLE", f"no control and no chunk for {self._settings.play_idle_s:g} s"
+                ) from error
+            if isinstance(item, pb.PlayResponse):
+                yield item
+                continue
+            assert isinstance(item, Played), f"a play brought {item!r}"
+            message = convert.from_played(item, served.package, play.now())
+            self._observe_played(item, message)
+            yield message
+            play.taken()
+
+    async def _steer(
+        self, play: LivePlay, served: Served, session: str, requests: AsyncIterator[pb.PlayRequest]
+    ) -> None:
+        """Applies controls as they come; the first bad one ends the play."""
+        try:
+            async for request in requests:
+                if request.session not in ("", session):
+                    raise InvalidRequest("session", f"session must stay {session} within a play, got {request.session}")
+                event = await self._control(play, served, request)
+                if event:
+                    play.chunks.put(event)
+            play.finish()
+        except Exception as error:  # the play's reader raises it, where the interceptor gives it a status
+            play.chunks.close(error)
+
+    async def _control(self, play: LivePlay, served: Served, request: pb.PlayRequest) -> pb.PlayResponse | None:
+        match request.WhichOneof("control"):
+            case "act":
+                play.act(self._actions(request.act.actions, served, "act.actions"), replace=request.act.replace)
+            case "pause":
+                play.pause()
+                return pb.PlayResponse(paused=pb.PlayResponse.Paused(chunk_index=play.chunk_index))
+            case "resume":
+                play.resume()
+                return pb.PlayResponse(resumed=pb.PlayResponse.Resumed(chunk_index=play.chunk_index))
+            case "rewind":
+                frames = await play.rewind(request.rewind.chunk_count)
+                return pb.PlayResponse(
+                    rewound=pb.PlayResponse.Rewound(
+                        chunk_index=play.chunk_index, last_frame=convert.from_last_frame(frames, served.package)
+                    )
+                )
+            case "fork":
+                seeds = self._fork_seeds(pb.ForkRequest(count=request.fork.count))
+                children = served.worlds.fork(play.session.name, seeds=seeds, ttl_s=self._settings.session_ttl_s)
+                sessions = [convert.from_session(child, served) for child in children]
+                return pb.PlayResponse(forked=pb.PlayResponse.Forked(sessions=sessions))
+            case "stop":
+                play.stop()
+            case "begin":
+                raise InvalidRequest("begin", "begin belongs into the first message of a play only")
+            case _:
+                raise InvalidRequest("control", "a message of a play must set a control")
+        return None
+
+    async def _first(self, requests: AsyncIterator[pb.PlayRequest]) -> pb.PlayRequest:
+        try:
+            first = await anext(aiter(requests))
+        except StopAsyncIteration:
+            raise InvalidRequest("begin", "a play must begin with a message that sets session and begin") from None
+        if not first.session:
+            raise InvalidRequest("session", "the first message of a play must name its session")
+        if not first.HasField("begin"):
+            raise InvalidRequest(
+                "begin", f"the first message of a play must set begin, got {first.WhichOneof('control')}"
+            )
+        return first
+
+    def _observe_played(self, played: Played, message: pb.PlayResponse) -> None:
+        if played.late_s:
+            self._metrics.deadline_missed.inc()
+        if message.played.HasField("control_latency"):
+            latency = message.played.control_latency
+            self._metrics.control_latency_seconds.observe(latency.seconds + latency.nanos / 1e9)
+
+    def _model(self, ref: common.ModelRef) -> Served:
+        if not ref.name:
+            raise InvalidRequest("model.name", "model.name must be set")
+        return self._catalog.resolve(ref)
+
+    def _actions(self, messages: Sequence[pb.Action], served: Served, field: str, *, least: int = 1) -> list[Action]:
+        limit = self._settings.max_step_actions
+        return convert.to_actions(messages, served.package, field, limit=limit, least=least)
+
+    def _sequences(self, request: pb.RolloutRequest, served: Served) -> list[list[Edge]]:
+        limit = self._settings.max_rollout_sequences
+        if not 1 <= len(request.sequences) <= limit:
+            raise InvalidRequest(
+                "sequences",
+                f"sequences must hold 1 to {limit}, got {len(request.sequences)}",
+                limit=limit,
+                count=len(request.sequences),
+            )
+        total, most = sum(len(sequence.actions) for sequence in request.sequences), self._settings.max_rollout_chunks
+        if total > most:
+            raise InvalidRequest(
+                "sequences", f"sequences may hold {most} actions in all, got {total}", limit=most, count=total
+            )
+        parent_seed = served.worlds.get(request.session).branch.seed
+        sequences = []
+        for index, message in enumerate(request.sequences):
+            field = f"sequences[{index}]"
+            seed = convert.to_seed(message.seed, f"{field}.seed") if message.HasField("seed") else parent_seed
+            actions = convert.to_actions(message.actions, served.package, f"{field}.actions", limit=most)
+            sequences.append([(action, seed) for action in actions])
+        return sequences
+
+    def _fork_seeds(self, request: pb.ForkRequest) -> list[int | None]:
+        count = request.count or 1
+        if not 1 <= count <= self._settings.max_fork_count:
+            raise OutOfRange("count", count, 1, self._settings.max_fork_count)
+        if not request.seeds:
+            return [None] * count
+        if len(request.seeds) != count:
+            raise InvalidRequest("seeds", f"seeds must be empty or hold {count}, one a child, got {len(request.seeds)}")
+        return [convert.to_seed(seed, f"seeds[{index}]") for index, seed in enumerate(request.seeds)]
+
+    def _ttl(
+        self, request: pb.CreateSessionRequest | pb.ForkRequest | pb.RestoreRequest | pb.KeepAliveRequest
+    ) -> float:
+        return convert.to_ttl(
+            request.ttl,
+            request.HasField("ttl"),
+            default_s=self._settings.session_ttl_s,
+            limit_s=self._settings.session_ttl_max_s,
+        )
+
+    def _last_frame(self, session: Session, served: Served) -> common.Frames:
+        return convert.from_last_frame(served.worlds.last_frames(session.branch), served.package)
+
+    async def _snapshot_bytes(self, request: pb.RestoreRequest) -> bytes:
+        if bool(request.snapshot) == bool(request.data):
+            raise InvalidRequest("snapshot", "a restore must set exactly one of snapshot and data")
+        if request.data:
+            return request.data
+        data = await self._store.get(snapshot_key(request.snapshot))
+        if data is None:
+            raise SnapshotNotFound(request.snapshot)
+        return data
+
+
+def snapshot_key(snapshot: str) -> str:
+    """Where a snapshot lies in the store."""
+    return f"worldtree:snapshot:{snapshot}"
+
+
+def _page_token(session: Session) -> str:
+    # Fixed width, so that the order of the text is the order of the times.
+    return f"{int(session.created_s * 1e6):020d}.{session.name}"

@@ -1,0 +1,101 @@
+"""The live sessions of one model: their branches, leases, and who is using them."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from worldtree_video.branch import Branch
+from worldtree_video.domain import Chunk
+from worldtree_video.errors import SessionBusy, SessionClosed, SessionNotFound
+
+
+@dataclass(slots=True)
+class Claim:
+    """The one call that may change a session. `close` ends that call with an error when the session goes away."""
+
+    call: str
+    close: Callable[[Exception], None]
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One branch with a name and a lease. Times are seconds of the wall clock."""
+
+    name: str
+    branch: Branch
+    ttl_s: float
+    created_s: float
+    expires_s: float
+    parent: str = ""
+    claim: Claim | None = None
+    # The answer of the last step that brought a request_id, so that its retry moves nothing.
+    last_step: tuple[str, list[Chunk]] = field(default=("", []))
+
+    def touch(self, now_s: float, ttl_s: float | None = None) -> None:
+        """Renews the lease."""
+        self.ttl_s = self.ttl_s if ttl_s is None else ttl_s
+        self.expires_s = now_s + self.ttl_s
+
+
+class Sessions:
+    """Sessions by name, oldest first. Every method is called under the engine's lock."""
+
+    def __init__(self, home: str) -> None:
+        self.home = home
+        self._sessions: dict[str, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._sessions.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sessions
+
+    @property
+    def busy_count(self) -> int:
+        return sum(1 for session in self if session.claim)
+
+    def add(self, branch: Branch, *, ttl_s: float, now_s: float, parent: str = "") -> Session:
+        """Names a branch: an opaque part, a dot, and the home by which the gateway routes."""
+        name = f"{secrets.token_hex(10)}.{self.home}"
+        session = Session(name, branch, ttl_s, now_s, now_s + ttl_s, parent)
+        self._sessions[name] = session
+        return session
+
+    def get(self, name: str, now_s: float) -> Session:
+        """A live session, its lease renewed. Raises SessionNotFound."""
+        session = self._sessions.get(name)
+        if session is None:
+            raise SessionNotFound(name)
+        session.touch(now_s)
+        return session
+
+    def claim(self, session: Session, call: str, close: Callable[[Exception], None]) -> None:
+        """Takes a session for one call. Raises SessionBusy when another has it, SessionNotFound when it is gone."""
+        if session.name not in self._sessions:
+            raise SessionNotFound(session.name)
+        if session.claim:
+            raise SessionBusy(session.name, session.claim.call)
+        session.claim = Claim(call, close)
+
+    def release(self, session: Session, now_s: float) -> None:
+        """Ends a call's claim; the lease counts from now."""
+        session.claim = None
+        session.touch(now_s)
+
+    def remove(self, session: Session) -> int:
+        """Closes a session and what runs on it; returns how many blocks became free."""
+        self._sessions.pop(session.name, None)
+        if session.claim:
+            session.claim.close(SessionClosed(session.name))
+        return session.branch.close()
+
+    def expired(self, now_s: float) -> list[Session]:
+        """Idle sessions whose lease has ended. One that a call is using is never among them."""
+        return [session for session in self if session.expires_s <= now_s and session.claim is None]
+
+    def least_recently_touched(self) -> list[Session]:
+        """For taking back reserves."""
+        return sorted(self, key=lambda session: session.expires_s - session.ttl_s)

@@ -41,14 +41,12 @@ def always() -> bool:
 class RunningServer:
     """What a service holds of its server while it runs."""
 
-    def __init__(
-        self, service: str, address: str, metrics_address: str, server: grpc.aio.Server, health: Health
-    ) -> None:
+    def __init__(self, service: str, address: str, metrics_address: str, health: Health, closed: asyncio.Event) -> None:
         self.service = service
         self.address = address
         self.metrics_address = metrics_address
-        self._server = server
         self._health = health
+        self._closed = closed
 
     @property
     def ready_line(self) -> str:
@@ -64,7 +62,8 @@ class RunningServer:
 
     async def wait_closed(self) -> None:
         """Returns when the server has stopped. A service's main waits here until it is cancelled."""
-        await self._server.wait_for_termination()
+        # not grpc's wait_for_termination: cancelling that one cancels what `stop` waits for, and cuts the drain short
+        await self._closed.wait()
 
 
 @asynccontextmanager
@@ -103,10 +102,11 @@ async def start_server(
     async with MetricsServer(registry, ready=health.is_serving) as metrics_server:
         await metrics_server.start(settings.host, settings.metrics_port)
         await server.start()
+        closed = asyncio.Event()
         address, metrics_address = _join(settings.host, port), _join(settings.host, metrics_server.port)
         _log.info("serving", extra={"service": service, "grpc": address, "metrics": metrics_address})
         try:
-            yield RunningServer(service, address, metrics_address, server, health)
+            yield RunningServer(service, address, metrics_address, health, closed)
         finally:
             health.drain()
             ends_s = time.monotonic() + settings.drain_timeout_s
@@ -116,6 +116,7 @@ async def start_server(
                     await _drain(on_drain, settings.drain_timeout_s)
             finally:
                 await server.stop(max(0.0, ends_s - time.monotonic()))
+                closed.set()
             _log.info("stopped", extra={"service": service})
 
 

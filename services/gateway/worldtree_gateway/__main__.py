@@ -1,0 +1,154 @@
+"""The gateway's process: settings -> backends -> cache -> proxy -> server."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import grpc.aio
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from worldtree_runtime import logs
+from worldtree_runtime.server import RunningServer, run, start_server
+from worldtree_runtime.stores import RedisStore
+
+from worldtree_gateway.backends import Backend
+from worldtree_gateway.cache import AnswerCache, CircuitBreaker, SharedAnswers
+from worldtree_gateway.cached_calls import CachedCalls
+from worldtree_gateway.config import GatewaySettings
+from worldtree_gateway.digests import ModelDigests
+from worldtree_gateway.domain import SERVICES, Service
+from worldtree_gateway.flights import Flights
+from worldtree_gateway.metrics import GatewayMetrics
+from worldtree_gateway.proxy import Proxy
+from worldtree_gateway.relay import Relay
+from worldtree_gateway.routing import Router
+
+_WINDOW_BYTES = 4 * 1024 * 1024  # of a stream too large for the cache, between its fastest and its slower callers
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGateway:
+    """What a process, or a test, holds of a gateway while it runs."""
+
+    server: RunningServer
+    routers: tuple[Router, ...]
+    cache: AnswerCache
+    flights: Flights
+
+    @property
+    def ready(self) -> bool:
+        """Whether each configured service has a backend that takes calls."""
+        return _ready(self.routers)
+
+    async def wait_ready(self) -> None:
+        """The backends log their own progress."""
+        for router in self.routers:
+            await router.wait_ready()
+
+
+@asynccontextmanager
+async def start_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGateway]:
+    """Serves from here to the end of the block; calls that come before a backend answered get UNAVAILABLE."""
+    async with AsyncExitStack() as stack:
+        registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        metrics = GatewayMetrics(registry)
+        cache = AnswerCache(settings.cache_bytes)
+        flights = Flights(
+            flight_bytes=min(settings.cache_entry_bytes, settings.cache_bytes),
+            total_bytes=settings.cache_bytes,
+            window_bytes=_WINDOW_BYTES,
+        )
+        shared = _open_shared(settings, metrics)
+        if shared is not None:
+            stack.push_async_callback(shared.close)
+        metrics.watch_cache(lambda: cache.byte_count, lambda: shared is not None and shared.up)
+
+        relays: dict[str, Relay] = {}
+        cached_calls: dict[str, CachedCalls] = {}
+        routers: list[Router] = []
+        for service in SERVICES:
+            if not settings.backends(service.section):
+                continue
+            router = _open_router(service, settings, metrics)
+            stack.push_async_callback(router.close)
+            relay = Relay(router, metrics, unary_timeout_s=settings.unary_timeout_s)
+            routers.append(router)
+            relays[service.section] = relay
+            if settings.cache:
+                digests = _open_digests(service, relay, settings)
+                cached_calls[service.section] = CachedCalls(
+                    relay, cache, shared, flights, digests, metrics, ttl_max_s=settings.cache_ttl_max_s
+                )
+
+        def register(server: grpc.aio.Server) -> Sequence[str]:
+            server.add_generic_rpc_handlers((Proxy(SERVICES, relays, cached_calls),))
+            # those whose descriptors are here, so that reflection can describe them
+            return [each.full_name for each in SERVICES if each.section in relays and each.descriptor is not None]
+
+        server = await stack.enter_async_context(
+            start_server(
+                settings, service="gateway", register=register, ready=lambda: _ready(routers), registry=registry
+            )
+        )
+        watching = await stack.enter_async_context(asyncio.TaskGroup())
+        tasks = [watching.create_task(router.watch()) for router in routers]
+        stack.callback(lambda: [task.cancel() for task in tasks])
+        yield RunningGateway(server, tuple(routers), cache, flights)
+
+
+def _ready(routers: Sequence[Router]) -> bool:
+    return all(router.ready for router in routers)
+
+
+def _open_router(service: Service, settings: GatewaySettings, metrics: GatewayMetrics) -> Router:
+    backends = [
+        Backend(
+            service,
+            address,
+            max_message_bytes=settings.max_message_bytes,
+            probe_timeout_s=settings.probe_timeout_s,
+            probe_interval_s=settings.probe_interval_s,
+        )
+        for address in settings.backends(service.section)
+    ]
+    for backend in backends:
+        metrics.watch_backend(service.section, backend)
+    return Router(service.section, backends, retry_after_s=settings.retry_after_s)
+
+
+def _open_digests(service: Service, relay: Relay, settings: GatewaySettings) -> ModelDigests | None:
+    if service.describe is None:
+        return None
+    ask = partial(relay.ask, service.methods[service.describe], metadata=(), timeout_s=settings.probe_timeout_s)
+    return ModelDigests(ask, ttl_s=settings.digest_ttl_s)
+
+
+def _open_shared(settings: GatewaySettings, metrics: GatewayMetrics) -> SharedAnswers | None:
+    if settings.redis_url is None or not settings.cache:
+        return None
+    return SharedAnswers(
+        RedisStore(settings.redis_url, settings.redis_read_timeout_s),
+        RedisStore(settings.redis_url, settings.redis_write_timeout_s),
+        CircuitBreaker(failure_count=settings.redis_failure_count, retry_s=settings.redis_retry_s),
+        metrics,
+    )
+
+
+async def main(settings: GatewaySettings) -> None:
+    async with start_gateway(settings) as gateway:
+        _log.info("waiting for a backend of each of: %s", ", ".join(each.section for each in gateway.routers))
+        await gateway.wait_ready()
+        gateway.server.announce()
+        await gateway.server.wait_closed()
+
+
+if __name__ == "__main__":
+    _settings = GatewaySettings.from_command_line("python -m worldtree_gateway")
+    logs.configure(_settings.log_level, _settings.log_format)
+    run(partial(main, _settings))

@@ -1,0 +1,139 @@
+"""One replica behind the gateway: its channel, who it says it is, and whether it takes calls."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+
+from worldtree_gateway.domain import Method, Service
+
+REPLICA_KEY = "worldtree-replica"
+
+_HEALTH_CHECK = Method("/grpc.health.v1.Health/Check", client_streaming=False, server_streaming=False)
+_HEALTH_WATCH = Method("/grpc.health.v1.Health/Watch", client_streaming=False, server_streaming=True)
+_CALLABLE_COUNT_MAX = 256  # methods we don't know come from strangers
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+
+_log = logging.getLogger(__name__)
+
+
+class Backend:
+    """Knows its state from one health stream that stays open: its end is the news that the backend is gone.
+
+    `replica` stays known while the backend is down, so that its sessions are told to wait. `taking` is what it says of
+    itself: false while it drains, when its own sessions may still end but no new call should come.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        address: str,
+        *,
+        max_message_bytes: int,
+        probe_timeout_s: float,
+        probe_interval_s: float,
+    ) -> None:
+        self.service = service
+        self.address = address
+        self.replica: str | None = None
+        self.connected = False
+        self.taking = False
+        self.conflicting = False  # set by the router: another backend has the same name
+        self.in_flight = 0
+        self._probe_timeout_s = probe_timeout_s
+        self._probe_interval_s = probe_interval_s
+        self._callables: dict[str, Any] = {}
+        self._channel = grpc.aio.insecure_channel(
+            address,
+            options=(
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", max_message_bytes),
+                # a proxy that repeats calls on its own would hide what happened, and holds their bytes until then
+                ("grpc.enable_retries", 0),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+                ("grpc.use_local_subchannel_pool", 1),
+                # a machine that vanished says nothing; our servers allow a probe each 5 s
+                ("grpc.keepalive_time_ms", 10_000),
+                ("grpc.keepalive_timeout_ms", 5_000),
+            ),
+        )
+
+    @property
+    def usable(self) -> bool:
+        return self.connected and self.taking and not self.conflicting
+
+    def callable(self, method: Method) -> Any:
+        """The multi-callable of `method` that takes and gives raw bytes."""
+        found = self._callables.get(method.path)
+        if found is None:
+            kind = ("stream" if method.client_streaming else "unary", "stream" if method.server_streaming else "unary")
+            found = getattr(self._channel, "_".join(kind))(method.path)
+            if len(self._callables) < _CALLABLE_COUNT_MAX:
+                self._callables[method.path] = found
+        return found
+
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Connects, and connects again, for ever; tells `changed` each time that something did."""
+        told: str | None = None
+        while True:
+            try:
+                await self._connect()
+                changed()
+                await self._follow_health(changed)
+                reason = "it closed the connection"
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+            if self.connected or reason != told:  # not one line a try while it stays down
+                _log.warning("backend does not answer, trying on", extra={**self._fields(), "reason": reason})
+            told = reason
+            if self.connected:
+                self.connected = self.taking = False
+                changed()
+            await asyncio.sleep(self._probe_interval_s)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def _connect(self) -> None:
+        probe = self.service.methods[self.service.probe] if self.service.probe else _HEALTH_CHECK
+        call = self.callable(probe)(b"", timeout=self._probe_timeout_s, wait_for_ready=True)
+        await call
+        for key, value in (*(await call.initial_metadata()), *(await call.trailing_metadata())):
+            if key == REPLICA_KEY:
+                self.replica = value if isinstance(value, str) else value.decode()
+        self.connected = True
+
+    async def _follow_health(self, changed: Callable[[], None]) -> None:
+        """Returns or raises AioRpcError when the backend is gone."""
+        while True:
+            watch = self.callable(_HEALTH_WATCH)(b"")
+            try:
+                async for answer in watch:
+                    self._take(answer, changed)
+                    if not self.taking:
+                        break
+                else:
+                    return
+            finally:
+                watch.cancel()
+            # an open stream would hold up the backend's drain, so from here on ask now and then
+            while not self.taking:
+                await asyncio.sleep(self._probe_interval_s)
+                self._take(await self.callable(_HEALTH_CHECK)(b"", timeout=self._probe_timeout_s), changed)
+
+    def _take(self, answer: bytes, changed: Callable[[], None]) -> None:
+        taking = health_pb2.HealthCheckResponse.FromString(answer).status == _SERVING
+        if taking != self.taking:
+            self.taking = taking
+            _log.info("backend takes calls" if taking else "backend takes no new calls", extra=self._fields())
+            changed()
+
+    def _fields(self) -> dict[str, object]:
+        return {"service": self.service.section, "backend": self.address, "replica": self.replica}

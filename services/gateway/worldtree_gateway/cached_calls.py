@@ -1,0 +1,187 @@
+"""Calls of cacheable methods: answered from the cache, from a call under way, or by a backend and recorded."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+from worldtree.common.v1 import common_pb2
+
+from worldtree_gateway import cache_control, keys
+from worldtree_gateway.answers import Answer
+from worldtree_gateway.cache import AnswerCache, SharedAnswers
+from worldtree_gateway.digests import ModelDigests
+from worldtree_gateway.domain import CacheRule, Method
+from worldtree_gateway.flights import Flights, LeftBehind, Rider
+from worldtree_gateway.metrics import GatewayMetrics
+from worldtree_gateway.relay import Context, Relay, forwarded
+
+CACHE_KEY = "worldtree-cache"
+
+_Write = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request with a key. `pinned` is the reference that we gave a digest, if we did."""
+
+    method: Method
+    key: bytes
+    canonical: bytes
+    ttl_s: float
+    age_max_s: float | None
+    pinned: common_pb2.ModelRef | None
+
+
+class CachedCalls:
+    """Over one service's relay. `shared` is None without Redis, `digests` where the service has no models."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        cache: AnswerCache,
+        shared: SharedAnswers | None,
+        flights: Flights,
+        digests: ModelDigests | None,
+        metrics: GatewayMetrics,
+        *,
+        ttl_max_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._relay = relay
+        self._cache = cache
+        self._shared = shared
+        self._flights = flights
+        self._digests = digests
+        self._metrics = metrics
+        self._ttl_max_s = ttl_max_s
+        self._clock = clock
+
+    async def unary_unary(self, method: Method, request: bytes, context: Context) -> bytes:
+        responses: list[bytes] = []
+
+        async def keep(message: bytes) -> None:
+            responses.append(message)
+
+        if await self._serve(method, request, context, keep):
+            return responses[0]
+        response = await self._relay.unary_unary(method, request, context)
+        _tell(context, "bypass")
+        return response
+
+    async def unary_stream(self, method: Method, request: bytes, context: Context) -> None:
+        if not await self._serve(method, request, context, context.write):
+            await self._relay.unary_stream(method, request, context)
+            _tell(context, "bypass")
+
+    async def _serve(self, method: Method, request: bytes, context: Context, write: _Write) -> bool:
+        """Whether the call was answered here; else nothing was written, and the backend should be asked as usual."""
+        assert method.cache is not None
+        asked = await self._asked(method, method.cache, request, context)
+        if asked is not None:
+            answer = None if asked.age_max_s == 0 else self._cache.get(asked.key, age_max_s=asked.age_max_s)
+            if answer is not None:
+                self._metrics.cache_requests.labels("hit").inc()
+                for message in answer.messages:
+                    await write(message)
+                _tell(context, "hit")
+                return True
+            if await self._fly(asked, context, write):
+                return True
+        self._metrics.cache_requests.labels("bypass").inc()
+        return False
+
+    async def _asked(self, method: Method, rule: CacheRule, request: bytes, context: Context) -> _Asked | None:
+        """None: this call has nothing to do with the cache."""
+        control = cache_control.read(context.invocation_metadata() or ())
+        parsed = keys.parse(method, rule, request) if control.store and rule.ttl_s > 0 else None
+        if parsed is None:
+            return None
+        unpinned = parsed.unpinned
+        if unpinned is not None:
+            digest = await self._digests.resolve(unpinned) if self._digests and unpinned.name else None
+            if digest is None:
+                return None
+            parsed = parsed.with_digest(digest)
+        canonical = parsed.canonical()
+        return _Asked(
+            method=method,
+            key=keys.key(parsed, canonical),
+            canonical=canonical,
+            ttl_s=min(rule.ttl_s, self._ttl_max_s),
+            age_max_s=control.age_max_s,
+            pinned=unpinned,
+        )
+
+    async def _fly(self, asked: _Asked, context: Context, write: _Write) -> bool:
+        """False: the digest we filled in was refused before anything was written."""
+        metadata = forwarded(context)
+        timeout_s = context.time_remaining()
+
+        def source(timeout_s: float | None) -> AsyncIterator[bytes]:
+            return self._relay.messages(asked.method, asked.canonical, metadata, timeout_s)
+
+        async def lookup() -> Answer | None:
+            return await self._look_up(asked)
+
+        def landed(messages: tuple[bytes, ...]) -> None:
+            self._keep(asked, messages)
+
+        # who wants a young answer flies with those who want the same, as a flight may find an old one in the store
+        flight_key = asked.key if not asked.age_max_s else asked.key + b"%d" % asked.age_max_s
+        join = asked.age_max_s != 0
+        with self._flights.ride(flight_key, source, lookup, landed, timeout_s=timeout_s, join=join) as rider:
+            try:
+                try:
+                    async for message in rider.messages():
+                        await write(message)
+                except LeftBehind as behind:
+                    await self._catch_up(source(rider.left_s), behind.position, write)
+            except grpc.aio.AioRpcError as error:
+                if rider.position == 0 and self._is_refused(asked, error):
+                    return False
+                self._count(rider)
+                await self._relay.fail(error, None, context, timeout_s)
+            self._count(rider)
+            _tell(context, "hit" if rider.flight.from_store or not rider.leads else "miss")
+            return True
+
+    def _is_refused(self, asked: _Asked, error: grpc.aio.AioRpcError) -> bool:
+        """Whether the backend may have refused the digest, as the model changed since it was resolved."""
+        if self._digests is None or asked.pinned is None or error.code() is not grpc.StatusCode.NOT_FOUND:
+            return False
+        self._digests.forget(asked.pinned)
+        return True
+
+    @staticmethod
+    async def _catch_up(messages: AsyncIterator[bytes], skip_count: int, write: _Write) -> None:
+        async for message in messages:
+            if skip_count:
+                skip_count -= 1
+            else:
+                await write(message)
+
+    async def _look_up(self, asked: _Asked) -> Answer | None:
+        if self._shared is None or asked.age_max_s == 0:
+            return None
+        answer = await self._shared.get(asked.key)
+        if answer is None or not answer.fresh(self._clock(), age_max_s=asked.age_max_s):
+            return None
+        self._cache.put(asked.key, answer)
+        return answer
+
+    def _keep(self, asked: _Asked, messages: tuple[bytes, ...]) -> None:
+        now_s = self._clock()
+        answer = Answer(messages, stored_time_s=now_s, expire_time_s=now_s + asked.ttl_s)
+        self._cache.put(asked.key, answer)
+        if self._shared is not None:
+            self._shared.put_later(asked.key, answer)
+
+    def _count(self, rider: Rider) -> None:
+        result = "joined" if not rider.leads else "hit" if rider.flight.from_store else "miss"
+        self._metrics.cache_requests.labels(result).inc()
+
+
+def _tell(context: Context, result: str) -> None:
+    context.set_trailing_metadata((*(context.trailing_metadata() or ()), (CACHE_KEY, result)))

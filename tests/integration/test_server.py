@@ -434,6 +434,56 @@ async def test_a_client_that_leaves_ends_the_handler_and_is_no_error(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+async def test_a_bug_after_the_caller_left_is_still_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    entered = asyncio.Event()
+
+    async def behave(request: bytes) -> bytes:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise RuntimeError("clean-up went wrong")
+
+    async with serving(behave) as (server, channel):
+        call = start_call(channel, "unary_unary")
+        waiting = asyncio.create_task(answers(call))
+        await asyncio.wait_for(entered.wait(), 2)
+        call.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+        async def counted() -> bool:
+            return count(await series(server), "unary_unary", "INTERNAL") == 1
+
+        await eventually(counted)
+    # once, with its request, and no second time by grpc for the status that it could not send
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.getMessage() == "a call failed by a bug"
+
+
+async def test_a_handler_that_writes_on_after_its_caller_left_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    entered = asyncio.Event()
+
+    async def stubborn(request: bytes, context: Any) -> None:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await context.write(b"late")
+
+    handlers = FourKinds()
+    handlers.unary_stream = stubborn  # type: ignore[assignment, method-assign]
+    async with serving(handlers) as (server, channel):
+        call = start_call(channel, "unary_stream")
+        await asyncio.wait_for(entered.wait(), 2)
+        call.cancel()
+
+        async def counted() -> bool:
+            return count(await series(server), "unary_stream", "CANCELLED") == 1
+
+        await eventually(counted)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_a_stream_whose_reader_left_is_closed_although_it_never_waits(caplog: pytest.LogCaptureFixture) -> None:
     handlers = FourKinds()
 
@@ -556,6 +606,19 @@ async def test_a_message_over_the_limit_is_refused_and_one_below_passes() -> Non
         with pytest.raises(grpc.RpcError) as caught:
             await start_call(channel, "unary_unary", bytes(70 * 1024))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_answer_over_the_limit_is_an_error_that_says_so(kind: str) -> None:
+    async def behave(request: bytes) -> bytes:
+        return bytes(70 * 1024)
+
+    async with serving(behave, settings={"max_message_bytes": 64 * 1024}) as (_, channel):
+        call = start_call(channel, kind)
+        with pytest.raises(grpc.RpcError):
+            await answers(call)
+        assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "65536" in await call.details()
 
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -748,6 +811,18 @@ async def test_an_http_client_that_sends_nothing_or_too_much_holds_up_nobody() -
     assert time.monotonic() - started_s < 2
     silent.close()
     flood.close()
+
+
+async def test_a_traced_call_is_the_exemplar_of_its_bucket() -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    async with serving() as (server, channel):
+        for traceparent in ("nonsense", f"00-{trace_id}-00f067aa0ba902b7-01"):
+            await start_call(channel, "unary_unary", metadata=[("traceparent", traceparent)])
+        accept = "Accept: application/openmetrics-text; version=1.0.0"
+        _, page = await http(server.metrics_address, f"GET /metrics HTTP/1.1\r\n{accept}")
+        assert f'# {{trace_id="{trace_id}"}}' in page
+        assert "nonsense" not in page
+        assert 'worldtree_observer_failures_total{service="echo"} 0.0' in page
 
 
 async def test_two_servers_in_one_process_count_their_own() -> None:

@@ -25,7 +25,8 @@ from worldtree_runtime.status import is_known, to_status
 REQUEST_ID_KEY = "x-request-id"
 
 _log = logging.getLogger(__name__)
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_REQUEST_ID = re.compile(r"([A-Za-z0-9._:/+=@-]{1,128})")
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # a known error of these codes is ours to repair, so it shows at the default log level
 _OURS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS)
@@ -97,7 +98,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _around(self, method: str, context: Context) -> AsyncIterator[None]:
-        request_id = _request_id(context)
+        metadata = dict(context.invocation_metadata() or ())
+        request_id = _matched(_REQUEST_ID, metadata.get(REQUEST_ID_KEY)) or str(uuid.uuid4())
+        trace_id = _matched(_TRACEPARENT, metadata.get("traceparent"))
         started_s = self._clock()
         code = grpc.StatusCode.UNKNOWN
         self._metrics.started()
@@ -113,19 +116,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 except asyncio.CancelledError:
                     code = _cancelled(context, method)
                     raise
+                except grpc.aio.InternalError as error:
+                    # a write failed because nobody is there to read; the cancellation only comes later
+                    code = _cancelled(context, method)
+                    raise asyncio.CancelledError from error
                 except Exception as error:
-                    if _is_gone(context):
-                        # the write failed because nobody reads; the cancellation is only late
-                        code = _cancelled(context, method)
-                        raise asyncio.CancelledError from error
                     status = to_status(error, request_id=request_id)
                     code = _CODES[status.code]
                     _log_error(error, method, code)
                     details = dict(rpc_status.to_status(status).trailing_metadata)
                     trailers = _trailers(context, {**details, REQUEST_ID_KEY: request_id})
-                    await context.abort(code, status.message, trailers)
+                    try:
+                        await context.abort(code, status.message, trailers)
+                    except grpc.aio.InternalError as gone:
+                        raise asyncio.CancelledError from gone
         finally:
-            self._metrics.finished(method, code=code.name, seconds=self._clock() - started_s)
+            seconds = self._clock() - started_s
+            self._metrics.finished(method, code=code.name, seconds=seconds, trace_id=trace_id)
 
 
 class _Undecodable:
@@ -195,11 +202,10 @@ async def _send(responses: AsyncIterator[Any], context: Context) -> None:
         await context.write(response)
 
 
-def _request_id(context: Context) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return value
-    return str(uuid.uuid4())
+def _matched(pattern: re.Pattern[str], value: str | bytes | None) -> str | None:
+    """What the pattern's group finds; strangers write the metadata, so anything else counts as absent."""
+    found = pattern.fullmatch(value) if isinstance(value, str) else None
+    return found[1] if found else None
 
 
 def _trailers(context: Context, ours: Mapping[str, str | bytes]) -> tuple[tuple[str, str | bytes], ...]:
@@ -212,10 +218,6 @@ def _code_of(context: Context) -> grpc.StatusCode:
     """grpc.aio keeps the number, or None while nobody set a code."""
     code: Any = context.code()
     return code if isinstance(code, grpc.StatusCode) else _CODES.get(code or 0, grpc.StatusCode.UNKNOWN)
-
-
-def _is_gone(context: Context) -> bool:
-    return bool(context.cancelled())
 
 
 def _cancelled(context: Context, method: str) -> grpc.StatusCode:

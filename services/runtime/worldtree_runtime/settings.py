@@ -20,6 +20,9 @@ DEFAULT_CONFIG = Path("worldtree.yaml")
 _SERVICE_LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP)(_.*)?")
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp)://")
 
+# values of these fields are never repeated in a message; an URL may carry a password
+_SECRET = re.compile(r"secret|password|token|key|url")
+
 
 class SettingsError(ValueError):
     """A setting can't be read; the message names where it was set, its value and what is accepted."""
@@ -135,7 +138,7 @@ class ServiceSettings(BaseModel):
                 return []
             raise SettingsError(f"{path}: no such file") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError(f"{path}: {error}") from error
+            raise SettingsError(f"{path}: {_one_line(error)}") from error
         if document is None:
             return []
         if not isinstance(document, dict):
@@ -177,7 +180,7 @@ class ServiceSettings(BaseModel):
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise SettingsError(f"{place}: {error}") from error
+            raise SettingsError(f"{place}: {_one_line(error)}") from error
         if isinstance(parsed, str) and _metavar(field) == "LIST":
             return [part.strip() for part in parsed.split(",")]
         return parsed
@@ -188,9 +191,14 @@ def _explain(error: ValidationError, places: Mapping[str, str]) -> str:
     for problem in error.errors(include_url=False):
         field, *inside = (str(part) for part in problem["loc"] or ("settings",))
         place = ".".join([places.get(field, field), *inside])
-        got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
+        hidden = problem["type"] == "missing" or _SECRET.search(field)
+        got = "" if hidden else f", got {problem['input']!r}"
         lines.append(f"{place}: {problem['msg']}{got}")
     return "; ".join(lines)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _flag(name: str) -> str:

@@ -128,6 +128,17 @@ def test_every_bad_value_is_named_at_once(tmp_path: Path) -> None:
         load(tmp_path, environ={"WORLDTREE_VIDEO_PORT": "x"}, fast="perhaps")
 
 
+def test_a_value_that_may_be_secret_is_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"video\.redis_url: Input should be a valid string$"):
+        load(tmp_path, "video: {redis_url: [redis-with-password]}")
+
+
+def test_a_message_stays_on_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, "video: {\n\n  port: [")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_named_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"nowhere\.yaml: no such file"):
         VideoSettings.load(tmp_path / "nowhere.yaml", environ={})

@@ -634,6 +634,11 @@ async def test_health_follows_set_serving_and_readiness_for_every_name() -> None
             found = {(await stub.Check(health_pb2.HealthCheckRequest(service=name))).status for name in names}
             status, _ = await http(server.metrics_address, "GET /readyz HTTP/1.1")
             assert (status == 200) == (found == {SERVING})
+            if hasattr(stub, "List"):  # newer versions of grpcio-health-checking have it
+                listed = (await stub.List(health_pb2.HealthListRequest())).statuses
+                assert {name: answer.status for name, answer in listed.items()} == dict.fromkeys(
+                    names, found.copy().pop()
+                )
             return found
 
         assert await health() == {SERVING}

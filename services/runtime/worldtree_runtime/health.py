@@ -4,9 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import grpc
+import grpc.aio
 from grpc_health.v1 import health_pb2
 
 from worldtree_runtime.errors import NotFound
+
+SERVICE_NAME = "grpc.health.v1.Health"
 
 _POLL_S = 0.5
 
@@ -25,6 +29,28 @@ class Health:
         self._draining = False
         self._changed = asyncio.Event()
 
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Not by the generated function: what it asks of a servicer depends on grpcio's version (List came late)."""
+        handlers: dict[str, Any] = {
+            "Check": grpc.unary_unary_rpc_method_handler(
+                self.Check,
+                request_deserializer=health_pb2.HealthCheckRequest.FromString,
+                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+            ),
+            "Watch": grpc.unary_stream_rpc_method_handler(
+                self.Watch,
+                request_deserializer=health_pb2.HealthCheckRequest.FromString,
+                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+            ),
+        }
+        if hasattr(health_pb2, "HealthListRequest"):
+            handlers["List"] = grpc.unary_unary_rpc_method_handler(
+                self.List,
+                request_deserializer=health_pb2.HealthListRequest.FromString,
+                response_serializer=health_pb2.HealthListResponse.SerializeToString,
+            )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+
     def is_serving(self) -> bool:
         return self._serving and not self._draining and self._ready()
 
@@ -40,6 +66,10 @@ class Health:
         if request.service not in self._names:
             raise NotFound("service", request.service, known=sorted(self._names - {""}))
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
+
+    async def List(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        statuses = {name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in self._names}
+        return health_pb2.HealthListResponse(statuses=statuses)
 
     async def Watch(  # noqa: N802
         self,

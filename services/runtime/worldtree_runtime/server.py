@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
+from worldtree_runtime.health import SERVICE_NAME as HEALTH_SERVICE
 from worldtree_runtime.health import Health
 from worldtree_runtime.interceptors import CallInterceptor
 from worldtree_runtime.metrics import MetricsServer, RpcMetrics
@@ -96,8 +96,8 @@ async def start_server(
     )
     names = list(register(server))
     health = Health(names, ready=_logged(ready))
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    _add_reflection(server, [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name])
+    health.add_to(server)
+    _add_reflection(server, [*names, HEALTH_SERVICE])
     port = _listen(server, settings, credentials)
     async with MetricsServer(registry, ready=health.is_serving) as metrics_server:
         await metrics_server.start(settings.host, settings.metrics_port)

@@ -1,0 +1,275 @@
+"""One client, three ways: the engine in this process, the service over gRPC, the service behind the gateway."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import pytest
+import worldtree
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+from worldtree_video import snapshot as snapshots
+from worldtree_video.catalog import Catalog, Served, load_catalog
+from worldtree_video.config import VideoSettings
+from worldtree_video.domain import Action, KvPolicy, PolicyKind
+from worldtree_video.live import LivePlay
+from worldtree_video.metrics import VideoMetrics
+from worldtree_video.play import Played
+from worldtree_video.worlds import Recipe
+
+MODELS = str(Path(__file__).parents[2] / "models")
+POOL_MIB = 256
+Frames = NDArray[np.uint8]
+Result = TypeVar("Result")
+
+
+class WorldLike(Protocol):
+    """What the tests do with a world, whoever holds it."""
+
+    def step(self, actions: list[int]) -> Frames: ...
+    def fork(self) -> "WorldLike": ...
+    def rewind(self, chunk_count: int) -> object: ...
+    def rollout(self, sequences: list[list[int]]) -> list[Frames]: ...
+    def play(self, actions: list[int]) -> Frames: ...
+    def saved_and_restored(self, *, as_bytes: bool) -> "WorldLike": ...
+    def close(self) -> None: ...
+
+
+class ClientLike(Protocol):
+    """Opens worlds on the start `four-rooms` under seed 7 and nfe 2."""
+
+    def world(self, *, seed: int = 7) -> WorldLike: ...
+    def generate(self, actions: list[int]) -> Frames: ...
+    def held_block_count(self) -> int: ...
+
+
+class EventLoop:
+    """An event loop in a thread, so that synchronous test bodies can use coroutines, several at a time."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        future: Future[Result] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return future.result(timeout=120)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@dataclass
+class EngineWorld:
+    """A session of the engine in this process."""
+
+    client: "EngineClient"
+    name: str
+
+    def step(self, actions: list[int]) -> Frames:
+        chunks = self.client.run(self.client.worlds.step(self.name, _actions(actions)))
+        return self.client.pixels([chunk.frames for chunk in chunks])
+
+    def fork(self) -> "EngineWorld":
+        return EngineWorld(self.client, self.client.worlds.fork(self.name, seeds=[None], ttl_s=600)[0].name)
+
+    def rewind(self, chunk_count: int) -> object:
+        return self.client.run(self.client.worlds.rewind(self.name, chunk_count))
+
+    def rollout(self, sequences: list[list[int]]) -> list[Frames]:
+        return self.client.run(self._rollout(sequences))
+
+    def play(self, actions: list[int]) -> Frames:
+        return self.client.run(self._play(actions))
+
+    def saved_and_restored(self, *, as_bytes: bool) -> "EngineWorld":
+        del as_bytes  # there is no store below the transport
+        data, _ = self.client.run(self.client.worlds.save(self.name))
+        session, identical = self.client.run(self.client.worlds.restore(snapshots.decode(data), ttl_s=600))
+        assert identical
+        return EngineWorld(self.client, session.name)
+
+    def close(self) -> None:
+        self.client.worlds.delete(self.name)
+
+    async def _rollout(self, sequences: list[list[int]]) -> list[Frames]:
+        pieces: list[dict[int, bytes]] = [{} for _ in sequences]
+        edges = [[(Action(action), 7) for action in sequence] for sequence in sequences]
+        async with self.client.worlds.rollout(self.name, edges) as rollout:
+            async for node, chunk in rollout.nodes:
+                for index in node.sequences:
+                    pieces[index][node.depth] = chunk.frames
+        return [self.client.pixels([piece[depth] for depth in sorted(piece)]) for piece in pieces]
+
+    async def _play(self, actions: list[int]) -> Frames:
+        chunks = []
+        async with LivePlay.open(self.client.worlds, self.name, fps=0, lookahead_chunks=2, repeat=False) as play:
+            play.act(_actions(actions))
+            play.finish()
+            async for item in play.chunks:
+                assert isinstance(item, Played)
+                chunks.append(item.chunk.frames)
+                play.taken()
+        return self.client.pixels(chunks)
+
+
+class EngineClient:
+    """The engine in this process, no transport."""
+
+    def __init__(self, loop: EventLoop, catalog: Catalog) -> None:
+        self.served: Served = next(iter(catalog.newest()))
+        self.worlds = self.served.worlds
+        self.run = loop.run
+
+    def world(self, *, seed: int = 7) -> EngineWorld:
+        return EngineWorld(self, self.run(self.worlds.create(self._recipe(seed), ttl_s=600)).name)
+
+    def generate(self, actions: list[int]) -> Frames:
+        async def collect() -> list[bytes]:
+            return [chunk.frames async for chunk in self.worlds.generate(self._recipe(7), _actions(actions))]
+
+        return self.pixels(self.run(collect()))
+
+    def held_block_count(self) -> int:
+        self.worlds.engine.check_integrity()
+        return self.worlds.engine.pool.held_count
+
+    def pixels(self, chunks: Sequence[bytes]) -> Frames:
+        frame = self.served.package.frame
+        shape = (-1, frame.height_px, frame.width_px, 3)
+        return np.frombuffer(b"".join(chunks), np.uint8).reshape(shape)
+
+    def _recipe(self, seed: int) -> Recipe:
+        policy = KvPolicy(PolicyKind.SINK_WINDOW, self.served.package.kv.window, 1)
+        return Recipe(self.served.starts["four-rooms"], seed, 2, policy)
+
+
+@dataclass
+class RemoteWorld:
+    """A world of the SDK."""
+
+    client: "RemoteClient"
+    world: worldtree.World
+
+    def step(self, actions: list[int]) -> Frames:
+        return self.world.step(actions)
+
+    def fork(self) -> "RemoteWorld":
+        return RemoteWorld(self.client, self.world.fork())
+
+    def rewind(self, chunk_count: int) -> object:
+        return self.world.rewind(chunk_count)
+
+    def rollout(self, sequences: list[list[int]]) -> list[Frames]:
+        return [future.frames for future in self.world.rollout(sequences)]
+
+    def play(self, actions: list[int]) -> Frames:
+        return np.concatenate([chunk.frames for chunk in self.world.play(actions, fps=0)])
+
+    def saved_and_restored(self, *, as_bytes: bool) -> "RemoteWorld":
+        snapshot = self.world.save(include_data=as_bytes)
+        if as_bytes:
+            snapshot = worldtree.Snapshot.from_bytes(snapshot.to_bytes())
+        return RemoteWorld(self.client, self.client.sdk.restore(snapshot))
+
+    def close(self) -> None:
+        self.world.close()
+
+
+class RemoteClient:
+    """The SDK, against the service or the gateway."""
+
+    def __init__(self, address: str, video_metrics: str) -> None:
+        self.sdk = worldtree.Client(address)
+        self._metrics = video_metrics
+
+    def world(self, *, seed: int = 7) -> RemoteWorld:
+        return RemoteWorld(self, self.sdk.world("minigrid", start="four-rooms", seed=seed, nfe=2))
+
+    def generate(self, actions: list[int]) -> Frames:
+        return self.sdk.generate("minigrid", start="four-rooms", seed=7, nfe=2, actions=actions).frames
+
+    def held_block_count(self) -> int:
+        # The gauges are set once a second: wait for one that was set after the last call.
+        threading.Event().wait(1.2)
+        with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        counts = [
+            line.rsplit(" ", 1)[1] for line in lines if line.startswith("worldtree_kv_blocks{") and '"free"' not in line
+        ]
+        return int(sum(map(float, counts)))
+
+
+@contextmanager
+def process(module: str, *flags: str) -> Iterator[dict[str, str]]:
+    """A service as a process of its own; its addresses."""
+    command = [sys.executable, "-m", module, "--port", "0", "--metrics-port", "0", "--log-level", "warning", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout
+            line = child.stdout.readline()
+            assert line.startswith("worldtree ready"), f"{module} said {line!r}"
+            yield dict(field.split("=", 1) for field in line.split() if "=" in field)
+        finally:
+            child.terminate()
+            child.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def clients() -> Iterator[dict[str, ClientLike]]:
+    """One engine in this process, and one service reached directly and through a gateway."""
+    with ExitStack() as stack:
+        settings = VideoSettings(models=MODELS, pool_mib=POOL_MIB)
+        catalog = load_catalog(settings, VideoMetrics(CollectorRegistry()))
+        loop = EventLoop()
+        stack.callback(loop.close)
+        catalog.start()
+        stack.callback(catalog.stop)
+        video = stack.enter_context(process("worldtree_video", "--models", MODELS, "--pool-mib", str(POOL_MIB)))
+        gateway = stack.enter_context(process("worldtree_gateway", "--video", video["grpc"]))
+        remotes = {
+            name: RemoteClient(address, video["metrics"])
+            for name, address in (("grpc", video["grpc"]), ("gateway", gateway["grpc"]))
+        }
+        for remote in remotes.values():
+            stack.callback(remote.sdk.close)
+        yield {"engine": EngineClient(loop, catalog), **remotes}
+
+
+@pytest.fixture(params=["engine", "grpc", "gateway"])
+def client(request: pytest.FixtureRequest, clients: dict[str, ClientLike]) -> Iterator[ClientLike]:
+    """Each client in turn; a test that leaves a block behind fails."""
+    chosen = clients[request.param]
+    yield chosen
+    assert chosen.held_block_count() == 0
+
+
+@pytest.fixture(scope="session")
+def expected(clients: dict[str, ClientLike]) -> Callable[[list[int]], Frames]:
+    """The frames of a session that is alone in the engine of this process."""
+    known: dict[tuple[int, ...], Frames] = {}
+
+    def frames(actions: list[int]) -> Frames:
+        key = tuple(actions)
+        if key not in known:
+            world = clients["engine"].world()
+            known[key] = np.concatenate([world.step([action]) for action in actions])
+            world.close()
+        return known[key]
+
+    return frames
+
+
+def _actions(values: list[int]) -> list[Action]:
+    return [Action(value) for value in values]

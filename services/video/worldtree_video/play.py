@@ -30,7 +30,9 @@ class PlaySink(Protocol):
 
 
 class Play:
-    """The clock: chunk n of the play is due at `anchor + n x period` and may be started `lookahead` periods before.
+    """The clock: chunk n is due at `anchor + (n + 1) x period` and may be started `lookahead` periods before that.
+
+    So with a look-ahead of 1 a chunk has its own period to be made in, and a control waits for one chunk at most.
 
     Waiting for an action and pauses move the anchor, so time lost to a person is never made up for in a burst; so
     does a late chunk, once its lateness has been reported. Every method is called under the engine's lock.
@@ -77,7 +79,7 @@ class Play:
             return None
         if not self.period_s:
             return now
-        return self._anchor_s + (self._made_count - self.lookahead_chunks + 1) * self.period_s
+        return self._anchor_s + (self._made_count + 1 - self.lookahead_chunks) * self.period_s
 
     def next_record(self) -> Record:
         if self._queue:
@@ -93,7 +95,8 @@ class Play:
         assert self._making is not None, "a chunk came that the play did not ask for"
         _, arrival_s = self._making
         self._making = None
-        late_s = max(0.0, now - (self._anchor_s + self._made_count * self.period_s)) if self.period_s else 0.0
+        due_s = self._anchor_s + (self._made_count + 1) * self.period_s
+        late_s = max(0.0, now - due_s) if self.period_s else 0.0
         self._anchor_s += late_s
         self._made_count += 1
         self._unsent_count += 1

@@ -5,9 +5,9 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -241,4 +241,5 @@ def _default(name: str, field: FieldInfo) -> str:
         return "default: unset"
     if field.is_required():
         return "required"
-    return f"default: {field.get_default(call_default_factory=True, validated_data={})}"
+    factory = cast("Callable[[], object] | None", field.default_factory)
+    return f"default: {field.default if factory is None else factory()}"

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -44,6 +45,7 @@ class RedisStore:
             # once more on a fresh connection, because pooled ones are dead after a restart of Redis; the library's
             # own default waits up to seconds between its tries
             retry=Retry(NoBackoff(), 1),
+            retry_on_error=[RedisConnectionError],
             decode_responses=False,
         )
         self._redis: Redis = Redis.from_pool(pool)
@@ -59,6 +61,7 @@ class RedisStore:
         await self._call(lambda: self._redis.delete(key))
 
     async def set_if_absent(self, key: str, value: bytes, ttl_s: float) -> bool:
+        """False may also mean us: when a connection breaks after the write, the second try finds our own value."""
         ttl_ms = ttl_milliseconds(ttl_s)
         return bool(await self._call(lambda: self._redis.set(key, value, px=ttl_ms, nx=True)))
 

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from worldtree import convert
 from worldtree.actions import ActionsLike, actions_to_pb
+from worldtree.common.v1 import common_pb2
 from worldtree.errors import InvalidRequest
 from worldtree.folds import ClipFold, RolloutFold
 from worldtree.types import Clip, Detail, Frames, KvPolicy, ModelInfo, Progress, Rollout, Seconds, SessionInfo, Snapshot
@@ -91,6 +92,17 @@ def get_model(model: str | ModelInfo) -> Call[ModelInfo]:
         "GetModel",
         pb.GetModelRequest(model=convert.model_ref(model)),
         lambda answer: convert.model_from_pb(answer.model),
+        retry=True,
+    )
+
+
+def action_names(session: SessionInfo) -> Call[tuple[str, ...]]:
+    """The names of a session's actions by id; none for a continuous model."""
+    ref = common_pb2.ModelRef(name=session.model, version=session.version, digest=session.digest)
+    return Call(
+        "GetModel",
+        pb.GetModelRequest(model=ref),
+        lambda answer: tuple(answer.model.action_space.discrete.names),
         retry=True,
     )
 
@@ -248,7 +260,7 @@ def generate(
         nfe=nfe,
         kv=convert.kv_to_pb(kv),
     )
-    return StreamCall("Generate", request, lambda: ClipFold(progress=progress))
+    return StreamCall("Generate", request, lambda: ClipFold(list(request.actions), progress=progress))
 
 
 def int64(value: int, *, field: str) -> int:

@@ -57,11 +57,13 @@ class PlayPlan:
         return self.idle == "wait" or chunk.control_latency_s is not None
 
 
-def read_event(message: pb.PlayResponse) -> PlayedChunk | Begun | Rewound | ForkedSessions | Paused | Resumed | None:
+def read_event(
+    message: pb.PlayResponse, action_names: Sequence[str]
+) -> PlayedChunk | Begun | Rewound | ForkedSessions | Paused | Resumed | None:
     """What a message says. None: an event that this SDK does not know yet, to be passed over."""
     match message.WhichOneof("event"):
         case "played":
-            return played_from_pb(message.played)
+            return played_from_pb(message.played, action_names)
         case "begun":
             return Begun(message.begun.session.chunk_index)
         case "rewound":

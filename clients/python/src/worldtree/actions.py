@@ -55,8 +55,8 @@ def actions_to_pb(actions: ActionsLike, *, field: str = "actions") -> list[pb.Ac
     return [action_to_pb(action, field=f"{field}[{index}]") for index, action in enumerate(actions)]
 
 
-def action_from_pb(message: pb.Action) -> ActionValue | Action:
-    """The action as the server names it: bare, or an Action where it carries an instruction."""
+def action_from_pb(message: pb.Action, names: Sequence[str] = ()) -> ActionValue | Action:
+    """The action by name where `names` (by id) has one: bare, or an Action where it carries an instruction."""
     value: ActionValue
     match message.WhichOneof("kind"):
         case "name":
@@ -64,7 +64,7 @@ def action_from_pb(message: pb.Action) -> ActionValue | Action:
         case "vector":
             value = tuple(message.vector.values)
         case _:
-            value = message.id
+            value = names[message.id] if 0 <= message.id < len(names) else message.id
     return Action(value, message.instruction) if message.instruction else value
 
 

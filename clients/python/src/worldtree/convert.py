@@ -223,11 +223,11 @@ def chunk_from_pb(message: pb.Chunk) -> Chunk:
     )
 
 
-def played_from_pb(message: pb.PlayResponse.Played) -> PlayedChunk:
+def played_from_pb(message: pb.PlayResponse.Played, action_names: Sequence[str]) -> PlayedChunk:
     chunk = message.chunk
     return PlayedChunk(
         index=chunk.index,
-        actions=(action_from_pb(chunk.action),),
+        actions=(action_from_pb(chunk.action, action_names),),
         frames=frames_from_pb(chunk.frames),
         timing=timing_from_pb(chunk.timing),
         state_hash=chunk.state_hash,

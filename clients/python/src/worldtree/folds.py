@@ -71,7 +71,8 @@ class RolloutFold:
 class ClipFold:
     """Puts the pieces of a generated clip together."""
 
-    def __init__(self, *, progress: Progress | None = None) -> None:
+    def __init__(self, actions: Sequence[pb.Action], *, progress: Progress | None = None) -> None:
+        self._actions = actions
         self._progress = progress
         self._start_frames: Frames | None = None
         self._chunks: list[Chunk] = []
@@ -96,7 +97,7 @@ class ClipFold:
             )
         return Clip(
             frames=join(frames),
-            actions=tuple(action for chunk in self._chunks for action in chunk.actions),
+            actions=tuple(action_from_pb(action) for action in self._actions),
             start_frames=self._start_frames,
             chunks=tuple(self._chunks),
             state_hash=self._chunks[-1].state_hash,

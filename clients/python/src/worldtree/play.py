@@ -1,7 +1,7 @@
 """A live play over a synchronous channel: controls go out from gRPC's sending thread, chunks come in by iteration."""
 
 import queue
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Event, Semaphore
 from types import TracebackType
 from typing import Any, Protocol
@@ -29,6 +29,8 @@ class Opener(Protocol):
 
     def open_play(self, requests: Iterator[pb.PlayRequest]) -> Any: ...
 
+    def action_names(self) -> Sequence[str]: ...
+
     def adopt(self, sessions: ForkedSessions) -> tuple[Any, ...]: ...
 
 
@@ -43,6 +45,7 @@ class Play(Iterator[PlayedChunk]):
         self._plan = plan
         self._on_event = on_event
         self._ended = False
+        self._action_names = opener.action_names()
         self._feed = Feed(plan, actions)
         self._stream = opener.open_play(self._feed.requests())
 
@@ -63,7 +66,7 @@ class Play(Iterator[PlayedChunk]):
             if message is None:
                 self._end()
                 break
-            event = read_event(message)
+            event = read_event(message, self._action_names)
             if isinstance(event, PlayedChunk):
                 if self._plan.used_an_action(event):
                     self._feed.grant()

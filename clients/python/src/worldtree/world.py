@@ -125,6 +125,10 @@ class World(WorldState):
         """For Play: opens its stream."""
         return self._transport.stream("Play", requests)
 
+    def action_names(self) -> Sequence[str]:
+        """For Play: servers speak of actions by id."""
+        return self._transport.action_names(self._session)
+
     def adopt(self, sessions: ForkedSessions) -> "tuple[World, ...]":
         """For Play: its children as worlds."""
         return tuple(self._child(session) for session in sessions.sessions)

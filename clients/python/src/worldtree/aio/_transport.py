@@ -1,15 +1,18 @@
 """Runs calls over a grpc.aio channel."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import grpc
 
+from worldtree import _calls
 from worldtree._calls import Call, StreamCall
 from worldtree._channel import ChannelSettings, client_closed
 from worldtree._retry import Attempts
 from worldtree._status import error_from_rpc
-from worldtree.types import Seconds
+from worldtree.errors import NotFound
+from worldtree.types import Seconds, SessionInfo
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
 
 T = TypeVar("T")
@@ -23,6 +26,7 @@ class Transport:
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._closed = False
+        self._action_names: dict[str, tuple[str, ...]] = {}
 
     async def call(self, call: Call[T], *, timeout: Seconds | None = None) -> T:
         attempts = self.settings.attempts(safe=call.retry, timeout=timeout or self.settings.timeout_s)
@@ -60,6 +64,16 @@ class Transport:
     def stream(self, method: str) -> Any:
         """Opens a bidirectional stream; the caller writes, reads and cancels it."""
         return self._method(method)(metadata=self.settings.metadata)
+
+    async def action_names(self, session: SessionInfo) -> Sequence[str]:
+        """The names by id of a session's actions: asked for once a model. None where the model is gone."""
+        if session.digest not in self._action_names:
+            try:
+                self._action_names[session.digest] = await self.call(_calls.action_names(session))
+            except NotFound:
+                # Its sessions end on the old version although nobody can look it up any more.
+                return ()
+        return self._action_names[session.digest]
 
     async def close(self) -> None:
         self._closed = True

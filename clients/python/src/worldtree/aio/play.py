@@ -26,6 +26,8 @@ class Opener(Protocol):
 
     async def open_play(self) -> Any: ...
 
+    async def action_names(self) -> Sequence[str]: ...
+
     async def adopt(self, sessions: ForkedSessions) -> tuple[Any, ...]: ...
 
 
@@ -41,6 +43,7 @@ class Play(AsyncIterator[PlayedChunk]):
         self._plan = plan
         self._on_event = on_event
         self._ended = False
+        self._action_names: Sequence[str] = ()
         self._feed = Feed(plan, actions)
         self._stream: Any = None
         self._sender: asyncio.Task[None] | None = None
@@ -66,7 +69,7 @@ class Play(AsyncIterator[PlayedChunk]):
             if message is grpc.aio.EOF:
                 await self._finish()
                 break
-            event = read_event(message)
+            event = read_event(message, self._action_names)
             if isinstance(event, PlayedChunk):
                 if self._plan.used_an_action(event):
                     self._feed.grant()
@@ -87,6 +90,7 @@ class Play(AsyncIterator[PlayedChunk]):
 
     async def _begin(self) -> None:
         if self._stream is None and not self._ended:
+            self._action_names = await self._opener.action_names()
             self._stream = await self._opener.open_play()
             self._sender = asyncio.create_task(self._feed.send(self._stream))
 

@@ -129,6 +129,10 @@ class World(WorldState):
         await self._settle()
         return self._transport.stream("Play")
 
+    async def action_names(self) -> Sequence[str]:
+        """For Play: servers speak of actions by id."""
+        return await self._transport.action_names(self._session)
+
     async def adopt(self, sessions: ForkedSessions) -> "tuple[World, ...]":
         """For Play: its children as worlds."""
         return tuple([await self._child(session) for session in sessions.sessions])

@@ -1,0 +1,20 @@
+"""The `worldtree` command. Its packages come with the extra `cli`; without them it says how to get them."""
+
+import sys
+
+CLI_PACKAGES = frozenset({"typer", "rich", "yaml", "PIL"})
+
+
+def main() -> None:
+    """Entry point of the `worldtree` command."""
+    try:
+        from worldtree.cli.app import run
+    except ModuleNotFoundError as error:
+        if error.name not in CLI_PACKAGES:
+            raise
+        sys.stderr.write(
+            f"worldtree: the command needs the package {error.name}, which is not installed; "
+            "install it with: pip install 'worldtree[cli]'\n"
+        )
+        raise SystemExit(1) from None
+    run()

@@ -1,0 +1,212 @@
+"""The live game behind `worldtree play`: keys in, worlds out, a picture of where we are."""
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from worldtree.cli.half_blocks import HalfBlocks
+from worldtree.errors import FailedPrecondition
+from worldtree.live import LiveActions
+from worldtree.types import Forked, Idle, ModelInfo, Paused, PlayedChunk, Resumed, Rewound
+from worldtree.world import World
+
+STATUS_ROWS = 6
+RECENT = 24  # chunks that the shown latency and rate are taken over
+QUEUE_LIMIT = 2  # beyond it a new key replaces what waits, so that a held key does not steer the far future
+# The action behind each key, for worlds that have an action of that name.
+KEYS = {
+    "up": "forward",
+    "w": "forward",
+    "left": "left",
+    "a": "left",
+    "right": "right",
+    "d": "right",
+    "space": "toggle",
+    "p": "pickup",
+    "D": "drop",
+    "x": "drop",
+}
+HELP = (
+    ("arrows, w a d", "move"),
+    ("space", "toggle"),
+    ("p / x", "pick up / drop"),
+    ("u", "rewind"),
+    ("f", "fork"),
+    ("tab", "next branch"),
+    ("o", "pause"),
+    ("q", "quit"),
+)
+
+
+class Cockpit:
+    """Plays one branch at a time; forks add branches, tab goes to the next. Keys may come from any thread."""
+
+    def __init__(
+        self,
+        world: World,
+        model: ModelInfo,
+        *,
+        fps: float,
+        idle: Idle,
+        size: Callable[[], tuple[int, int]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.branches = [world]
+        self.played_count = 0
+        self.latencies_s: list[float] = []
+        self._model = model
+        self._fps = fps
+        self._idle = idle
+        self._size = size
+        self._clock = clock
+        self._lock = Lock()
+        self._current = 0
+        self._next: int | None = 0
+        self._live = LiveActions()
+        self._message = "press a key to move"
+        self._paused = False
+        self._queued_count = 0
+        self._rewinding_count = 0
+        self._late_s = 0.0
+        self._action = ""
+        self._pressed_at: deque[float] = deque()
+        self._arrivals: deque[float] = deque(maxlen=RECENT)
+
+    def run(self) -> None:
+        """Plays until the quit key. What the server refuses is raised."""
+        while (branch := self._begin_branch()) is not None:
+            world, live = branch
+            with world.play(live, fps=self._fps, lookahead=1, idle=self._idle, on_event=self._saw_event) as play:
+                for chunk in play:
+                    self._saw_chunk(chunk)
+
+    def press(self, key: str) -> None:
+        """A key: moves, or one of the commands."""
+        try:
+            with self._lock:
+                self._press(key)
+        except FailedPrecondition:
+            pass  # the branch is just ending; the key came too late for it
+
+    def render(self) -> RenderableType:
+        """The frame with what is known about it, for the terminal's size of this moment."""
+        columns, rows = self._size()
+        with self._lock:
+            world = self.branches[self._current]
+            frame = HalfBlocks(world.last_frame, columns=columns, rows=max(rows - STATUS_ROWS, 2))
+            return Group(frame, *self._status(world))
+
+    def _begin_branch(self) -> tuple[World, LiveActions] | None:
+        with self._lock:
+            if self._next is None:
+                return None
+            # Without another choice, the end of a play is the end of the game.
+            self._current, self._next = self._next, None
+            self._live = LiveActions()
+            self._paused = False
+            self._queued_count = self._rewinding_count = 0
+            self._pressed_at.clear()
+            self._arrivals.clear()
+            return self.branches[self._current], self._live
+
+    def _press(self, key: str) -> None:
+        match key:
+            case "q" | "escape":
+                self._live.stop()
+            case "u":
+                self._rewind()
+            case "f":
+                self._live.fork()
+            case "o":
+                self._live.resume() if self._paused else self._live.pause()
+            case "tab":
+                if len(self.branches) == 1:
+                    self._message = "one branch so far: f forks"
+                else:
+                    self._next = (self._current + 1) % len(self.branches)
+                    self._message = f"branch {self._next + 1}"
+                    self._live.stop()
+            case _:
+                self._move(key)
+
+    def _move(self, key: str) -> None:
+        action: str | int | None = KEYS.get(key)
+        if action not in self._model.actions:
+            action = int(key) if key.isdecimal() and int(key) < len(self._model.actions) else None
+        if action is None:
+            self._message = f"no action on {key!r}"
+            return
+        if self._queued_count >= QUEUE_LIMIT:
+            self._live.replace(action)
+            self._pressed_at.clear()
+            self._queued_count = 0
+        else:
+            self._live.put(action)
+        self._queued_count += 1
+        self._pressed_at.append(self._clock())
+        self._message = ""
+
+    def _rewind(self) -> None:
+        # A rewind past the start would end the play with an error; those on their way count.
+        if self.branches[self._current].chunk_index - self._rewinding_count < 1:
+            self._message = "at the start"
+            return
+        self._rewinding_count += 1
+        self._queued_count = 0
+        self._pressed_at.clear()
+        self._live.rewind(1)
+
+    def _saw_chunk(self, chunk: PlayedChunk) -> None:
+        with self._lock:
+            now = self._clock()
+            self.played_count += 1
+            self._queued_count = chunk.queued_count
+            self._late_s = chunk.late_s
+            self._action = str(chunk.actions[0]) + ("" if chunk.control_latency_s is not None else " (repeated)")
+            self._arrivals.append(now)
+            if chunk.control_latency_s is not None and self._pressed_at:
+                # From the key to the frame at our end: the server's time, the network's and the queue's.
+                self.latencies_s.append(now - self._pressed_at.popleft())
+
+    def _saw_event(self, event: Any) -> None:
+        with self._lock:
+            match event:
+                case Rewound():
+                    self._rewinding_count = max(self._rewinding_count - 1, 0)
+                    self._message = f"back at chunk {event.chunk_index}"
+                case Forked():
+                    self.branches += event.worlds
+                    self._message = f"forked branch {len(self.branches)}: tab goes there"
+                case Paused():
+                    self._paused = True
+                    self._message = "paused: o goes on"
+                case Resumed():
+                    self._paused = False
+                    self._message = ""
+
+    def _status(self, world: World) -> list[Text]:
+        branch = f"branch {self._current + 1}/{len(self.branches)}"
+        place = f"{self._model.name} · {branch} · chunk {world.chunk_index} · {self._action or 'start'}"
+        return [
+            Text(place, style="bold", no_wrap=True, overflow="ellipsis"),
+            Text(self._pace(), no_wrap=True, overflow="ellipsis"),
+            Text(self._message, style="yellow", no_wrap=True, overflow="ellipsis"),
+            Text.assemble(*(part for key, what in HELP for part in ((key, "bold cyan"), f" {what}   "))),
+        ]
+
+    def _pace(self) -> str:
+        parts = []
+        if self.latencies_s:
+            recent = self.latencies_s[-RECENT:]
+            parts.append(f"key to frame {statistics.median(recent) * 1e3:.0f} ms")
+        if len(self._arrivals) > 1 and self._arrivals[-1] > self._arrivals[0]:
+            rate = (len(self._arrivals) - 1) / (self._arrivals[-1] - self._arrivals[0])
+            parts.append(f"{rate * self._model.frames_per_chunk:.1f} fps of {self._fps:g}")
+        parts.append(f"late {self._late_s * 1e3:.0f} ms" if self._late_s > 0 else "in time")
+        return " · ".join(parts)

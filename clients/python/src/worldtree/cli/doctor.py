@@ -1,0 +1,198 @@
+"""`worldtree doctor`: what stands in the way, and what to do about it."""
+
+import platform
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import unquote, urlsplit
+
+import typer
+import yaml
+from rich.table import Table
+
+from worldtree.cli.connection import AddressOption, Connection, connection
+from worldtree.cli.console import out, print_json
+from worldtree.errors import WorldtreeError
+
+PYTHONS = ((3, 11), (3, 13))
+PACKAGES = (
+    ("worldtree", "", True),
+    ("grpcio", "", True),
+    ("numpy", "", True),
+    ("protobuf", "", True),
+    ("worldtree-server", "pip install 'worldtree-server[cpu]' to serve from this machine", False),
+    ("onnxruntime", "pip install 'worldtree-server[cpu]' (or [gpu]) to serve from this machine", False),
+    ("pillow", "pip install 'worldtree[media]' to save pictures", False),
+    ("av", "pip install 'worldtree[media]' to save films", False),
+)
+PORTS = ((7070, "gateway"), (7071, "gateway metrics"), (7110, "video"), (7111, "video metrics"))
+PROBE_TIMEOUT_S = 2.0
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    NOTE = "note"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: what was found, and what to do about it where that is not well."""
+
+    subject: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+def doctor(
+    context: typer.Context,
+    address: AddressOption = None,
+    models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
+    redis_url: Annotated[
+        str | None, typer.Option(envvar="WORLDTREE_REDIS_URL", help="Redis to look at.", show_default="none")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at Python, packages, the server, models, Redis and ports, and say what to do.
+
+    Exit code 1 when something is bad; notes are fine.
+    """
+    findings = [
+        python(),
+        *packages(),
+        server(connection(context, address)),
+        *model_repository(models),
+        redis(redis_url),
+        *ports(),
+    ]
+    if as_json:
+        print_json(findings)
+    else:
+        out.print(_table(findings))
+    if any(finding.verdict is Verdict.BAD for finding in findings):
+        raise typer.Exit(1)
+
+
+def python() -> Finding:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    oldest, newest = PYTHONS
+    if sys.version_info[:2] < oldest:
+        return Finding("python", Verdict.BAD, found, "use Python 3.11, 3.12 or 3.13")
+    if sys.version_info[:2] > newest:
+        return Finding("python", Verdict.NOTE, found, "newer than the tested 3.11 to 3.13")
+    return Finding("python", Verdict.OK, found)
+
+
+def packages() -> Iterator[Finding]:
+    for name, advice, required in PACKAGES:
+        try:
+            yield Finding(f"package {name}", Verdict.OK, version(name))
+        except PackageNotFoundError:
+            yield Finding(f"package {name}", Verdict.BAD if required else Verdict.NOTE, "not installed", advice)
+
+
+def server(to: Connection) -> Finding:
+    with to.open() as client:
+        subject = f"server {client.address}"
+        try:
+            served = client.wait_ready(PROBE_TIMEOUT_S)
+        except WorldtreeError as error:
+            return Finding(subject, Verdict.NOTE, error.message.splitlines()[0], error.remedy)
+    names = ", ".join(model.name for model in served)
+    if not served:
+        return Finding(subject, Verdict.BAD, "reachable, serves no model", "look at the server's --models folder")
+    return Finding(subject, Verdict.OK, f"reachable, serves {names}")
+
+
+def model_repository(folder: Path) -> Iterator[Finding]:
+    subject = f"models {folder}"
+    packages_found = sorted(folder.glob("*/*/model.yaml"))
+    if not packages_found:
+        found = "no such folder" if not folder.is_dir() else "no NAME/VERSION/model.yaml in it"
+        yield Finding(subject, Verdict.NOTE, found, "to serve, name a repository with --models or WORLDTREE_MODELS")
+    for path in packages_found:
+        yield _model_package(path)
+
+
+def _model_package(path: Path) -> Finding:
+    subject = f"model {path.parent.parent.name}/{path.parent.name}"
+    try:
+        described = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return Finding(subject, Verdict.BAD, f"{path}: {' '.join(str(error).split())}", "fix or remove the package")
+    files = described.get("files", {}) if isinstance(described, dict) else {}
+    missing = [
+        name for name in (files.values() if isinstance(files, dict) else ()) if not (path.parent / name).is_file()
+    ]
+    if missing:
+        return Finding(
+            subject, Verdict.BAD, f"{', '.join(missing)} missing beside model.yaml", "copy the whole package"
+        )
+    return Finding(subject, Verdict.OK, "complete")
+
+
+def redis(url: str | None) -> Finding:
+    """A PING over a bare socket: the SDK has no Redis package, and needs none for this."""
+    if not url:
+        return Finding("redis", Verdict.OK, "none set: services keep their state in memory")
+    parts = urlsplit(url)
+    subject = f"redis {parts.hostname}:{parts.port or 6379}"
+    if parts.scheme != "redis" or not parts.hostname:
+        return Finding(subject, Verdict.NOTE, f"{parts.scheme}:// is not looked at here (only redis://)")
+    try:
+        with socket.create_connection((parts.hostname, parts.port or 6379), PROBE_TIMEOUT_S) as connected:
+            if parts.password:
+                user = [unquote(parts.username)] if parts.username else []
+                connected.sendall(_command("AUTH", *user, unquote(parts.password)))
+                reply = connected.recv(256)
+                if not reply.startswith(b"+OK"):
+                    return Finding(subject, Verdict.BAD, _reply_text(reply), "check the password in the URL")
+            connected.sendall(_command("PING"))
+            reply = connected.recv(256)
+    except OSError as error:
+        return Finding(subject, Verdict.BAD, str(error), "start it, or unset WORLDTREE_REDIS_URL to run in memory")
+    if reply.startswith(b"+PONG"):
+        return Finding(subject, Verdict.OK, "answers")
+    return Finding(subject, Verdict.BAD, _reply_text(reply), "is this a Redis, and does the URL name its password?")
+
+
+def ports() -> Iterator[Finding]:
+    for port, owner in PORTS:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                yield Finding(
+                    f"port {port}",
+                    Verdict.NOTE,
+                    f"in use ({owner})",
+                    "fine if a worldtree is up; else use `worldtree up --port 0`",
+                )
+            else:
+                yield Finding(f"port {port}", Verdict.OK, f"free for {owner}")
+
+
+def _command(*words: str) -> bytes:
+    encoded = [word.encode() for word in words]
+    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
+
+
+def _reply_text(reply: bytes) -> str:
+    return "answered " + repr(reply.decode("utf-8", "replace").strip()[:80])
+
+
+def _table(findings: list[Finding]) -> Table:
+    styles = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red"}
+    table = Table("", "what", "found", "what to do")
+    for finding in findings:
+        table.add_row(
+            f"[{styles[finding.verdict]}]{finding.verdict}[/]", finding.subject, finding.found, finding.advice
+        )
+    return table

@@ -1,0 +1,51 @@
+"""`worldtree models`: what a server serves."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from worldtree.cli.connection import AddressOption, connect
+from worldtree.cli.console import out, print_json
+from worldtree.types import ModelInfo
+
+
+def models(
+    context: typer.Context,
+    address: AddressOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the served models with their actions and starts."""
+    with connect(context, address) as client:
+        listed = client.models()
+    if as_json:
+        print_json(listed)
+        return
+    if not listed:
+        out.print("no models: the server's model repository is empty")
+    for model in listed:
+        out.print(model_table(model))
+
+
+def model_table(model: ModelInfo) -> Table:
+    """A card of the model, for people."""
+    table = Table(show_header=False, title=f"{model.name}/{model.version}", title_justify="left", title_style="bold")
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    actions = ", ".join(model.actions)
+    if model.continuous:
+        box = model.continuous
+        actions = f"vectors of {box.size} in [{box.low:g}, {box.high:g}]"
+    for label, value in (
+        ("", model.description),
+        ("frame", f"{model.width_px} x {model.height_px} px, {model.fps:g} fps, {model.frames_per_chunk} a chunk"),
+        ("actions", actions),
+        ("starts", ", ".join(model.starts)),
+        ("nfe", ", ".join(str(nfe) + (" (default)" if nfe == model.nfe_default else "") for nfe in model.nfe_choices)),
+        ("window", f"{model.window_chunks} chunks, {model.block_bytes / 1024:.0f} KiB each"),
+        ("licence", model.license),
+        ("digest", model.digest[:16]),
+    ):
+        if value:
+            table.add_row(label, value)
+    return table

@@ -1,0 +1,1 @@
+"""Pictures that the commands draw, with Pillow."""

@@ -1,0 +1,69 @@
+"""`worldtree play`: walk through a world in the terminal."""
+
+import statistics
+from contextlib import ExitStack
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.live import Live
+
+from worldtree.cli.cockpit import Cockpit
+from worldtree.cli.connection import AddressOption, connect
+from worldtree.cli.console import out
+from worldtree.cli.generate import NfeOption, SeedOption, StartOption
+from worldtree.cli.stack import ending_on_sigterm
+from worldtree.cli.terminal import Keys
+
+REFRESH_PER_S = 20
+
+
+class WhenIdle(StrEnum):
+    WAIT = "wait"
+    REPEAT = "repeat"
+
+
+def play(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="NAME or NAME/VERSION.")] = "minigrid",
+    start: StartOption = None,
+    seed: SeedOption = 0,
+    nfe: NfeOption = 0,
+    session: Annotated[str | None, typer.Option(help="Play a live session.", show_default="a new world")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second at most.", show_default="the model's")] = None,
+    idle: Annotated[
+        WhenIdle, typer.Option(help="Without a key: wait for one, or repeat the last action.")
+    ] = WhenIdle.WAIT,
+    address: AddressOption = None,
+) -> None:
+    """Walk through a world in the terminal, live.
+
+    Arrow keys or w, a, d move; space toggles, p picks up, x (or D) drops; u rewinds, f forks, tab goes to the next
+    branch, o pauses, q quits. Worlds without such actions: their ids on the digits.
+    """
+    with ending_on_sigterm(), ExitStack() as stack:
+        client = stack.enter_context(connect(context, address))
+        reattached = client.session(session) if session else None
+        info = client.model(reattached.model if reattached else model)
+        world = reattached or client.world(info, start=start or next(iter(info.starts), None), seed=seed, nfe=nfe)
+        cockpit = Cockpit(
+            world, info, fps=fps or info.fps, idle=idle.value, size=lambda: (out.size.width, out.size.height)
+        )
+        try:
+            with (
+                Keys(cockpit.press),
+                Live(get_renderable=cockpit.render, console=out, screen=True, refresh_per_second=REFRESH_PER_S),
+            ):
+                cockpit.run()
+        finally:
+            # A session that was there before us stays; our own branches go.
+            for branch in cockpit.branches[1 if reattached else 0 :]:
+                branch.close()
+    _say_goodbye(cockpit)
+
+
+def _say_goodbye(cockpit: Cockpit) -> None:
+    text = f"{cockpit.played_count} chunks played, {len(cockpit.branches)} branches"
+    if cockpit.latencies_s:
+        text += f", key to frame {statistics.median(cockpit.latencies_s) * 1e3:.0f} ms in the median"
+    out.print(text)

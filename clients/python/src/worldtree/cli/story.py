@@ -1,0 +1,298 @@
+"""What `worldtree demo` does with a world: each chapter acts, checks what was promised, and leaves pictures behind."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from worldtree.cli.pictures.film import Film, Panel
+from worldtree.cli.pictures.ink import INK
+from worldtree.cli.pictures.tree import Kind, Node, branch_colour
+from worldtree.client import Client
+from worldtree.live import LiveActions
+from worldtree.types import Frames, ModelInfo, PlayedChunk
+from worldtree.world import World
+
+SEED = 7
+# For a world with MiniGrid's actions; another discrete world gets its own names in turn.
+TRUNK = ("forward", "forward", "left", "forward")
+FUTURES = (
+    ("left", "left", "forward", "forward", "right"),
+    ("forward", "forward", "forward", "left", "forward"),
+    ("right", "forward", "forward", "right", "forward"),
+)
+SECOND_THOUGHT = ("right", "right", "forward", "forward")
+EPILOGUE = ("forward", "left")
+IMAGINED = (("left", "left", "forward"), ("left", "forward", "forward"), ("right", "forward", "right"))
+PLAYED = ("left", "forward", "forward", "right", "forward", "left", "left", "forward")
+REWIND_CHUNKS = 3
+
+
+@dataclass(slots=True)
+class Report:
+    """What was done, how long it took, and whether each promise held."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    checks: dict[str, bool] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    chunk_count: int = 0
+
+    @contextmanager
+    def step(self, what: str, chunk_count: int = 0) -> Iterator[dict[str, Any]]:
+        """Times what happens inside, and counts its chunks."""
+        entry: dict[str, Any] = {"what": what, "chunk_count": chunk_count}
+        begin_s = time.perf_counter()
+        yield entry
+        entry["elapsed_ms"] = round((time.perf_counter() - begin_s) * 1e3, 2)
+        self.chunk_count += entry["chunk_count"]
+        self.steps.append(entry)
+
+
+class Story:
+    """Runs the chapters in order over one client. Worlds that it opened are closed at the end, also on failure."""
+
+    def __init__(
+        self, client: Client, model: ModelInfo, *, start: str | None, nfe: int, progress: Callable[[str], None]
+    ):
+        self._client = client
+        self._model = model
+        self._start = start
+        self._nfe = nfe
+        self._progress = progress
+        self._worlds: list[World] = []
+        self.report = Report()
+        self.film: Film
+        self.root: Node
+
+    def tell(self) -> None:
+        try:
+            self._trunk()
+            self._futures()
+            self._rewind()
+            self._save_and_restore()
+            self._imagine()
+            self._play()
+            self._generate()
+        finally:
+            for world in self._worlds:
+                world.close()
+        ours = {world.id for world in self._worlds}
+        self.report.checks["no_session_left_behind"] = not ours & {session.id for session in self._client.sessions()}
+
+    def _trunk(self) -> None:
+        """Opens the world and steers it."""
+        self._progress("opening a world and steering it")
+        with self.report.step("open a world") as entry:
+            self._world = self._keep(self._client.world(self._model, start=self._start, seed=SEED, nfe=self._nfe))
+            entry.update(session=self._world.id, start=self._start, seed=SEED, nfe=self._world.nfe)
+        self._trunk_actions = self._names(TRUNK)
+        self.film = Film(self._world.last_frame)
+        self.root = Node(self._world.last_frame, label=f"{self._start or 'start'}")
+        self.film.add(
+            f"{self._model.name}: {self._start}, a generated world",
+            Panel(self._world.last_frame, "the start", "given by the model's package"),
+            hold=8,
+        )
+        with self.report.step("steer it", len(self._trunk_actions)):
+            frames = [self._last_of_chunk(self._world.step(action)) for action in self._trunk_actions]
+        self._trunk_frames = frames
+        self._tip = self.root.grow(self._trunk_actions, frames)
+        for action, frame in zip(self._trunk_actions, frames, strict=True):
+            self.film.add("Steer it: every frame is generated", Panel(frame, "the trunk", action), hold=4)
+        per_chunk_ms = self.report.steps[-1]["elapsed_ms"] / len(frames)
+        self.report.figures["step_ms_per_chunk"] = round(per_chunk_ms, 2)
+
+    def _futures(self) -> None:
+        """Forks three futures and walks them side by side."""
+        self._progress("forking three futures")
+        with self.report.step("fork three futures") as entry:
+            self._branches = [self._keep(branch) for branch in self._world.fork(len(FUTURES))]
+            entry["sessions"] = [branch.id for branch in self._branches]
+        self.report.figures["fork_ms"] = self.report.steps[-1]["elapsed_ms"]
+        self.report.checks["forks_stand_where_the_trunk_stands"] = all(
+            branch.state_hash == self._world.state_hash for branch in self._branches
+        )
+        self._plans = [self._names(plan) for plan in FUTURES]
+        walks: list[list[Frames]] = [[] for _ in self._branches]
+        with self.report.step("walk the futures", sum(map(len, self._plans))):
+            for depth in range(len(self._plans[0])):
+                for branch, plan, walk in zip(self._branches, self._plans, walks, strict=True):
+                    walk.append(self._last_of_chunk(branch.step(plan[depth])))
+                self.film.add(
+                    "Fork it: three futures share one past, nothing is copied",
+                    *(
+                        Panel(walk[-1], self._name(index), plan[depth], branch_colour(index))
+                        for index, (plan, walk) in enumerate(zip(self._plans, walks, strict=True))
+                    ),
+                    hold=4,
+                )
+        self._walks = walks
+        self.report.checks["different_actions_give_different_worlds"] = len(
+            {branch.state_hash for branch in self._branches}
+        ) == len(self._branches)
+        self._ends = []
+        for index, (plan, walk) in enumerate(zip(self._plans, walks, strict=True)):
+            if index == 1:
+                continue  # the one that has second thoughts, below
+            end = self._tip.grow(plan, walk, colour=branch_colour(index))
+            self._tip.children[-1].label = self._name(index)
+            self._ends.append(end)
+
+    def _rewind(self) -> None:
+        """Takes the second future back, then another way; and replays what was forgotten, on a fork."""
+        self._progress("rewinding one future")
+        branch, plan, walk = self._branches[1], self._plans[1], self._walks[1]
+        kept = len(plan) - REWIND_CHUNKS
+        with self.report.step(f"rewind {REWIND_CHUNKS} chunks"):
+            frame = branch.rewind(REWIND_CHUNKS)
+        self.report.figures["rewind_ms"] = self.report.steps[-1]["elapsed_ms"]
+        self.report.checks["rewind_shows_the_frame_of_then"] = np.array_equal(frame, walk[kept - 1])
+        name, colour = self._name(1), branch_colour(1)
+        for depth in reversed(range(kept - 1, len(plan))):
+            self.film.add("Rewind one: back in time", Panel(walk[depth], name, "rewind", colour, faded=True), hold=2)
+        replay = self._keep(branch.fork())
+        with self.report.step("replay what was rewound", REWIND_CHUNKS):
+            again = replay.step(plan[kept:])
+        self.report.checks["replay_is_bit_identical"] = np.array_equal(
+            again[self._model.frames_per_chunk - 1 :: self._model.frames_per_chunk], np.stack(walk[kept:])
+        )
+        thoughts = self._names(SECOND_THOUGHT)
+        with self.report.step("take another way", len(thoughts)):
+            frames = [self._last_of_chunk(branch.step(action)) for action in thoughts]
+        for action, image in zip(thoughts, frames, strict=True):
+            self.film.add("Rewind one: and take another way", Panel(image, name, action, colour), hold=4)
+        fork_point = self._tip.grow(plan[:kept], walk[:kept], colour=colour)
+        # Between the other two, where its lane belongs.
+        self._tip.children.insert(1, self._tip.children.pop())
+        self._tip.children[1].label = name
+        fork_point.grow(thoughts, frames, colour=colour)
+        fork_point.grow(plan[kept:], walk[kept:], colour=colour, kind=Kind.REWOUND)
+        fork_point.children[-1].label = "rewound"
+
+    def _save_and_restore(self) -> None:
+        """Saves the third future, restores it, and walks both."""
+        self._progress("saving, restoring, comparing")
+        branch, colour = self._branches[2], branch_colour(2)
+        with self.report.step("save it") as entry:
+            snapshot = branch.save(include_data=True)
+            entry["size_bytes"] = snapshot.size_bytes
+        with self.report.step("restore it from its bytes"):
+            twin = self._keep(self._client.restore(snapshot))
+        epilogue = self._names(EPILOGUE)
+        with self.report.step("walk both", 2 * len(epilogue)):
+            ours, theirs = branch.step(epilogue), twin.step(epilogue)
+        identical = np.array_equal(ours, theirs) and branch.state_hash == twin.state_hash
+        self.report.checks["restored_world_is_bit_identical"] = identical
+        chunk = self._model.frames_per_chunk
+        end = self._ends[1]
+        end.grow(epilogue, list(ours[chunk - 1 :: chunk]), colour=colour)
+        end.grow(epilogue, list(theirs[chunk - 1 :: chunk]), colour=colour, kind=Kind.RESTORED)
+        end.children[-1].label = "restored: identical" if identical else "restored: DIFFERENT"
+        for action, mine, its in zip(epilogue, ours[chunk - 1 :: chunk], theirs[chunk - 1 :: chunk], strict=True):
+            self.film.add(
+                "Save and restore: " + ("the same frames, bit for bit" if identical else "frames differ"),
+                Panel(mine, self._name(2), action, colour),
+                Panel(its, "restored from a snapshot", action, colour),
+                hold=6,
+            )
+
+    def _imagine(self) -> None:
+        """Imagines from the first future's end, which does not move; steps a fork to see that it comes true."""
+        self._progress("imagining")
+        world, colour = self._branches[0], branch_colour(0)
+        sequences = [self._names(sequence) for sequence in IMAGINED]
+        before = (world.refresh().state_hash, world.chunk_index)
+        nodes = 0
+
+        def count(done: int, total: int) -> None:
+            nonlocal nodes
+            nodes = max(done, total)
+
+        with self.report.step("imagine a rollout") as entry:
+            rollouts = world.rollout(sequences, progress=count)
+            entry.update(sequence_count=len(sequences), asked_chunk_count=sum(map(len, sequences)), chunk_count=nodes)
+        self.report.checks["rollout_moves_nothing"] = (world.refresh().state_hash, world.chunk_index) == before
+        lived = self._keep(world.fork())
+        with self.report.step("live the first imagined future", len(sequences[0])):
+            frames = lived.step(sequences[0])
+        assert rollouts[0].frames is not None
+        self.report.checks["imagined_future_comes_true"] = np.array_equal(frames, rollouts[0].frames)
+        chunk = self._model.frames_per_chunk
+        shown: list[list[Frames]] = []
+        for sequence, rollout in zip(sequences, rollouts, strict=True):
+            assert rollout.frames is not None
+            shown.append(list(rollout.frames[chunk - 1 :: chunk]))
+            self._imagined(self._ends[0], sequence, shown[-1])
+        for depth in range(len(sequences[0])):
+            self.film.add(
+                "Rollout: imagine futures before acting",
+                *(
+                    Panel(frames[depth], f"imagined {index + 1}", sequence[depth], colour, faded=False)
+                    for index, (sequence, frames) in enumerate(zip(sequences, shown, strict=True))
+                ),
+                hold=5,
+            )
+
+    def _imagined(self, node: Node, sequence: Sequence[str], frames: Sequence[Frames]) -> None:
+        """Adds a sequence below `node`; what two sequences share is one node, as it was one computation."""
+        for action, frame in zip(sequence, frames, strict=True):
+            known = [child for child in node.children if child.action == action and child.kind is Kind.IMAGINED]
+            node = known[0] if known else node.grow([action], [frame], kind=Kind.IMAGINED)
+
+    def _play(self) -> None:
+        """Plays the trunk's end in real time, with controls that come one by one."""
+        self._progress("playing live")
+        world = self._keep(self._world.fork())
+        fps = self._model.fps
+        live = LiveActions()
+        actions = self._names(PLAYED)
+        live.put(actions[:1])
+        played: list[PlayedChunk] = []
+        begin_s = time.perf_counter()
+        with self.report.step("play live", len(actions)), world.play(live, fps=fps) as play:
+            for chunk in play:
+                played.append(chunk)
+                if len(played) < len(actions):
+                    live.put(actions[len(played)])
+                else:
+                    live.close()
+        elapsed_s = time.perf_counter() - begin_s
+        latencies_ms = [chunk.control_latency_s * 1e3 for chunk in played if chunk.control_latency_s is not None]
+        self.report.checks["play_is_in_order"] = [str(chunk.actions[0]) for chunk in played] == actions
+        self.report.figures["play_fps"] = round(len(played) * self._model.frames_per_chunk / elapsed_s, 2)
+        if latencies_ms:
+            self.report.figures["control_latency_ms"] = round(statistics.median(latencies_ms), 2)
+        self.report.figures["play_late_ms_max"] = round(max(chunk.late_s for chunk in played) * 1e3, 2)
+        for chunk, action in zip(played, actions, strict=False):
+            self.film.add("Play: live, a key press at a time", Panel(chunk.frames[-1], "live", action, INK), hold=3)
+
+    def _generate(self) -> None:
+        """The trunk again, in one call without a session: the same frames."""
+        self._progress("generating a clip")
+        with self.report.step("generate the trunk as a clip", len(self._trunk_actions)):
+            clip = self._client.generate(
+                self._model, start=self._start, actions=self._trunk_actions, seed=SEED, nfe=self._nfe
+            )
+        chunk = self._model.frames_per_chunk
+        self.report.checks["clip_equals_the_session"] = np.array_equal(
+            clip.frames[chunk - 1 :: chunk], np.stack(self._trunk_frames)
+        )
+
+    def _keep(self, world: World) -> World:
+        self._worlds.append(world)
+        return world
+
+    def _names(self, wanted: Sequence[str]) -> list[str]:
+        known = self._model.actions
+        return [name if name in known else known[index % len(known)] for index, name in enumerate(wanted)]
+
+    def _name(self, index: int) -> str:
+        return f"future {'ABCDEF'[index]}"
+
+    def _last_of_chunk(self, frames: Frames) -> Frames:
+        image: Frames = frames[-1]
+        return image

@@ -1,8 +1,9 @@
 """The only file with tensors: batches of pending chunks in, pixels out; the KV pool between."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -57,8 +58,10 @@ class VideoModel:
         self._commit = open_session(stored.folder / files.commit, device=device, threads=threads)
         self._check_graphs()
         pool_shape = (block_count, *self.package.kv.block_shape)
-        self._host_pool = np.zeros(pool_shape, np.float32)  # [blocks, layers, 2, heads, tokens, head_dim]
-        self._pool = ort.OrtValue.ortvalue_from_numpy(self._host_pool, device, 0)  # shares memory on the CPU
+        pool = np.zeros(pool_shape, np.float32)  # [blocks, layers, 2, heads, tokens, head_dim]
+        self._pool = ort.OrtValue.ortvalue_from_numpy(pool, device, 0)
+        # On the CPU the OrtValue shares the array's memory; on a GPU nothing of the pool stays on the host.
+        self._host_pool = pool if device == "cpu" else None
         self._frames = np.zeros((block_count, *self.package.chunk_shape), np.uint8)  # [blocks, frames, h, w, 3]
         self._latents: dict[int, Array] = {}  # x of each unfinished chunk, by the block it will become
 
@@ -87,9 +90,8 @@ class VideoModel:
         started = time.perf_counter()
         pixels = np.stack([self._pixels(member) for member in members])
         # The context holds what the client was shown, rounding included: so a replay from its frames is exact.
-        binding = self._bind(self._commit, members, {"x0": _to_float(pixels)})
         slots = np.array([member.block_id for member in members], np.int64)
-        binding.bind_ortvalue_input("slot", ort.OrtValue.ortvalue_from_numpy(slots))
+        binding = self._bind(self._commit, members, {"x0": _to_float(pixels), "slot": slots})
         binding.bind_ortvalue_output("pool_out", self._pool)
         self._commit.run_with_iobinding(binding)
         elapsed = time.perf_counter() - started
@@ -111,19 +113,19 @@ class VideoModel:
 
     def read_blocks(self, block_ids: Sequence[int]) -> tuple[Array, NDArray[np.uint8]]:
         """Copies of blocks [n, layers, 2, heads, tokens, head_dim] and their pixels [n, frames, h, w, 3]."""
-        pool = self._host_pool if self.device == "cpu" else self._pool.numpy()
+        pool = self._pool.numpy() if self._host_pool is None else self._host_pool
         index = list(block_ids)
         return pool[index], self._frames[index]
 
     def write_blocks(self, block_ids: Sequence[int], blocks: Array, pixels: NDArray[np.uint8]) -> None:
         """Puts copies back, into blocks that were allocated for them."""
         index = list(block_ids)
-        if self.device == "cpu":
-            self._host_pool[index] = blocks
-        else:
+        if self._host_pool is None:
             pool = self._pool.numpy()
             pool[index] = blocks
             self._pool.update_inplace(pool)
+        else:
+            self._host_pool[index] = blocks
         self._frames[index] = pixels
 
     def measure(self, clock: Callable[[], float] = time.perf_counter, *, repeats: int = 3) -> TickCost:
@@ -180,7 +182,7 @@ class VideoModel:
         return self.package.sampler.schedules[member.record.nfe]
 
     def _bind(
-        self, session: ort.InferenceSession, members: Sequence[PendingChunk], arrays: dict[str, NDArray[np.float32]]
+        self, session: ort.InferenceSession, members: Sequence[PendingChunk], arrays: Mapping[str, NDArray[Any]]
     ) -> ort.IOBinding:
         actions = [member.record.action for member in members]
         return self._bind_arrays(session, actions, [member.context for member in members], arrays)
@@ -190,7 +192,7 @@ class VideoModel:
         session: ort.InferenceSession,
         actions: Sequence[Action | None],
         contexts: Sequence[tuple[int, ...]],
-        arrays: dict[str, NDArray[np.float32]],
+        arrays: Mapping[str, NDArray[Any]],
     ) -> ort.IOBinding:
         window = self.package.kv.window
         # Always padded to one window: a different padding changes the last bits of a result.

@@ -169,15 +169,15 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         self.sessions[held.id] = held
         return held
 
-    async def ListModels(self, request, context):  # noqa: N802
+    async def ListModels(self, request, context):
         await self.enter("ListModels", request, context)
         return pb.ListModelsResponse(models=[echo_model()])
 
-    async def GetModel(self, request, context):  # noqa: N802
+    async def GetModel(self, request, context):
         await self.enter("GetModel", request, context)
         return pb.GetModelResponse(model=echo_model())
 
-    async def CreateSession(self, request, context):  # noqa: N802
+    async def CreateSession(self, request, context):
         await self.enter("CreateSession", request, context)
         if request.request_id in self.answers:
             return self.answers[request.request_id]
@@ -187,7 +187,7 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
             "CreateSession", request, context, pb.CreateSessionResponse(session=held.message, frames=held.last)
         )
 
-    async def Step(self, request, context):  # noqa: N802
+    async def Step(self, request, context):
         await self.enter("Step", request, context)
         held = await self.held(request.session, context)
         if request.request_id in self.answers:
@@ -198,7 +198,7 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         answer.chunk_index = len(held.hashes) - 1
         return await self.leave("Step", request, context, answer)
 
-    async def Fork(self, request, context):  # noqa: N802
+    async def Fork(self, request, context):
         await self.enter("Fork", request, context)
         held = await self.held(request.session, context)
         if request.request_id in self.answers:
@@ -219,7 +219,7 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
             for index in range(count)
         ]
 
-    async def Rewind(self, request, context):  # noqa: N802
+    async def Rewind(self, request, context):
         await self.enter("Rewind", request, context)
         held = await self.held(request.session, context)
         index = len(held.hashes) - 1
@@ -230,7 +230,7 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         del held.hashes[-request.chunk_count :]
         return pb.RewindResponse(session=held.message, last_frame=held.last)
 
-    async def Save(self, request, context):  # noqa: N802
+    async def Save(self, request, context):
         await self.enter("Save", request, context)
         held = await self.held(request.session, context)
         name = f"snapshot-{len(self.snapshots)}"
@@ -243,8 +243,10 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
             state_hash=held.hashes[-1],
         )
 
-    async def Restore(self, request, context):  # noqa: N802
+    async def Restore(self, request, context):
         await self.enter("Restore", request, context)
+        if request.request_id in self.answers:
+            return self.answers[request.request_id]
         saved = self.snapshots.get(request.snapshot or request.data.decode())
         if saved is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such snapshot")
@@ -252,12 +254,12 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         answer = pb.RestoreResponse(session=held.message, last_frame=held.last, bit_identical=True)
         return await self.leave("Restore", request, context, answer)
 
-    async def Get(self, request, context):  # noqa: N802
+    async def Get(self, request, context):
         await self.enter("Get", request, context)
         held = await self.held(request.session, context)
         return pb.GetResponse(session=held.message, last_frame=held.last)
 
-    async def List(self, request, context):  # noqa: N802
+    async def List(self, request, context):
         await self.enter("List", request, context)
         ids = list(self.sessions)
         begin = int(request.page_token or 0)
@@ -267,20 +269,20 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
             next_page_token=str(end) if end < len(ids) else "",
         )
 
-    async def Delete(self, request, context):  # noqa: N802
+    async def Delete(self, request, context):
         await self.enter("Delete", request, context)
         await self.held(request.session, context)
         del self.sessions[request.session]
         return pb.DeleteResponse(freed_block_count=1)
 
-    async def KeepAlive(self, request, context):  # noqa: N802
+    async def KeepAlive(self, request, context):
         await self.enter("KeepAlive", request, context)
         await self.held(request.session, context)
         answer = pb.KeepAliveResponse()
         answer.expire_time.FromSeconds(request.ttl.seconds)
         return answer
 
-    async def Rollout(self, request, context):  # noqa: N802
+    async def Rollout(self, request, context):
         await self.enter("Rollout", request, context)
         held = await self.held(request.session, context)
         try:
@@ -315,7 +317,7 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         # Breadth first: what a batching engine would do, and not the order of the sequences.
         return sorted(nodes.values(), key=lambda node: node.depth)
 
-    async def Generate(self, request, context):  # noqa: N802
+    async def Generate(self, request, context):
         await self.enter("Generate", request, context)
         origin = hashlib.sha256(request.origin.SerializeToString() + bytes([request.seed % 256])).hexdigest()
         held = Held("", [origin], request.seed, request.nfe or 2, request.origin.start, request.kv)
@@ -324,7 +326,7 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         for action in request.actions:
             yield pb.GenerateResponse(chunk=held.advance(action), chunk_count=count)
 
-    async def Play(self, request_iterator, context):  # noqa: N802
+    async def Play(self, request_iterator, context):
         first = await anext(aiter(request_iterator))
         await self.enter("Play", first, context)
         held = await self.held(first.session, context)

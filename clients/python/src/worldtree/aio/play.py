@@ -59,10 +59,17 @@ class Play(AsyncIterator[PlayedChunk]):
                     raise error_from_rpc(error) from error
                 raise self._feed.error from None
             except asyncio.CancelledError:
-                if self._ended:  # closed by another task while we waited
-                    break
+                # Either this task was cancelled, or the stream was: by close() in another task, or by the feed.
+                task = asyncio.current_task()
+                closed, error = self._ended, self._feed.error
                 self.close_now()
-                raise
+                if task is not None and task.cancelling():
+                    raise
+                if error is not None:
+                    raise error from None
+                if not closed:
+                    raise
+                break
             if self._feed.error is not None:
                 self.close_now()
                 raise self._feed.error

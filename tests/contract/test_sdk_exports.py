@@ -1,0 +1,77 @@
+"""The SDK's public surface is a list, and light to import."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+import worldtree
+import worldtree.aio
+
+PUBLIC = {
+    "Aborted", "Action", "Begun", "Cancelled", "Chunk", "Client", "Clip", "ContinuousActions", "DataLoss",
+    "DeadlineExceeded", "FailedPrecondition", "Forked", "InternalError", "InvalidRequest", "KvPolicy", "LiveActions",
+    "MissingExtra", "ModelInfo", "NotFound", "Paused", "PermissionDenied", "Play", "PlayedChunk", "ResourceExhausted",
+    "Resumed", "Rewound", "Rollout", "SessionBusy", "SessionClosed", "SessionInfo", "Snapshot", "Start", "Timing",
+    "Unauthenticated", "Unavailable", "Unimplemented", "World", "WorldtreeError", "__version__", "aio",
+}  # fmt: skip
+CLIENT = {
+    "address", "close", "generate", "model", "models", "restore", "session", "sessions", "wait_ready", "world"
+}  # fmt: skip
+WORLD = {
+    "chunk_index", "close", "fork", "id", "keep_alive", "last_frame", "model", "nfe", "play", "refresh", "rewind",
+    "rollout", "save", "seed", "start_frames", "state_hash", "step",
+}  # fmt: skip
+FOR_PLAY = {"open_play", "adopt", "action_names"}
+
+
+def public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(worldtree.__all__) == PUBLIC
+    for name in PUBLIC:
+        assert getattr(worldtree, name) is not None
+    assert set(worldtree.aio.__all__) == {"Client", "Play", "World"}
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = worldtree.nonsense
+
+
+def test_both_clients_and_both_worlds_have_the_same_names() -> None:
+    assert public(worldtree.Client) == public(worldtree.aio.Client) == CLIENT
+    assert public(worldtree.World) - FOR_PLAY == public(worldtree.aio.World) - FOR_PLAY == WORLD
+
+
+@pytest.mark.parametrize("name", ["Client", "World"])
+def test_both_sides_take_the_same_arguments_and_only_the_first_is_positional(name: str) -> None:
+    ours, theirs = getattr(worldtree, name), getattr(worldtree.aio, name)
+    for method in (CLIENT if name == "Client" else WORLD) - {"address"}:
+        if not callable(inspect.getattr_static(ours, method)):
+            continue
+        parameters = inspect.signature(getattr(ours, method)).parameters
+        other = inspect.signature(getattr(theirs, method)).parameters
+        assert [(p.name, p.kind, p.default) for p in parameters.values()] == [
+            (p.name, p.kind, p.default) for p in other.values()
+        ], method
+        positional = [p for p in parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        assert len(positional) <= 2, f"{method}: self and one more"
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_importing_the_sdk_imports_no_grpc_and_using_it_no_extra_and_no_server() -> None:
+    loaded = run("import sys, worldtree; print(sorted(sys.modules))")
+    assert "'grpc'" not in loaded
+    assert "'numpy'" not in loaded
+    loaded = run(
+        "import sys, worldtree; [getattr(worldtree, name) for name in worldtree.__all__]; print(sorted(sys.modules))"
+    )
+    assert "'grpc'" in loaded
+    for heavy in ("PIL", "av", "typer", "rich", "yaml", "worldtree_runtime", "worldtree_video", "worldtree_gateway"):
+        assert f"'{heavy}'" not in loaded, heavy

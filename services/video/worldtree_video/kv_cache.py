@@ -175,6 +175,8 @@ class BlockTable:
             raise ValueError(f"length must be 0 to {len(self)}, got {length}")
         self._release(range(length, len(self)))
         del self.block_ids[length:]
+        # What grows here from now on has not been given back yet.
+        self._kept_from = max(self.policy.sink_chunks, min(self._kept_from, length))
 
     def drop_reserve(self) -> int:
         """Gives back the blocks out of view; returns how many became free."""

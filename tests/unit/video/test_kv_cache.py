@@ -1,0 +1,250 @@
+"""Blocks and tables against a plain model of them: none is lost, none is held twice, none in view is given back."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from worldtree_video.domain import KvPolicy, PolicyKind
+from worldtree_video.kv_cache import BlockPool, BlockTable
+
+BLOCK_COUNT = 24
+
+
+def policies() -> st.SearchStrategy[KvPolicy]:
+    return st.integers(1, 5).flatmap(
+        lambda window: st.builds(KvPolicy, st.just(PolicyKind.SINK_WINDOW), st.just(window), st.integers(0, window - 1))
+    )
+
+
+class Blocks(RuleBasedStateMachine):
+    """Each table beside the list of blocks that it should hold, dropped by the rule and not by a clever index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BlockPool(BLOCK_COUNT)
+        self.in_flight: list[int] = []
+        self.tables: list[tuple[BlockTable, list[int | None]]] = []
+
+    def held(self) -> set[int]:
+        return {block for _, blocks in self.tables for block in blocks if block is not None}
+
+    @rule(policy=policies(), reserve_chunks=st.integers(0, 3))
+    @precondition(lambda self: len(self.tables) < 6)
+    def new_table(self, policy: KvPolicy, reserve_chunks: int) -> None:
+        self.tables.append((BlockTable(self.pool, policy, reserve_chunks=reserve_chunks), []))
+
+    @rule()
+    def allocate(self) -> None:
+        free = BLOCK_COUNT - len(self.held()) - len(self.in_flight)
+        block = self.pool.allocate()
+        assert (block is None) == (free == 0)
+        if block is not None:
+            assert block not in self.held()
+            assert block not in self.in_flight
+            self.in_flight.append(block)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.in_flight)
+    def abandon(self, data: st.DataObject) -> None:
+        self.pool.abandon(self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1))))
+
+    @rule(data=st.data(), count=st.integers(1, 9))
+    @precondition(lambda self: self.tables)
+    def append(self, data: st.DataObject, count: int) -> None:
+        table, blocks = data.draw(st.sampled_from(self.tables))
+        for _ in range(count):
+            block = self.in_flight.pop() if self.in_flight else self.pool.allocate()
+            if block is None:
+                return
+            table.append(block)
+            blocks.append(block)
+            self.drop(table, blocks, len(blocks) - table.policy.window_chunks - table.reserve_chunks)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.tables and len(self.tables) < 6)
+    def fork(self, data: st.DataObject) -> None:
+        table, blocks = data.draw(st.sampled_from(self.tables))
+        free = self.pool.free_count
+        self.tables.append((table.fork(), list(blocks)))
+        assert self.pool.free_count == free
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.tables)
+    def truncate(self, data: st.DataObject) -> None:
+        table, blocks = data.draw(st.sampled_from(self.tables))
+        length = data.draw(st.integers(0, len(blocks)))
+        table.truncate(length)
+        del blocks[length:]
+        in_view = [blocks[position] for position in table.policy.visible(length)]
+        assert table.complete == (None not in in_view)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.tables)
+    def drop_reserve(self, data: st.DataObject) -> None:
+        table, blocks = data.draw(st.sampled_from(self.tables))
+        free = self.pool.free_count
+        was_complete = table.complete
+        freed = table.drop_reserve()
+        self.drop(table, blocks, len(blocks) - (table.policy.window_chunks - table.policy.sink_chunks))
+        assert self.pool.free_count == free + freed
+        assert table.complete == was_complete
+
+    @rule(data=st.data(), length=st.integers(0, 12))
+    @precondition(lambda self: any(not blocks for _, blocks in self.tables))
+    def restore(self, data: st.DataObject, length: int) -> None:
+        table, blocks = data.draw(st.sampled_from([entry for entry in self.tables if not entry[1]]))
+        visible = table.policy.visible(length)
+        fresh = table.restore(length)
+        if fresh is None:
+            assert len(visible) > self.pool.free_count
+            return
+        assert table.complete
+        blocks.extend([None] * length)
+        for position, block in zip(visible, fresh, strict=True):
+            blocks[position] = block
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.tables)
+    def close(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.tables) - 1))
+        table, _ = self.tables.pop(index)
+        free = self.pool.free_count
+        freed = table.close()
+        assert self.pool.free_count == free + freed
+        assert table.close() == 0
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        self.pool.check_integrity()
+        for table, blocks in self.tables:
+            assert table.block_ids == blocks
+            assert table.held_count == sum(block is not None for block in blocks)
+        assert self.pool.held_count == len(self.held())
+        assert self.pool.in_flight_count == len(self.in_flight)
+        assert self.pool.free_count == BLOCK_COUNT - len(self.held()) - len(self.in_flight)
+
+    @staticmethod
+    def drop(table: BlockTable, blocks: list[int | None], below: int) -> None:
+        for position in range(table.policy.sink_chunks, below):
+            blocks[position] = None
+
+    def teardown(self) -> None:
+        for table, _ in self.tables:
+            table.close()
+        for block in self.in_flight:
+            self.pool.abandon(block)
+        self.pool.check_integrity()
+        assert self.pool.free_count == BLOCK_COUNT
+
+
+TestBlocks = Blocks.TestCase
+TestBlocks.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def grown(table: BlockTable, count: int) -> BlockTable:
+    for _ in range(count):
+        block = table.pool.allocate()
+        assert block is not None
+        table.append(block)
+    return table
+
+
+def sink_window(window: int = 4, sink: int = 1) -> KvPolicy:
+    return KvPolicy(PolicyKind.SINK_WINDOW, window, sink)
+
+
+def test_a_long_history_holds_only_its_sink_its_reserve_and_what_is_in_view() -> None:
+    pool = BlockPool(20)
+    table = grown(BlockTable(pool, sink_window(), reserve_chunks=3), 500)
+    assert len(table) == 500
+    assert table.held_count == 1 + 3 + 4
+    assert table.context() == tuple(table.block_ids[position] for position in (0, 497, 498, 499))
+    assert table.drop_reserve() == 4
+    assert table.held_count == 4
+    table.close()
+    pool.check_integrity()
+
+
+def test_a_rewind_within_the_reserve_leaves_everything_in_view() -> None:
+    pool = BlockPool(20)
+    table = grown(BlockTable(pool, sink_window(), reserve_chunks=3), 50)
+    table.truncate(47)
+    assert table.complete
+    assert len(table.context()) == 4
+    table.close()
+    pool.check_integrity()
+
+
+def test_a_rewind_past_the_reserve_leaves_a_hole_that_is_known() -> None:
+    pool = BlockPool(20)
+    table = grown(BlockTable(pool, sink_window(), reserve_chunks=3), 50)
+    table.truncate(40)
+    assert not table.complete
+    with pytest.raises(AssertionError, match="blocks in view are gone"):
+        table.context()
+    table.close()
+    pool.check_integrity()
+
+
+def test_what_grows_after_a_rewind_to_the_sink_is_given_back_again_when_it_leaves_view() -> None:
+    """The sink is always there, so such a table is complete and goes on."""
+    pool = BlockPool(40)
+    table = grown(BlockTable(pool, sink_window(), reserve_chunks=0), 30)
+    table.truncate(1)
+    assert table.complete
+    grown(table, 20)
+    assert table.held_count <= 1 + 4
+    table.close()
+    pool.check_integrity()
+
+
+def test_a_fork_shares_every_block_and_takes_none() -> None:
+    pool = BlockPool(8)
+    table = grown(BlockTable(pool, sink_window()), 4)
+    child = table.fork()
+    assert pool.free_count == 4
+    assert pool.shared_count() == table.shared_count() == child.shared_count() == 4
+    assert child.context() == table.context()
+    assert table.close() == 0
+    assert pool.free_count == 4
+    assert child.close() == 4
+    pool.check_integrity()
+
+
+def test_a_restore_that_finds_too_few_blocks_changes_nothing() -> None:
+    pool = BlockPool(3)
+    table = BlockTable(pool, sink_window())
+    assert table.restore(10) is None
+    assert (len(table), pool.free_count) == (0, 3)
+    assert table.restore(3) is not None
+    table.close()
+    pool.check_integrity()
+
+
+def test_a_lost_block_is_noticed_with_its_numbers() -> None:
+    pool = BlockPool(5)
+    table = grown(BlockTable(pool, sink_window()), 2)
+    table.block_ids[0] = None
+    with pytest.raises(AssertionError, match="1 of 5 blocks are lost"):
+        pool.check_integrity()
+
+
+def test_a_block_held_without_being_counted_is_noticed() -> None:
+    pool = BlockPool(5)
+    table = grown(BlockTable(pool, sink_window()), 2)
+    stray = BlockTable(pool, sink_window())
+    stray.block_ids = list(table.block_ids)
+    with pytest.raises(AssertionError, match="counts 1 tables, 2 list it"):
+        pool.check_integrity()
+
+
+@pytest.mark.parametrize("length", [-1, 4])
+def test_a_table_cannot_be_cut_to_a_length_it_never_had(length: int) -> None:
+    table = grown(BlockTable(BlockPool(5), sink_window()), 3)
+    with pytest.raises(ValueError, match=f"length must be 0 to 3, got {length}"):
+        table.truncate(length)
+
+
+def test_a_pool_of_no_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="block_count must be 1 or more, got 0"):
+        BlockPool(0)

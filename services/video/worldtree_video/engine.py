@@ -15,6 +15,7 @@ from worldtree_video.scheduler import Batch, PendingChunk, Run, Scheduler
 from worldtree_video.sessions import Sessions
 
 Result = TypeVar("Result")
+_LONGEST_WAIT_S = 3600.0  # a lock refuses to wait for centuries, which is when a play at a tiny fps is due
 log = logging.getLogger(__name__)
 
 
@@ -149,16 +150,17 @@ class Engine:
     def _wait(self) -> bool:
         """Runs errands and waits for work; False when the engine is to stop."""
         with self._work:
-            while not self._stopping:
-                while self._errands:
+            while True:
+                while self._errands:  # also the last ones: somebody waits for each
                     self._errands.popleft()()
+                if self._stopping:
+                    return False
                 if self.scheduler.has_work:
                     return True
                 due = self.scheduler.next_due()
                 if due is not None and due <= self.clock():
                     return True
-                self._work.wait(None if due is None else due - self.clock())
-            return False
+                self._work.wait(None if due is None else min(due - self.clock(), _LONGEST_WAIT_S))
 
     def _reclaim(self) -> bool:
         """Takes back the reserve of the session that has been left alone longest; False when there is none."""

@@ -1,6 +1,7 @@
 """From the engine's thread to a coroutine: items in order, then an end or an error."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -43,5 +44,5 @@ class Mailbox(Generic[Item]):
 
     def _send(self, item: Item | _End) -> None:
         # A closed loop has no reader: its server is gone, and the engine is about to stop.
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)

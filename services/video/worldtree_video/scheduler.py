@@ -88,6 +88,7 @@ class _Entry:
     order: tuple[int, int]  # (virtual deadline in ticks, arrival): lower goes first
     ready_since_s: float = 0.0
     pending: PendingChunk | None = None
+    timed_s: float | None = None  # its earliest timer
 
 
 class Scheduler:
@@ -139,7 +140,10 @@ class Scheduler:
         if due is None:
             return
         if due > now:
-            heapq.heappush(self._timers, (due, next(self._arrivals), run))
+            # One timer will do: whatever changed meanwhile is looked at when it comes.
+            if entry.timed_s is None or due < entry.timed_s:
+                entry.timed_s = due
+                heapq.heappush(self._timers, (due, next(self._arrivals), run))
             return
         entry.order = (self.tick + run.priority, next(self._arrivals))
         entry.ready_since_s = now
@@ -147,7 +151,11 @@ class Scheduler:
 
     def remove(self, run: Run) -> None:
         """Drops a run and the chunk it was making. Harmless for one that is over."""
-        self._entries.pop(run, None)
+        known = self._entries.pop(run, None)
+        if known and known.timed_s is not None:
+            # A timer may be hours away, and would hold the run and its history until then.
+            self._timers = [timer for timer in self._timers if timer[2] is not run]
+            heapq.heapify(self._timers)
         entry = self._active.pop(run, None)
         if entry and entry.pending:
             self._drop(entry.pending)
@@ -167,13 +175,15 @@ class Scheduler:
     def next_batch(self, now: float) -> Batch:
         """The members of the next tick: earliest virtual deadline first, at most `max_batch`."""
         self.tick += 1
-        while self._timers and self._timers[0][0] <= now:
-            self.wake(heapq.heappop(self._timers)[2], now)
-        members = []
+        self._wake_timed(now)
+        chosen = []
         for entry in heapq.nsmallest(self.max_batch, self._active.values(), key=lambda entry: entry.order):
-            pending = entry.pending or self._start(entry, now)
-            if pending:
-                members.append(pending)
+            # One that could not start may have taken others of its rollout down with it.
+            if entry.run in self._active:
+                pending = entry.pending or self._start(entry, now)
+                if pending:
+                    chosen.append(pending)
+        members = [member for member in chosen if not member.cancelled]
         self._running.update(members)
         return Batch(members)
 
@@ -198,14 +208,28 @@ class Scheduler:
         dropped = {member.block_id for member in self._running if member.cancelled}
         return dropped | {entry.pending.block_id for entry in self._active.values() if entry.pending}
 
+    def _wake_timed(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            _, _, run = heapq.heappop(self._timers)
+            entry = self._entries.get(run)
+            if entry:
+                entry.timed_s = None
+            self.wake(run, now)
+
     def _start(self, entry: _Entry, now: float) -> PendingChunk | None:
         run = entry.run
         branch = run.branch
+        due = run.due(now)
+        if due is None or due > now:
+            # A pause, a stop or a rewind came between its waking and this tick.
+            del self._active[run]
+            self.wake(run, now)
+            return None
         if not branch.table.policy.can_grow(len(branch.table)):
             self._fail(run, KvWindowFull(branch.table.policy.window_chunks))
             return None
         block_id = self.pool.allocate()
-        while block_id is None and self._reclaim():
+        while block_id is None and (self._reclaim() or branch.table.drop_reserve()):
             block_id = self.pool.allocate()
         if block_id is None:
             self._fail(run, KvCacheFull(self.pool.block_count))

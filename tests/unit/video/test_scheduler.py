@@ -1,0 +1,367 @@
+"""Who runs next, with real runs and a model that only counts its evaluations."""
+
+from collections.abc import Callable
+
+import pytest
+from worldtree_runtime.errors import WorldtreeError
+from worldtree_video.branch import Branch
+from worldtree_video.domain import Action, Chunk, KvPolicy, Origin, PolicyKind, Priority, Record
+from worldtree_video.errors import KvCacheFull, KvWindowFull, NotFinite
+from worldtree_video.kv_cache import BlockPool, BlockTable
+from worldtree_video.rollout import Rollout, build_trie
+from worldtree_video.scheduler import Batch, PendingChunk, Run, Scheduler
+from worldtree_video.sequence import Planned, Sequence
+
+POISON = Action(99)
+
+
+class Box:
+    """A sink that keeps what comes."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+        self.closed = 0
+        self.error: Exception | None = None
+
+    def put(self, item: Chunk) -> None:
+        self.chunks.append(item)
+
+    def close(self, error: Exception | None = None) -> None:
+        self.closed += 1
+        self.error = error
+
+
+class Machine:
+    """A scheduler, its pool, and ticks whose model writes the action's number as pixels."""
+
+    def __init__(self, *, block_count: int = 64, max_batch: int = 4) -> None:
+        self.pool = BlockPool(block_count)
+        self.now = 0.0
+        self.reserves: list[BlockTable] = []
+        self.forgotten: list[int] = []
+        self.during: Callable[[Batch], None] = lambda batch: None
+        self.scheduler = Scheduler(self.pool, max_batch=max_batch, reclaim=self._reclaim, forget=self.forgotten.append)
+
+    def branch(
+        self, *, start: int = 1, nfe: int = 2, policy: KvPolicy | None = None, reserve_chunks: int = 0
+    ) -> Branch:
+        """A branch whose start is still to be committed."""
+        policy = policy or KvPolicy(PolicyKind.SINK_WINDOW, 4, 1)
+        origin = Origin(tuple(bytes([index]) for index in range(start)), (Action(0),) * (start - 1))
+        return Branch(origin, b"root", 7, nfe, BlockTable(self.pool, policy, reserve_chunks=reserve_chunks))
+
+    def started(self, *, chunks: int = 0, nfe: int = 2, **options: object) -> Branch:
+        """A branch with its start, and so many chunks more."""
+        branch = self.branch(nfe=nfe, **options)  # type: ignore[arg-type]
+        self.add(branch, *[0] * chunks)
+        self.run()
+        return branch
+
+    def add(self, branch: Branch, *actions: int, priority: Priority = Priority.STEP) -> tuple[Sequence, Box]:
+        box = Box()
+        sequence = Sequence(branch, [Planned(Action(action)) for action in actions], priority=priority, sink=box)
+        self.scheduler.add(sequence, self.now)
+        return sequence, box
+
+    def tick(self) -> list[Run]:
+        batch = self.scheduler.next_batch(self.now)
+        for member in batch.denoising:
+            if member.record.action == POISON:
+                member.error = NotFinite(member.record.chunk_index)
+            else:
+                member.step += 1
+        chunks = {member: _pixels(member) for member in batch.committing}
+        self.during(batch)
+        self.scheduler.complete(batch, chunks, self.now)
+        self.check()
+        return [member.run for member in batch.members]
+
+    def run(self, limit: int = 1000) -> int:
+        for count in range(limit):
+            if not self.tick():
+                return count
+        raise AssertionError(f"still at work after {limit} ticks")
+
+    def check(self) -> None:
+        self.pool.check_integrity()
+        assert len(self.scheduler.in_flight()) == self.pool.in_flight_count
+
+    def _reclaim(self) -> bool:
+        return any(table.drop_reserve() for table in self.reserves)
+
+
+def _pixels(member: PendingChunk) -> bytes:
+    return member.given if member.given is not None else str(member.record.action).encode()
+
+
+def test_a_chunk_takes_as_many_ticks_as_it_has_evaluations_and_a_given_one_takes_one() -> None:
+    machine = Machine()
+    _, box = machine.add(machine.branch(start=2, nfe=2), 5)
+    assert machine.run() == 2 + 2
+    assert [chunk.record.chunk_index for chunk in box.chunks] == [-2, -1, 0]
+    assert [chunk.frames for chunk in box.chunks[:2]] == [b"\0", b"\1"]
+    assert (box.closed, box.error, machine.scheduler.run_count) == (1, None, 0)
+
+
+def test_members_at_different_noise_levels_share_a_tick() -> None:
+    machine = Machine()
+    first, _ = machine.add(machine.started(nfe=4), 1)
+    assert machine.tick() == [first]
+    late, _ = machine.add(machine.branch(nfe=1), 1)
+    assert machine.tick() == [first, late]
+    assert machine.run() > 0
+
+
+def test_a_tick_never_holds_more_than_max_batch_and_everybody_gets_a_turn() -> None:
+    machine = Machine(max_batch=3)
+    boxes = [machine.add(machine.started(), *range(4))[1] for _ in range(7)]
+    while any(not box.closed for box in boxes):
+        assert len(machine.tick()) <= 3
+    assert all([chunk.record.action for chunk in box.chunks] == [Action(n) for n in range(4)] for box in boxes)
+
+
+def test_a_play_goes_before_a_step_and_a_step_before_bulk() -> None:
+    machine = Machine(max_batch=1)
+    branches = [machine.started(nfe=1) for _ in range(3)]
+    bulk, _ = machine.add(branches[0], 1, priority=Priority.BULK)
+    step, _ = machine.add(branches[1], 1, priority=Priority.STEP)
+    play, _ = machine.add(branches[2], 1, priority=Priority.PLAY)
+    assert [machine.tick() for _ in range(3)] == [[play], [step], [bulk]]
+
+
+def test_bulk_work_is_not_starved_by_a_steady_stream_of_plays() -> None:
+    machine = Machine(max_batch=1, block_count=200)
+    plays = [machine.started(nfe=1) for _ in range(2)]
+    _, box = machine.add(machine.started(nfe=1), 1, priority=Priority.BULK)
+    for _ in range(Priority.BULK + 4):
+        for play in plays:
+            if not machine.scheduler.run_count > 2:
+                machine.add(play, 1, priority=Priority.PLAY)
+        machine.tick()
+        if box.closed:
+            return
+    raise AssertionError(f"the bulk run waited for more than {Priority.BULK + 4} ticks")
+
+
+def test_a_run_that_is_cancelled_inside_a_tick_gives_its_block_back_when_the_tick_ends() -> None:
+    machine = Machine()
+    branch, other = machine.started(), machine.started()
+    held = machine.pool.held_count
+    gone, box = machine.add(branch, 1, 2)
+    stays, kept = machine.add(other, 1)
+
+    def cancel(batch: Batch) -> None:
+        machine.scheduler.remove(gone)
+        assert machine.pool.in_flight_count == len(batch.members)  # the graph may still write it
+        machine.during = lambda batch: None
+
+    machine.during = cancel
+    machine.run()
+    assert box.chunks == []
+    assert len(kept.chunks) == 1
+    assert machine.pool.in_flight_count == 0
+    assert branch.chunk_index == 0
+    assert machine.pool.held_count == held + 1
+    machine.scheduler.remove(stays)  # harmless: it is over
+
+
+def test_a_run_that_is_cancelled_between_ticks_gives_its_block_back_at_once() -> None:
+    machine = Machine()
+    sequence, _ = machine.add(machine.started(), 1)
+    machine.tick()
+    assert machine.pool.in_flight_count == 1
+    machine.scheduler.remove(sequence)
+    assert machine.pool.in_flight_count == 0
+    assert machine.forgotten[-1:] != []
+    assert machine.run() == 0
+
+
+def test_a_member_that_fails_takes_no_other_down() -> None:
+    machine = Machine()
+    bad_branch, good_branch = machine.started(), machine.started()
+    _, bad = machine.add(bad_branch, 1, POISON.value, 1)  # type: ignore[arg-type]
+    _, good = machine.add(good_branch, 1, 2, 3)
+    machine.run()
+    assert isinstance(bad.error, NotFinite)
+    assert [chunk.record.action for chunk in bad.chunks] == [Action(1)]
+    assert (len(good.chunks), good.error) == (3, None)
+    assert machine.pool.in_flight_count == 0
+
+
+def test_a_dry_pool_fails_the_run_that_wants_a_block_and_no_other() -> None:
+    machine = Machine(block_count=6)
+    first, second = machine.started(chunks=3), machine.started()
+    assert machine.pool.free_count == 1
+    _, one = machine.add(first, 1, 1, 1)
+    _, two = machine.add(second, 1, 1, 1)
+    machine.run()
+    failed = [box for box in (one, two) if box.error]
+    assert len(failed) == 1
+    assert isinstance(failed[0].error, KvCacheFull)
+    assert "all 6 blocks" in str(failed[0].error)
+
+
+def test_reserves_are_taken_back_before_a_run_is_failed() -> None:
+    machine = Machine(block_count=9)
+    sleeper = machine.started(chunks=6, reserve_chunks=16)
+    machine.reserves.append(sleeper.table)
+    _, box = machine.add(machine.branch(), 1, 1)
+    machine.run()
+    assert (box.error, len(box.chunks)) == (None, 3)
+    assert sleeper.table.held_count == 4
+    assert sleeper.table.complete
+
+
+def test_a_run_gives_up_its_own_reserve_before_it_fails() -> None:
+    """A step works on a fork: what its session gives back, the fork still holds."""
+    machine = Machine(block_count=8)
+    session = machine.started(chunks=6, reserve_chunks=16)
+    machine.reserves.append(session.table)
+    fork = session.fork()
+    _, box = machine.add(fork, 1, 1)
+    machine.run()
+    assert (box.error, len(box.chunks)) == (None, 2)
+
+
+def test_a_full_window_fails_with_its_size() -> None:
+    machine = Machine()
+    branch = machine.started(policy=KvPolicy(PolicyKind.FULL, 3))
+    _, box = machine.add(branch, 1, 1, 1)
+    machine.run()
+    assert len(box.chunks) == 2
+    assert isinstance(box.error, KvWindowFull)
+    assert box.error.metadata["window_chunks"] == "3"
+
+
+class Clocked:
+    """A run that is due when told, like a play."""
+
+    priority = Priority.PLAY
+
+    def __init__(self, branch: Branch, due_s: float | None) -> None:
+        self.branch = branch
+        self.due_s = due_s
+        self.over = False
+        self.made: list[int] = []
+
+    def due(self, now: float) -> float | None:
+        return self.due_s
+
+    def next_record(self) -> Record:
+        assert self.due_s is not None, "asked for a chunk while not due"
+        return self.branch.next_record(Action(1))
+
+    def deliver(self, chunk: Chunk, now: float) -> None:
+        self.made.append(chunk.record.chunk_index)
+        self.due_s = None
+
+    def fail(self, error: Exception) -> None:
+        raise error
+
+
+def test_a_timed_run_waits_for_its_time_and_a_parked_one_for_its_waking() -> None:
+    machine = Machine()
+    timed = Clocked(machine.started(nfe=1), 5.0)
+    machine.scheduler.add(timed, machine.now)
+    assert machine.scheduler.next_due() == 5.0
+    assert machine.tick() == []
+    machine.now = 5.0
+    assert machine.tick() == [timed]
+    assert (machine.tick(), machine.scheduler.next_due()) == ([], None)
+    timed.due_s = 5.0
+    assert machine.tick() == []
+    machine.scheduler.wake(timed, machine.now)
+    assert machine.tick() == [timed]
+
+
+def test_a_run_that_was_stopped_between_its_waking_and_the_tick_makes_no_chunk() -> None:
+    """A pause, a stop or a rewind comes while the tick of others is running."""
+    machine = Machine()
+    run = Clocked(machine.started(nfe=1), 0.0)
+    machine.scheduler.add(run, machine.now)
+    assert machine.scheduler.has_work
+    run.due_s = None
+    assert machine.tick() == []
+    assert not machine.scheduler.has_work
+    run.due_s = 0.0
+    machine.scheduler.wake(run, machine.now)
+    machine.run()
+    assert run.made == [0]
+
+
+def test_many_wakings_before_its_time_leave_one_timer_and_a_cancel_leaves_none() -> None:
+    machine = Machine()
+    run = Clocked(machine.started(nfe=1), 1e30)
+    machine.scheduler.add(run, machine.now)
+    for _ in range(100):
+        machine.scheduler.wake(run, machine.now)
+    assert len(machine.scheduler._timers) == 1
+    machine.scheduler.remove(run)
+    assert machine.scheduler.next_due() is None
+
+
+def test_a_run_that_is_restarted_inside_a_tick_makes_its_chunk_anew() -> None:
+    machine = Machine()
+    run = Clocked(machine.started(nfe=1), 0.0)
+    machine.scheduler.add(run, machine.now)
+
+    def restart(batch: Batch) -> None:
+        machine.during = lambda batch: None
+        machine.scheduler.restart(run, machine.now)
+
+    machine.during = restart
+    assert machine.tick() == [run]
+    assert run.made == []
+    assert machine.tick() == [run]
+    assert run.made == [0]
+
+
+def test_an_earlier_time_replaces_a_later_one() -> None:
+    machine = Machine()
+    run = Clocked(machine.started(nfe=1), 9.0)
+    machine.scheduler.add(run, machine.now)
+    run.due_s = 2.0
+    machine.scheduler.wake(run, machine.now)
+    assert machine.scheduler.next_due() == 2.0
+    machine.now = 2.0
+    assert machine.tick() == [run]
+    machine.now = 9.0
+    assert machine.tick() == []
+
+
+@pytest.mark.parametrize("free", [0, 1, 2, 3])
+def test_a_rollout_that_finds_the_pool_dry_in_the_middle_of_a_batch_gives_everything_back(free: int) -> None:
+    """Some of its nodes have a block in the same tick, some have not, and all must go."""
+    machine = Machine(block_count=16)
+    parent = machine.started()
+    box = Box()
+    rollout = Rollout(
+        parent,
+        build_trie([[(Action(index), 7), (Action(0), 7)] for index in range(4)]),
+        width=4,
+        sink=box,  # type: ignore[arg-type]
+        spawn=lambda run: machine.scheduler.add(run, machine.now),
+        drop=machine.scheduler.remove,
+    )
+    taken = [machine.pool.allocate() for _ in range(machine.pool.free_count - free)]
+    bystander, _ = machine.add(parent.fork(), 1, priority=Priority.BULK)
+    rollout.begin()
+    for _ in range(6):
+        batch = machine.scheduler.next_batch(machine.now)
+        for member in batch.denoising:
+            member.step += 1
+        machine.scheduler.complete(batch, dict.fromkeys(batch.committing, b""), machine.now)
+        machine.pool.check_integrity()
+    assert box.closed == 1
+    assert isinstance(box.error, WorldtreeError)
+    for block in taken:
+        assert block is not None
+        machine.pool.abandon(block)
+    bystander.branch.close()
+    machine.check()
+    assert machine.pool.free_count == 16 - 1
+
+
+def test_a_batch_of_no_members_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_batch must be 1 or more, got 0"):
+        Machine(max_batch=0)

@@ -38,6 +38,7 @@ class RunningGateway:
     routers: tuple[Router, ...]
     cache: AnswerCache
     flights: Flights
+    watching: tuple[asyncio.Task[None], ...]
 
     @property
     def ready(self) -> bool:
@@ -49,9 +50,21 @@ class RunningGateway:
         for router in self.routers:
             await router.wait_ready()
 
+    async def wait_closed(self) -> None:
+        """Returns when the server has stopped. A watcher never ends by itself: the bug that ended one is raised."""
+        closed = asyncio.create_task(self.server.wait_closed(), name="wait closed")
+        try:
+            done, _ = await asyncio.wait((closed, *self.watching), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            closed.cancel()
+
 
 @asynccontextmanager
-async def start_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGateway]:
+async def start_gateway(
+    settings: GatewaySettings, *, services: tuple[Service, ...] = SERVICES
+) -> AsyncIterator[RunningGateway]:
     """Serves from here to the end of the block; calls that come before a backend answered get UNAVAILABLE."""
     async with AsyncExitStack() as stack:
         registry = CollectorRegistry()
@@ -72,7 +85,7 @@ async def start_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGatew
         relays: dict[str, Relay] = {}
         cached_calls: dict[str, CachedCalls] = {}
         routers: list[Router] = []
-        for service in SERVICES:
+        for service in services:
             if not settings.backends(service.section):
                 continue
             router = _open_router(service, settings, metrics)
@@ -87,19 +100,26 @@ async def start_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGatew
                 )
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
-            server.add_generic_rpc_handlers((Proxy(SERVICES, relays, cached_calls),))
+            server.add_generic_rpc_handlers((Proxy(services, relays, cached_calls),))
             # those whose descriptors are here, so that reflection can describe them
-            return [each.full_name for each in SERVICES if each.section in relays and each.descriptor is not None]
+            return [each.full_name for each in services if each.section in relays and each.descriptor is not None]
 
         server = await stack.enter_async_context(
             start_server(
                 settings, service="gateway", register=register, ready=lambda: _ready(routers), registry=registry
             )
         )
-        watching = await stack.enter_async_context(asyncio.TaskGroup())
-        tasks = [watching.create_task(router.watch()) for router in routers]
-        stack.callback(lambda: [task.cancel() for task in tasks])
-        yield RunningGateway(server, tuple(routers), cache, flights)
+        # started last, so that they end first: a drain needs nobody who looks for new backends
+        watching = [asyncio.create_task(router.watch(), name=f"watch {router.section}") for router in routers]
+        if watching:
+            stack.push_async_callback(_end, watching)
+        yield RunningGateway(server, tuple(routers), cache, flights, tuple(watching))
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def _ready(routers: Sequence[Router]) -> bool:
@@ -145,7 +165,7 @@ async def main(settings: GatewaySettings) -> None:
         _log.info("waiting for a backend of each of: %s", ", ".join(each.section for each in gateway.routers))
         await gateway.wait_ready()
         gateway.server.announce()
-        await gateway.server.wait_closed()
+        await gateway.wait_closed()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Gives each call to what answers it: the relay of its service, or the cache before it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -21,7 +21,7 @@ class Proxy(grpc.GenericRpcHandler):
 
     def __init__(
         self,
-        services: tuple[Service, ...],
+        services: Sequence[Service],
         relays: Mapping[str, Relay],
         cached_calls: Mapping[str, CachedCalls],
     ) -> None:

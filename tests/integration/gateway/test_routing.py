@@ -1,0 +1,189 @@
+"""Sessions go home, other calls go where there is room, and the gateway tells who can't be reached."""
+
+import asyncio
+from collections import Counter
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from worldtree.video.v1 import video_generator_pb2 as pb
+
+
+async def test_a_session_is_always_answered_by_its_home(start_backend, open_gateway) -> None:
+    homes = {name: await start_backend(name) for name in ("a", "b")}
+    async with open_gateway(*(each.address for each in homes.values())) as client:
+        await client.until(lambda: all(each.usable for each in client.gateway.routers[0].backends))
+        sessions = [(await client.stub.CreateSession(pb.CreateSessionRequest())).session.session for _ in range(8)]
+        assert Counter(each.rpartition(".")[2] for each in sessions) == {"a": 4, "b": 4}
+        for _ in range(3):
+            for session in sessions:
+                assert (await client.stub.Get(pb.GetRequest(session=session))).session.start == session[-1]
+        for session in sessions:
+            play = client.stub.Play()
+            await play.write(pb.PlayRequest(session=session, begin=pb.PlayRequest.Begin()))
+            await play.read()
+            await play.done_writing()
+    assert homes["a"].calls["Play"] == homes["b"].calls["Play"] == 4
+
+
+async def test_a_call_without_a_session_goes_to_the_least_loaded(start_backend, open_gateway) -> None:
+    a, b = await start_backend("a"), await start_backend("b")
+    async with open_gateway(a.address, b.address) as client:
+        await client.until(lambda: all(each.usable for each in client.gateway.routers[0].backends))
+        held = pb.StepRequest(session="s.a", actions=[pb.Action(instruction="hold")])
+        holding = [asyncio.ensure_future(client.stub.Step(held)) for _ in range(3)]
+        await client.until(lambda: a.calls["Step"] == 3)
+        for _ in range(6):
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+        a.hold.set()
+        await asyncio.gather(*holding)
+    assert (a.calls["CreateSession"], b.calls["CreateSession"]) == (0, 6)
+
+
+async def test_a_snapshot_is_restored_at_home_while_home_is_there(start_backend, open_gateway) -> None:
+    a, b = await start_backend("a"), await start_backend("b")
+    async with open_gateway(a.address, b.address) as client:
+        await client.until(lambda: all(each.usable for each in client.gateway.routers[0].backends))
+        for _ in range(4):
+            await client.stub.Restore(pb.RestoreRequest(snapshot="x.b"))
+        assert b.calls["Restore"] == 4
+        await client.stub.Restore(pb.RestoreRequest(snapshot="x.gone"))
+
+
+@pytest.mark.parametrize("session", ["s.nowhere", "no-dot", "s.", ".a", "s.a.b", "ä.ö", "x" * 300 + ".nowhere"])
+async def test_an_unknown_session_is_not_found(start_backend, open_gateway, session: str) -> None:
+    backend = await start_backend("a")
+    async with open_gateway(backend.address) as client:
+        if len(session) <= 253:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await client.stub.Step(pb.StepRequest(session=session, actions=[pb.Action(id=1)]))
+            assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+            assert client.details(raised.value)["ErrorInfo"].reason == "SESSION_NOT_FOUND"
+            assert backend.calls["Step"] == 0
+        else:  # no id of ours is that long: the backend says what it thinks of it
+            await client.stub.Step(pb.StepRequest(session=session, actions=[pb.Action(id=1)]))
+        play = client.stub.Play()
+        await play.write(pb.PlayRequest(session="s.nowhere", begin=pb.PlayRequest.Begin()))
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await play.read()
+        assert client.details(raised.value)["ErrorInfo"].reason == "SESSION_NOT_FOUND"
+
+
+async def test_a_dead_home_is_unavailable_until_it_is_back_and_others_go_on(spawn_backend, open_gateway) -> None:
+    a, b = spawn_backend("a"), spawn_backend("b")
+    async with open_gateway(a.address, b.address) as client:
+        (router,) = client.gateway.routers
+        await client.until(lambda: all(each.usable for each in router.backends))
+        a.kill()
+        await client.until(lambda: not router.backends[0].connected)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await client.stub.Get(pb.GetRequest(session="s.a"))
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert client.details(raised.value)["ErrorInfo"].reason == "BACKEND_DOWN"
+        for _ in range(4):
+            session = (await client.stub.CreateSession(pb.CreateSessionRequest())).session.session
+            assert session.endswith(".b")
+        assert client.gateway.ready
+        assert await client.metric("worldtree_upstream_up", service="video", backend=a.address) == 0
+
+        spawn_backend("a", a.port)
+        await client.until(lambda: router.backends[0].usable)
+        assert (await client.stub.Get(pb.GetRequest(session="s.a"))).session.start == "a"
+
+
+async def test_sessions_of_a_replica_that_came_back_under_another_name_are_not_found(
+    spawn_backend, open_gateway
+) -> None:
+    backend = spawn_backend("a")
+    async with open_gateway(backend.address) as client:
+        (router,) = client.gateway.routers
+        backend.kill()
+        await client.until(lambda: not router.backends[0].connected)
+        spawn_backend("a2", backend.port)
+        await client.until(lambda: router.backends[0].usable)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await client.stub.Get(pb.GetRequest(session="s.a"))
+        assert client.details(raised.value)["ErrorInfo"].reason == "SESSION_NOT_FOUND"
+        assert (await client.stub.Get(pb.GetRequest(session="s.a2"))).session.start == "a2"
+
+
+async def test_two_backends_of_one_name_are_not_mixed_up(start_backend, open_gateway) -> None:
+    first, second = await start_backend("same"), await start_backend("same")
+    async with open_gateway(first.address, second.address) as client:
+        (router,) = client.gateway.routers
+        await client.until(lambda: sum(each.conflicting for each in router.backends) == 1)
+        for _ in range(4):
+            await client.stub.Get(pb.GetRequest(session="s.same"))
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+    assert sorted((first.calls["Get"], second.calls["Get"])) == [0, 4]
+    assert sorted((first.calls["CreateSession"], second.calls["CreateSession"])) == [0, 4]
+
+
+async def test_a_backend_that_is_full_keeps_its_sessions_and_gets_no_new_ones(start_backend, open_gateway) -> None:
+    a, b = await start_backend("a"), await start_backend("b")
+    async with open_gateway(a.address, b.address) as client:
+        (router,) = client.gateway.routers
+        await client.until(lambda: all(each.usable for each in router.backends))
+        a.running.set_serving(False)
+        await client.until(lambda: not router.backends[0].taking)
+        for _ in range(4):
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+        assert (a.calls["CreateSession"], b.calls["CreateSession"]) == (0, 4)
+        assert (await client.stub.Get(pb.GetRequest(session="s.a"))).session.start == "a"
+        b.running.set_serving(False)
+        await client.until(lambda: not router.backends[1].taking)
+        assert not client.gateway.ready
+        await client.stub.CreateSession(pb.CreateSessionRequest())  # one of them answers for itself
+        a.running.set_serving(True)
+        await client.until(lambda: router.backends[0].usable)
+        assert client.gateway.ready
+
+
+async def test_without_a_live_backend_calls_are_unavailable_and_the_gateway_is_not_ready(open_gateway) -> None:
+    async with open_gateway("127.0.0.1:9", wait=False, probe_timeout_s=0.2) as client:
+        health = health_pb2_grpc.HealthStub(client.channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+        assert client.details(raised.value)["ErrorInfo"].reason == "NO_BACKEND"
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await client.stub.Get(pb.GetRequest(session="s.a"))
+        assert client.details(raised.value)["ErrorInfo"].reason == "BACKEND_DOWN", (
+            "it may be the home, once it says who it is"
+        )
+
+
+async def test_reflection_describes_the_proxied_service_to_a_client_that_has_no_protos(
+    start_backend, open_gateway
+) -> None:
+    backend = await start_backend("a")
+    request = reflection_pb2.ServerReflectionRequest
+    async with open_gateway(backend.address) as client:
+        reflect = reflection_pb2_grpc.ServerReflectionStub(client.channel).ServerReflectionInfo
+        asked = [request(list_services=""), request(file_containing_symbol="worldtree.video.v1.VideoGenerator")]
+        listed, described = [answer async for answer in reflect(iter(asked))]
+        names = {each.name for each in listed.list_services_response.service}
+        assert {"worldtree.video.v1.VideoGenerator", "grpc.health.v1.Health"} <= names
+
+        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+        pool = descriptor_pool.DescriptorPool()
+        files = [
+            descriptor_pb2.FileDescriptorProto.FromString(raw)
+            for raw in described.file_descriptor_response.file_descriptor_proto
+        ]
+        waiting = {file.name: file for file in files}
+        while waiting:  # a file may come before what it imports
+            for name, file in list(waiting.items()):
+                if not any(each in waiting for each in file.dependency):
+                    pool.Add(file)
+                    del waiting[name]
+        method = pool.FindServiceByName("worldtree.video.v1.VideoGenerator").methods_by_name["ListModels"]
+        answer_class = message_factory.GetMessageClass(method.output_type)
+        call = client.channel.unary_unary(
+            "/worldtree.video.v1.VideoGenerator/ListModels", response_deserializer=answer_class.FromString
+        )
+        assert (await call(b"")).models[0].ref.name == "echo"

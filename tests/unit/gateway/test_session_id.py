@@ -1,0 +1,53 @@
+"""The reader sees what protobuf sees, and no bytes crash it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from worldtree.video.v1 import video_generator_pb2 as pb
+from worldtree_gateway import session_id
+
+
+@given(st.text(min_size=1, max_size=60), st.integers(0, 20), st.text(max_size=300))
+def test_the_session_of_a_written_request_is_read(session: str, action_count: int, instruction: str) -> None:
+    actions = [pb.Action(id=each, instruction=instruction) for each in range(action_count)]
+    request = pb.StepRequest(session=session, actions=actions, request_id="r").SerializeToString()
+    assert session_id.first_string(request) == session
+
+
+@given(st.text(min_size=1, max_size=60), st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5))
+def test_a_session_written_last_is_read_too(session: str, ids: list[int]) -> None:
+    rest = pb.StepRequest(actions=[pb.Action(id=each) for each in ids]).SerializeToString()
+    unknown = b"\x55\x00\x00\x00\x01" + b"\x51" + b"\x00" * 8 + b"\x50\x96\x01"  # fixed32, fixed64 and varint fields
+    request = rest + unknown + pb.StepRequest(session=session).SerializeToString()
+    assert session_id.first_string(request) == session
+
+
+@given(st.binary(max_size=400))
+def test_random_bytes_never_crash_it(request: bytes) -> None:
+    found = session_id.first_string(request)
+    assert found is None or (isinstance(found, str) and found)
+
+
+@given(st.binary(max_size=60))
+def test_random_bytes_after_the_tag_never_crash_it(rest: bytes) -> None:
+    session_id.first_string(b"\x0a" + rest)
+
+
+@given(st.text(min_size=1, max_size=60), st.data())
+def test_a_request_cut_short_has_no_session_or_the_whole_one(session: str, data: st.DataObject) -> None:
+    request = pb.StepRequest(session=session, actions=[pb.Action(id=1)]).SerializeToString()
+    cut = data.draw(st.integers(0, len(request)))
+    assert session_id.first_string(request[:cut]) in (None, session)
+
+
+def test_a_session_too_long_to_be_ours_and_one_that_is_no_text_are_none() -> None:
+    assert session_id.first_string(pb.GetRequest(session="x" * 253).SerializeToString()) == "x" * 253
+    assert session_id.first_string(pb.GetRequest(session="x" * 254).SerializeToString()) is None
+    assert session_id.first_string(b"\x0a\x02\xff\xfe") is None
+    assert session_id.first_string(pb.GetRequest().SerializeToString()) is None
+
+
+def test_home_is_what_follows_the_last_dot() -> None:
+    assert session_id.home("abc.video-1") == "video-1"
+    assert session_id.home("a.b.video-1") == "video-1"
+    for other in ("", ".", "abc", "abc.", ".video-1"):
+        assert session_id.home(other) is None

@@ -1,5 +1,6 @@
 """The `model.yaml` of a model package: what a model is, checked before anything is loaded."""
 
+import struct
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
@@ -7,6 +8,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+_FLOAT32_MAX = 3.4028234663852886e38
 Count = Annotated[int, Field(ge=1)]
 NoiseLevel = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -40,6 +42,10 @@ class DiscreteActions(_Part):
     kind: Literal["discrete"]
     names: Annotated[tuple[str, ...], Field(min_length=1)]
 
+    def accepts(self, value: int | tuple[float, ...]) -> bool:
+        """Whether this is an action's id."""
+        return isinstance(value, int) and 0 <= value < len(self.names)
+
 
 class ContinuousActions(_Part):
     """A box of float vectors."""
@@ -48,6 +54,22 @@ class ContinuousActions(_Part):
     size: Count
     low: float = -1.0
     high: float = 1.0
+
+    @field_validator("low", "high")
+    @classmethod
+    def _as_sent(cls, value: float) -> float:
+        # The wire and the graph know 32-bit floats: -0.1 sent by a client must not lie below a low of -0.1.
+        if not abs(value) <= _FLOAT32_MAX:
+            raise ValueError(f"must be a finite 32-bit float, got {value}")
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+    def accepts(self, value: int | tuple[float, ...]) -> bool:
+        """Whether this is a vector of the box; one with a NaN is not."""
+        return (
+            isinstance(value, tuple)
+            and len(value) == self.size
+            and all(self.low <= part <= self.high for part in value)
+        )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -152,9 +152,9 @@ def _start_action(stored: StoredPackage, start: StartSpec, value: str | int | tu
     if isinstance(space, DiscreteActions):
         if isinstance(value, str) and value in space.names:
             return Action(space.names.index(value))
-        if isinstance(value, int) and 0 <= value < len(space.names):
+        if isinstance(value, int) and space.accepts(value):
             return Action(value)
-    elif isinstance(value, tuple) and len(value) == space.size:
+    elif isinstance(value, tuple) and space.accepts(value):
         return Action(value)
     raise PackageError(
         stored.folder / "model.yaml", f"starts.{start.name}.actions", f"{value!r} is no action of the model"

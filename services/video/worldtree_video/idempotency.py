@@ -33,8 +33,9 @@ class Idempotency:
         return cast("Answer", await asyncio.shield(task))
 
     def _forget_failed(self, key: tuple[str, str], done: "asyncio.Future[object]") -> None:
-        if done.cancelled() or done.exception():
-            self._calls.pop(key, None)
+        known = self._calls.get(key)
+        if (done.cancelled() or done.exception()) and known and known[1] is done:
+            del self._calls[key]
 
     def _forget_old(self) -> None:
         now = self._clock()

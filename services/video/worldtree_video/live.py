@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from worldtree_video.domain import Action
-from worldtree_video.errors import OutOfRange
+from worldtree_video.errors import OutOfRange, SessionClosed
 from worldtree_video.mailbox import Mailbox
 from worldtree_video.play import Play
 from worldtree_video.sessions import Session
@@ -62,6 +62,8 @@ class LivePlay:
     async def rewind(self, chunk_count: int) -> bytes:
         """Goes back, forgets what was queued, and returns the newest chunk's pixels there."""
         with self._engine.lock:
+            if self.session.name not in self._engine.sessions:
+                raise SessionClosed(self.session.name)
             self._play.held = True
             self._engine.scheduler.restart(self._play, self._engine.clock())
         try:
@@ -75,6 +77,12 @@ class LivePlay:
             with self._engine.lock:
                 self._play.held = False
                 self._engine.wake(self._play)
+
+    def fail(self, error: Exception) -> None:
+        """Ends at once, the chunk in flight forgotten: no chunk is made that its reader will not see."""
+        with self._engine.lock:
+            self._engine.cancel(self._play)
+            self._play.fail(error)
 
     def finish(self) -> None:
         """No control will come any more."""
@@ -96,18 +104,19 @@ class LivePlay:
         mailbox: Mailbox[object] = Mailbox()
         engine = worlds.engine
         period_s = worlds.model.package.frames_per_chunk / fps if fps else 0.0
-        async with worlds.claim(session, "Play", mailbox.close):
-            with engine.lock:
-                play = Play(
-                    session.branch,
-                    period_s=period_s,
-                    lookahead_chunks=lookahead_chunks,
-                    repeat=repeat,
-                    sink=mailbox,
-                    now=engine.clock(),
-                )
-                engine.submit(play)
+        play = Play(
+            session.branch,
+            period_s=period_s,
+            lookahead_chunks=lookahead_chunks,
+            repeat=repeat,
+            sink=mailbox,
+            now=engine.clock(),
+        )
+        live = LivePlay(worlds, session, play, mailbox)
+        # It grows the session's own branch: when that is closed under it, no chunk may be added any more.
+        async with worlds.claim(session, "Play", live.fail):
+            engine.submit(play)
             try:
-                yield LivePlay(worlds, session, play, mailbox)
+                yield live
             finally:
                 engine.cancel(play)

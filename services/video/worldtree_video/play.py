@@ -127,7 +127,9 @@ class Play:
         self._paused = True
 
     def resume(self, now: float) -> None:
-        """Starts the clock again where it stopped."""
+        """Starts the clock again where it stopped. Harmless for one that is not paused."""
+        if not self._paused:
+            return  # or each resume would give the play another look ahead
         self._paused = False
         self._anchor_s = now - self._made_count * self.period_s
 
@@ -139,7 +141,7 @@ class Play:
         self._starving_since_s = now
 
     def finish(self) -> None:
-        """No control will come any more: ends once the queued actions are done."""
+        """No control will come any more: ends once the queued actions are done, or at once when paused for ever."""
         self._draining = True
         self._close_if_done()
 
@@ -153,7 +155,7 @@ class Play:
             self._starving_since_s = now
 
     def _close_if_done(self) -> None:
-        if self._draining and not self._queue and self._making is None:
+        if self._draining and self._making is None and (self._paused or not self._queue):
             self._close(None)
 
     def _close(self, error: Exception | None) -> None:

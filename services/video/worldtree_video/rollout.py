@@ -102,21 +102,29 @@ class Rollout:
             self._closed = True
             self._sink.close()
 
-    def node_failed(self, error: Exception) -> None:
-        """One node failed, so the rollout cannot be answered."""
+    def fail(self, error: Exception) -> None:
+        """It cannot be answered: one node failed, or its session was closed."""
         if not self._closed:
             self.cancel()
             self._sink.close(error)
 
     def _push(self, branch: Branch, nodes: Sequence[TrieNode]) -> None:
         # Reversed: the stack's top is the first child, so sequences come out roughly in their order.
-        self._waiting.extend(NodeRun(self, node, branch.fork(seed=node.edge[1])) for node in reversed(nodes))
+        self._waiting.extend(NodeRun(self, node, _imagined(branch, node.edge[1])) for node in reversed(nodes))
 
     def _fill(self) -> None:
         while self._waiting and len(self._active) < self._width:
             run = self._waiting.pop()
             self._active.add(run)
             self._spawn(run)
+
+
+def _imagined(branch: Branch, seed: int) -> Branch:
+    """A fork that never goes back, so it keeps no reserve from those who need blocks."""
+    child = branch.fork(seed=seed)
+    child.table.reserve_chunks = 0
+    child.table.drop_reserve()
+    return child
 
 
 class NodeRun:
@@ -147,4 +155,4 @@ class NodeRun:
 
     def fail(self, error: Exception) -> None:
         self._made = True
-        self._rollout.node_failed(error)
+        self._rollout.fail(error)

@@ -28,6 +28,8 @@ class Session:
     expires_s: float
     parent: str = ""
     claim: Claim | None = None
+    # Ends, with an error, each call that looks at the session for a while and does not change it.
+    readers: set[Callable[[Exception], None]] = field(default_factory=set)
     # The answer of the last step that brought a request_id, so that its retry moves nothing.
     last_step: tuple[str, list[Chunk]] = field(default=("", []))
 
@@ -88,13 +90,14 @@ class Sessions:
     def remove(self, session: Session) -> int:
         """Closes a session and what runs on it; returns how many blocks became free."""
         self._sessions.pop(session.name, None)
-        if session.claim:
-            session.claim.close(SessionClosed(session.name))
+        closes = [session.claim.close] if session.claim else []
+        for close in [*closes, *session.readers]:
+            close(SessionClosed(session.name))
         return session.branch.close()
 
     def expired(self, now_s: float) -> list[Session]:
         """Idle sessions whose lease has ended. One that a call is using is never among them."""
-        return [session for session in self if session.expires_s <= now_s and session.claim is None]
+        return [session for session in self if session.expires_s <= now_s and not (session.claim or session.readers)]
 
     def least_recently_touched(self) -> list[Session]:
         """For taking back reserves."""

@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+from worldtree_runtime.model_package import VideoPackage
 
-from worldtree_video.domain import Action, KvPolicy, Origin, PolicyKind
+from worldtree_video.domain import SEED_MAX, Action, KvPolicy, Origin, PolicyKind
 from worldtree_video.errors import SnapshotCorrupt
 
 Tensors: TypeAlias = dict[str, NDArray[np.float32] | NDArray[np.uint8]]
 
 _FORMAT = "worldtree.snapshot.1"
+# All that reading nested JSON of a stranger can raise: wrong kinds, huge numbers, bottomless nesting.
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +78,13 @@ def decode(data: bytes) -> Snapshot:
             raise SnapshotCorrupt(f"its format is {str(metadata['format'])[:40]!r}, not {_FORMAT!r}")
         text, checksum = metadata["recipe"], metadata["checksum"]
         blocks, pixels, start = tensors["blocks"], tensors["pixels"], tensors["start"]
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        found = _checksum(text, {"blocks": blocks, "pixels": pixels, "start": start})
+    except (SafetensorError, *_MALFORMED) as error:
         raise SnapshotCorrupt("it is no whole snapshot file") from error
-    if checksum != _checksum(text, {"blocks": blocks, "pixels": pixels, "start": start}):
+    if checksum != found:
         raise SnapshotCorrupt("its checksum does not match")
+    if blocks.dtype != np.float32 or pixels.dtype != np.uint8 or start.dtype != np.uint8 or start.ndim != 2:
+        raise SnapshotCorrupt("blocks must be float32, pixels and start uint8, start of two axes")
     try:
         recipe = json.loads(text)
         kind, window_chunks, sink_chunks = recipe["policy"]
@@ -99,12 +105,47 @@ def decode(data: bytes) -> Snapshot:
             blocks=blocks,
             pixels=pixels,
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise SnapshotCorrupt(f"its recipe cannot be read: {error}") from error
-    length = len(snapshot.origin.chunks) + len(snapshot.steps)
-    if snapshot.positions != tuple(snapshot.policy.visible(length)) or len(blocks) != len(snapshot.positions):
-        raise SnapshotCorrupt(f"it holds {len(blocks)} blocks, a history of {length} chunks shows other ones")
+    except _MALFORMED as error:
+        raise SnapshotCorrupt(f"its recipe cannot be read: {str(error)[:200]}") from error
+    length = _chunk_count(snapshot)
+    counts = {len(snapshot.positions), *blocks.shape[:1], *pixels.shape[:1]}
+    if snapshot.positions != tuple(snapshot.policy.visible(length)) or len(counts) != 1:
+        raise SnapshotCorrupt(f"its blocks {blocks.shape} are not those that a history of {length} chunks shows")
     return snapshot
+
+
+def check(snapshot: Snapshot, package: VideoPackage) -> None:
+    """Raises SnapshotCorrupt where a package could not have made it: a checksum keeps out accidents, not people.
+
+    What gets past here runs in batches with other sessions, so one bad number would end their calls too.
+    """
+    blocks_shape, pixels_shape = package.kv.block_shape, package.chunk_shape
+    if snapshot.blocks.shape[1:] != blocks_shape or snapshot.pixels.shape[1:] != pixels_shape:
+        raise SnapshotCorrupt(
+            f"its blocks are {snapshot.blocks.shape[1:]} and its chunks {snapshot.pixels.shape[1:]}, "
+            f"the model's are {blocks_shape} and {pixels_shape}"
+        )
+    if not np.isfinite(snapshot.blocks).all():
+        raise SnapshotCorrupt("its blocks hold a NaN or an infinity")
+    if snapshot.policy.window_chunks > package.kv.window:
+        raise SnapshotCorrupt(f"its window is {snapshot.policy.window_chunks} chunks, the model's {package.kv.window}")
+    if snapshot.policy.kind is PolicyKind.FULL and len(snapshot.positions) < _chunk_count(snapshot):
+        raise SnapshotCorrupt(f"policy full holds at most {snapshot.policy.window_chunks} chunks")
+    if any(len(chunk) != package.chunk_bytes for chunk in snapshot.origin.chunks):
+        raise SnapshotCorrupt(f"a chunk of its start is not of {package.chunk_bytes} bytes")
+    for seed in {snapshot.seed, *(seed for _, seed, _ in snapshot.steps)}:
+        if not 0 <= seed <= SEED_MAX:
+            raise SnapshotCorrupt(f"seed must be 0 to {SEED_MAX}, got {str(seed)[:40]}")
+    for nfe in {snapshot.nfe, *(nfe for _, _, nfe in snapshot.steps)}:
+        if nfe not in package.sampler.schedules:
+            raise SnapshotCorrupt(f"nfe must be one of {sorted(package.sampler.schedules)}, got {str(nfe)[:40]}")
+    for action in (*snapshot.origin.actions, *(action for action, _, _ in snapshot.steps)):
+        if not package.action.accepts(action.value):
+            raise SnapshotCorrupt(f"{str(action.value)[:40]} is no action of model {package.name}")
+
+
+def _chunk_count(snapshot: Snapshot) -> int:
+    return len(snapshot.origin.chunks) + len(snapshot.steps)
 
 
 def _action(value: object) -> Action:

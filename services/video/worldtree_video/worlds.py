@@ -7,6 +7,8 @@ from collections.abc import Sequence as Seq
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from worldtree_runtime.errors import InvalidRequest
+
 from worldtree_video import snapshot as snapshots
 from worldtree_video.branch import Branch
 from worldtree_video.config import VideoSettings
@@ -109,11 +111,12 @@ class Worlds:
             branch = self._fork_branch(session.branch)
             try:
                 chunks = await self._run(branch, [Planned(action) for action in actions], Priority.STEP, mailbox)
-                self.swap(session, branch)
             except BaseException:
                 self._close(branch)
                 raise
-            session.last_step = (request_id, chunks)
+            self.swap(session, branch)
+            # Without a request_id nobody can ask for it again.
+            session.last_step = (request_id, chunks if request_id else [])
             return chunks
 
     async def rewind(self, name: str, chunk_count: int, *, expected_chunk_index: int | None = None) -> Session:
@@ -123,22 +126,26 @@ class Worlds:
         async with self.claim(session, "Rewind", mailbox.close):
             if expected_chunk_index is not None and expected_chunk_index != session.branch.chunk_index:
                 raise ChunkIndexMismatch(expected_chunk_index, session.branch.chunk_index)
-            branch = await self.rewound(session.branch, chunk_count, mailbox)
-            self.swap(session, branch)
+            self.swap(session, await self.rewound(session.branch, chunk_count, mailbox))
         return session
 
     async def rewound(self, branch: Branch, chunk_count: int, mailbox: "Mailbox[Chunk] | None" = None) -> Branch:
         """A fork of a branch, some chunks back, with all its blocks in view."""
-        if not 1 <= chunk_count <= branch.chunk_index:
-            if branch.chunk_index == 0:
-                raise OutOfRange("chunk_count", chunk_count, 0, 0)
-            raise OutOfRange("chunk_count", chunk_count, 1, branch.chunk_index)
-        target = self._fork_branch(branch)
         with self.engine.lock:
+            if branch.chunk_index == 0:
+                raise InvalidRequest(
+                    "chunk_count",
+                    f"chunk_count is {chunk_count}, but the session stands at its start, chunk_index 0",
+                    value=chunk_count,
+                    limit=0,
+                )
+            if not 1 <= chunk_count <= branch.chunk_index:
+                raise OutOfRange("chunk_count", chunk_count, 1, branch.chunk_index)
+            target = branch.fork()
             target.rewind(chunk_count)
             if target.table.complete:
                 return target
-        replay = target.blank()
+            replay = target.blank()
         try:
             steps = [Planned(*step) for step in _steps(target)]
             await self._run(replay, steps, Priority.STEP, mailbox)
@@ -168,20 +175,24 @@ class Worlds:
         mailbox: Mailbox[tuple[TrieNode, Chunk]] = Mailbox()
         engine = self.engine
         with engine.lock:
+            session = self.get(name)
             rollout = Rollout(
-                self.get(name).branch,
+                session.branch,
                 roots,
                 width=engine.scheduler.max_batch,
                 sink=mailbox,
                 spawn=engine.submit,
                 drop=engine.cancel,
             )
+            session.readers.add(rollout.fail)
             rollout.begin()
         try:
             yield RolloutStream(mailbox, count_nodes(roots), sum(map(len, sequences)))
         finally:
             with engine.lock:
                 rollout.cancel()
+                session.readers.discard(rollout.fail)
+                session.touch(self._clock())
 
     async def generate(self, recipe: Recipe, actions: Seq[Action]) -> AsyncGenerator[Chunk]:
         """A clip, chunk by chunk, on a branch that is gone afterwards."""
@@ -229,9 +240,7 @@ class Worlds:
     async def restore(self, saved: Snapshot, *, ttl_s: float) -> tuple[Session, bool]:
         """A new session from a snapshot of this model, and whether its frames will be bit-identical."""
         self._admit(1)
-        expected = (len(saved.positions), *self.model.package.kv.block_shape)
-        if saved.blocks.shape != expected or saved.pixels.shape[1:] != self.model.package.chunk_shape:
-            raise SnapshotCorrupt(f"its blocks have shape {saved.blocks.shape}, the model's are {expected}")
+        snapshots.check(saved, self.model.package)
         branch = self._blank(Recipe(saved.origin, saved.seed, saved.nfe, saved.policy), saved.fingerprint)
         try:
             for _ in saved.origin.chunks:
@@ -297,9 +306,10 @@ class Worlds:
             return branch.fork()
 
     def swap(self, session: Session, branch: Branch) -> None:
-        """Puts another branch in a session's place. Raises SessionClosed when the session has gone meanwhile."""
+        """Puts a new branch in a session's place, or closes it and raises SessionClosed when the session has gone."""
         with self.engine.lock:
             if session.name not in self.engine.sessions:
+                branch.close()
                 raise SessionClosed(session.name)
             session.branch.close()
             session.branch = branch

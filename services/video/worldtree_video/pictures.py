@@ -2,10 +2,13 @@
 
 import io
 import struct
+import zlib
 
 from PIL import Image, UnidentifiedImageError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# What Pillow's reader raises on damaged chunks, or may.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 _HEADER_BYTES = 24  # signature, then the IHDR chunk's length, name, width and height
 
 
@@ -29,7 +32,7 @@ def read_png(data: bytes, *, max_pixels: int) -> tuple[int, int, bytes]:
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             return width, height, image.convert("RGB").tobytes()
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (*_UNREADABLE, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise PictureError(f"cannot be decoded: {error}") from error
 
 

@@ -83,8 +83,13 @@ def decode(data: bytes) -> Snapshot:
         raise SnapshotCorrupt("it is no whole snapshot file") from error
     if checksum != found:
         raise SnapshotCorrupt("its checksum does not match")
-    if blocks.dtype != np.float32 or pixels.dtype != np.uint8 or start.dtype != np.uint8 or start.ndim != 2:
-        raise SnapshotCorrupt("blocks must be float32, pixels and start uint8, start of two axes")
+    for name, tensor, dtype, axes in (
+        ("blocks", blocks, "float32", 6),
+        ("pixels", pixels, "uint8", 5),
+        ("start", start, "uint8", 2),
+    ):
+        if tensor.dtype != dtype or tensor.ndim != axes:
+            raise SnapshotCorrupt(f"{name} must be {dtype} of {axes} axes, got {tensor.dtype} of {tensor.ndim}")
     try:
         recipe = json.loads(text)
         kind, window_chunks, sink_chunks = recipe["policy"]
@@ -108,7 +113,7 @@ def decode(data: bytes) -> Snapshot:
     except _MALFORMED as error:
         raise SnapshotCorrupt(f"its recipe cannot be read: {str(error)[:200]}") from error
     length = _chunk_count(snapshot)
-    counts = {len(snapshot.positions), *blocks.shape[:1], *pixels.shape[:1]}
+    counts = {len(snapshot.positions), len(blocks), len(pixels)}
     if snapshot.positions != tuple(snapshot.policy.visible(length)) or len(counts) != 1:
         raise SnapshotCorrupt(f"its blocks {blocks.shape} are not those that a history of {length} chunks shows")
     return snapshot

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from worldtree_gateway.domain import Method, Service
@@ -90,6 +91,8 @@ class Backend:
                 reason = "it closed the connection"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
+            except DecodeError:
+                reason = "what it answers is not grpc.health.v1"
             if self.connected or reason != told:  # not one line a try while it stays down
                 _log.warning("backend does not answer, trying on", extra={**self._fields(), "reason": reason})
             told = reason

@@ -1,9 +1,9 @@
 """Every knob of the gateway."""
 
 import ipaddress
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from worldtree_runtime.settings import ServiceSettings
 
 
@@ -71,6 +71,12 @@ class GatewaySettings(ServiceSettings):
         if len(set(addresses)) != len(addresses):
             raise ValueError("each backend is listed once")
         return addresses
+
+    @model_validator(mode="after")
+    def _check_any(self) -> Self:
+        if not (self.video or self.navigator or self.multitask or self.reward):
+            raise ValueError("a gateway needs at least one backend: list HOST:PORT in video")
+        return self
 
     def backends(self, section: str) -> list[str]:
         """The addresses of one service's replicas."""

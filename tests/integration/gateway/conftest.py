@@ -17,8 +17,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
-from worldtree_gateway.__main__ import RunningGateway, start_gateway
 from worldtree_gateway.config import GatewaySettings
+from worldtree_gateway.serving import RunningGateway, start_gateway
 
 _ECHO = Path(__file__).with_name("echo_backend.py")
 

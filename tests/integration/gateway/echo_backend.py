@@ -5,7 +5,7 @@ fail, hang or talk at length by an action's instruction. Run as a script, it is 
 import argparse
 import asyncio
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -36,6 +36,7 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
         self.replica = replica
         self.digest = "d" * 64
         self.calls: Counter[str] = Counter()
+        self.begun: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.cancelled: Counter[str] = Counter()
         self.written: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
@@ -64,6 +65,7 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
 
     def _note(self, name: str, context: Any) -> None:
         self.calls[name] += 1
+        self.begun[name].set()
         self.deadlines_s.append(context.time_remaining())
         self.metadata.append(dict(context.invocation_metadata()))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -187,3 +188,31 @@ async def test_reflection_describes_the_proxied_service_to_a_client_that_has_no_
             "/worldtree.video.v1.VideoGenerator/ListModels", response_deserializer=answer_class.FromString
         )
         assert (await call(b"")).models[0].ref.name == "echo"
+
+
+async def test_something_else_at_a_backends_address_takes_nothing_down(start_backend, open_gateway) -> None:
+    async def garbage(request: bytes, context: Any) -> Any:
+        yield b"\xff\xff\xff"
+
+    async def nothing(request: bytes, context: Any) -> bytes:
+        return b""
+
+    backend = await start_backend("a")
+    stranger = grpc.aio.server()
+    watch = {"Watch": grpc.unary_stream_rpc_method_handler(garbage)}
+    models = {"ListModels": grpc.unary_unary_rpc_method_handler(nothing)}
+    stranger.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler("grpc.health.v1.Health", watch),
+            grpc.method_handlers_generic_handler("worldtree.video.v1.VideoGenerator", models),
+        )
+    )
+    port = stranger.add_insecure_port("127.0.0.1:0")
+    await stranger.start()
+    try:
+        async with open_gateway(f"127.0.0.1:{port}", backend.address) as client:
+            await asyncio.sleep(0.5)
+            assert [each.usable for each in client.gateway.routers[0].backends] == [False, True]
+            await client.stub.Get(pb.GetRequest(session="s.a"))
+    finally:
+        await stranger.stop(0)

@@ -1,0 +1,80 @@
+"""The gateway as an operator runs it: one command, one ready line, a clean end."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc.aio
+import pytest
+from worldtree.video.v1 import video_generator_pb2 as pb
+from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
+
+
+@asynccontextmanager
+async def gateway(*flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worldtree_gateway", *flags),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def ready_line(process: asyncio.subprocess.Process) -> dict[str, str]:
+    assert process.stdout is not None
+    line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+    assert line.startswith("worldtree ready service=gateway grpc="), line
+    return dict(part.split("=", 1) for part in line.split()[2:])
+
+
+async def test_it_is_ready_once_a_backend_answered_and_ends_well_after_the_calls_under_way(start_backend) -> None:
+    backend = await start_backend("a")
+    async with gateway("--port", "0", "--video", backend.address, "--drain-timeout-s", "10") as process:
+        ready = await ready_line(process)
+        async with grpc.aio.insecure_channel(ready["grpc"]) as channel:
+            held = pb.StepRequest(session="s.a", actions=[pb.Action(instruction="hold")])
+            step = asyncio.ensure_future(VideoGeneratorStub(channel).Step(held))
+            await asyncio.wait_for(backend.begun["Step"].wait(), 5)
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            backend.hold.set()
+            assert (await step).chunk_index == 1
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert process.stdout is not None
+        assert await process.stdout.read() == b"", "one line is all that stdout gets"
+
+
+async def test_it_waits_for_a_backend_and_says_so(spawn_backend) -> None:
+    backend = spawn_backend("a")
+    backend.kill()
+    async with gateway("--port", "0", "--video", backend.address, "--probe-timeout-s", "0.3") as process:
+        assert process.stderr is not None
+        said = b""
+        while b"does not answer" not in said:
+            said += await asyncio.wait_for(process.stderr.readline(), 10)
+        assert b"waiting for a backend of each of: video" in said
+        spawn_backend("a", backend.port)
+        assert (await ready_line(process))["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--host", "0.0.0.0"), "--insecure"),
+        (("--video", "nonsense"), "HOST:PORT"),
+        (("--cache-bytes", "-1"), "--cache-bytes"),
+    ],
+)
+async def test_a_bad_setting_is_one_line_that_names_it(flags: tuple[str, ...], said: str) -> None:
+    async with gateway("--port", "0", *flags) as process:
+        _, errors = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 2
+    assert said in errors.decode()
+    assert len(errors.decode().splitlines()) == 1

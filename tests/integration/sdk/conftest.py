@@ -290,7 +290,7 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
                 await asyncio.sleep(self.node_delay_s)
                 yield node
             self.end("Rollout", "done")
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # also: dropped while it was sending
             self.end("Rollout", "cancelled")
             raise
 
@@ -335,7 +335,7 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
             async for event in EchoPlay(self, held, first.begin).run(request_iterator):
                 yield event
             self.end("Play", "done")
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # also: dropped while it was sending
             self.end("Play", "cancelled")
             raise
         finally:

@@ -213,7 +213,6 @@ async def test_sessions_page_and_reattach_and_close(client: Any, world: Any, ech
     await world.close()
     with pytest.raises(worldtree.NotFound):
         await again.step("left")
-    assert await world.fork() if False else True
 
 
 async def test_leaving_a_world_closes_it(client: Any, echo: Any) -> None:

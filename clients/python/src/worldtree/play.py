@@ -56,7 +56,7 @@ class Play(Iterator[PlayedChunk]):
             except grpc.RpcError as error:
                 if self._ended:  # closed by another thread while we waited
                     break
-                self._end()
+                self.close()
                 if self._feed.error is None:
                     raise error_from_rpc(error) from error
                 raise self._feed.error from None
@@ -124,7 +124,7 @@ class Feed:
         yield self._plan.begin()
         try:
             yield from self._controls()
-        except BaseException as error:  # the program's own iterable failed: iterating the play raises it
+        except Exception as error:  # the program's own iterable failed: iterating the play raises it
             self.error = error
 
     def grant(self) -> None:

@@ -11,6 +11,8 @@ from worldtree._calls import Call, StreamCall
 from worldtree._channel import ChannelSettings, client_closed
 from worldtree._retry import Attempts
 from worldtree._status import error_from_rpc
+from worldtree._transport import Transport as ThreadedTransport
+from worldtree.aio._stream import Stream
 from worldtree.errors import NotFound
 from worldtree.types import Seconds, SessionInfo
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
@@ -25,6 +27,7 @@ class Transport:
         self.settings = settings
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
+        self._threaded: ThreadedTransport | None = None
         self._closed = False
         self._action_names: dict[str, tuple[str, ...]] = {}
 
@@ -61,9 +64,14 @@ class Transport:
                 # A fold or a progress callback that raises must not leave the server generating.
                 stream.cancel()
 
-    def stream(self, method: str) -> Any:
+    def stream(self, method: str) -> Stream:
         """Opens a bidirectional stream; the caller writes, reads and cancels it."""
-        return self._method(method)(metadata=self.settings.metadata)
+        if self._closed:
+            raise client_closed()
+        if self._threaded is None:
+            self._threaded = ThreadedTransport(self.settings)
+        threaded = self._threaded
+        return Stream(lambda requests: threaded.stream(method, requests))
 
     async def action_names(self, session: SessionInfo) -> Sequence[str]:
         """The names by id of a session's actions: asked for once a model. None where the model is gone."""
@@ -79,6 +87,8 @@ class Transport:
         self._closed = True
         if self._channel is not None:
             await self._channel.close()
+        if self._threaded is not None:
+            self._threaded.close()
 
     def _method(self, name: str) -> Any:
         if self._closed:

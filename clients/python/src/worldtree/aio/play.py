@@ -1,4 +1,4 @@
-"""A live play over grpc.aio: a task sends the controls, chunks come in by `async for`."""
+"""A live play for asyncio: a task sends the controls, chunks come in by `async for`."""
 
 import asyncio
 import queue
@@ -6,12 +6,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
-import grpc
-
 from worldtree._play_plan import ForkedSessions, PlayPlan, read_event
-from worldtree._status import error_from_rpc
 from worldtree._world_state import WorldState
 from worldtree.actions import ActionLike
+from worldtree.aio._stream import Stream
+from worldtree.errors import Cancelled, WorldtreeError
 from worldtree.live import LiveActions
 from worldtree.play import QUEUE_POLL_S, OnEvent
 from worldtree.types import Forked, PlayedChunk, Rewound
@@ -24,7 +23,7 @@ PlayActions = Iterable[ActionLike] | AsyncIterable[ActionLike] | asyncio.Queue[A
 class Opener(Protocol):
     """Opens the stream and turns forked sessions into worlds: what a play needs of its client."""
 
-    async def open_play(self) -> Any: ...
+    async def open_play(self) -> Stream: ...
 
     async def action_names(self) -> Sequence[str]: ...
 
@@ -45,36 +44,31 @@ class Play(AsyncIterator[PlayedChunk]):
         self._ended = False
         self._action_names: Sequence[str] = ()
         self._feed = Feed(plan, actions)
-        self._stream: Any = None
+        self._stream: Stream | None = None
         self._sender: asyncio.Task[None] | None = None
 
     async def __anext__(self) -> PlayedChunk:
         await self._begin()
         while not self._ended:
+            assert self._stream is not None
             try:
                 message = await self._stream.read()
-            except grpc.RpcError as error:
-                self._end()
-                if self._feed.error is None:
-                    raise error_from_rpc(error) from error
-                raise self._feed.error from None
-            except asyncio.CancelledError:
-                # Either this task was cancelled, or the stream was: by close() in another task, or by the feed.
-                task = asyncio.current_task()
-                closed, error = self._ended, self._feed.error
+            except WorldtreeError as error:
+                closed = self._ended  # by another task while we waited
                 self.close_now()
-                if task is not None and task.cancelling():
-                    raise
-                if error is not None:
-                    raise error from None
-                if not closed:
-                    raise
-                break
+                if self._feed.error is not None:
+                    raise self._feed.error from None
+                if closed and isinstance(error, Cancelled):
+                    break
+                raise
+            except asyncio.CancelledError:
+                self.close_now()
+                raise
             if self._feed.error is not None:
                 self.close_now()
                 raise self._feed.error
-            if message is grpc.aio.EOF:
-                await self._finish()
+            if message is None:
+                self._end()
                 break
             event = read_event(message, self._action_names)
             if isinstance(event, PlayedChunk):
@@ -100,15 +94,6 @@ class Play(AsyncIterator[PlayedChunk]):
             self._action_names = await self._opener.action_names()
             self._stream = await self._opener.open_play()
             self._sender = asyncio.create_task(self._feed.send(self._stream))
-
-    async def _finish(self) -> None:
-        """The server ended the stream: with success, or with the error that its status names."""
-        stream = self._stream
-        code = await stream.code()
-        details, trailers = await stream.details(), await stream.trailing_metadata()
-        self._end()
-        if code is not grpc.StatusCode.OK:
-            raise error_from_rpc(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details=details))
 
     def _end(self) -> None:
         self._ended = True
@@ -150,15 +135,13 @@ class Feed:
         self._stopped = False
         self._credit = asyncio.Semaphore(plan.credit)
 
-    async def send(self, stream: Any) -> None:
+    async def send(self, stream: Stream) -> None:
         """Writes the play's controls until they end or the play does."""
+        stream.write(self._plan.begin())
         try:
-            await stream.write(self._plan.begin())
             async for request in self._controls():
-                await stream.write(request)
-            await stream.done_writing()
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            pass  # the play has ended; whoever reads it gets to know why
+                stream.write(request)
+            stream.done_writing()
         except Exception as error:  # the program's own iterable failed: iterating the play raises it
             self.error = error
             stream.cancel()

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Any, overload
+from typing import overload
 
 from worldtree import _calls
 from worldtree._play_plan import DEFAULT_LOOKAHEAD, ForkedSessions, PlayPlan
 from worldtree._world_state import WorldState, settle_delays_s
 from worldtree.actions import ActionsLike
+from worldtree.aio._stream import Stream
 from worldtree.aio._transport import Transport
 from worldtree.aio.play import Play, PlayActions
 from worldtree.errors import NotFound
@@ -124,7 +125,7 @@ class World(WorldState):
     ) -> None:
         await self.close()
 
-    async def open_play(self) -> Any:
+    async def open_play(self) -> Stream:
         """For Play: opens its stream."""
         await self._settle()
         return self._transport.stream("Play")

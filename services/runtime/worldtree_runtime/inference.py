@@ -8,6 +8,7 @@ from typing import Any
 import onnxruntime as ort
 
 from worldtree_runtime.model_package import PackageError
+from worldtree_runtime.settings import SettingsError
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _INSTRUCTION_SETS = ("avx512f", "avx512_bf16", "amx_tile", "avx2", "avx", "asimd", "sve")
@@ -15,7 +16,7 @@ _INSTRUCTION_SETS = ("avx512f", "avx512_bf16", "amx_tile", "avx2", "avx", "asimd
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a graph's input or output must be. `shape`: None where an extent is free."""
+    """What a graph's input or output must be. `shape`: None where an extent differs from run to run."""
 
     name: str
     dtype: str
@@ -23,12 +24,12 @@ class TensorSpec:
 
 
 def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> ort.InferenceSession:
-    """Loads a graph. Raises PackageError when ONNX Runtime refuses it or the device's provider is not installed."""
+    """Loads a graph. Raises PackageError when ONNX Runtime refuses it, SettingsError when it lacks the device."""
     provider = _PROVIDERS.get(device)
     if provider is None:
-        raise ValueError(f"device must be one of {sorted(_PROVIDERS)}, got {device!r}")
+        raise SettingsError(f"device must be one of {sorted(_PROVIDERS)}, got {device!r}")
     if provider not in ort.get_available_providers():
-        raise ValueError(f"device {device!r} needs {provider}; this onnxruntime has {ort.get_available_providers()}")
+        raise SettingsError(f"device {device!r} needs {provider}; this onnxruntime has {ort.get_available_providers()}")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -60,9 +61,9 @@ def check_signature(
 
 
 def _shape_fits(found: list[Any], wanted: tuple[int | None, ...]) -> bool:
-    # A symbolic or unknown extent of the graph (a str or None) fits anything.
+    # A symbolic or unknown extent of the graph (a str or None) fits anything; a fixed one only its own number.
     return len(found) == len(wanted) and all(
-        not isinstance(have, int) or want is None or have == want for have, want in zip(found, wanted, strict=True)
+        not isinstance(have, int) or have == want for have, want in zip(found, wanted, strict=True)
     )
 
 

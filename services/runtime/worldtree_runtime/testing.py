@@ -110,7 +110,7 @@ class TinyWorld:
         mean = graph.node("ReduceMean", "x0", graph.constant(np.array([1, 2, 3, 4])), keepdims=0)
         steering = graph.sum(self._steering(graph, {}), mean)
         count = int(np.prod(self.block_shape))
-        mix = np.linspace(-1, 1, count, dtype=np.float32)[None]
+        mix = np.linspace(0.1, 1, count, dtype=np.float32)[None]
         flat = graph.node("Tanh", graph.node("Mul", graph.column(steering, 2), graph.constant(mix)))
         block = graph.node("Reshape", flat, graph.constant(np.array([-1, *self.block_shape])))
         index = graph.node("Unsqueeze", "slot", graph.constant(np.array([1])))
@@ -133,7 +133,12 @@ class TinyWorld:
             action = graph.node("Cast", "action", to=TensorProto.FLOAT)
         position = graph.node("Cast", "position", to=TensorProto.FLOAT)
         parts = [graph.scaled(name, factor) for name, factor in more.items()]
-        return graph.sum(graph.scaled(seen, 0.3), graph.scaled(action, 0.17), graph.scaled(position, 0.05), *parts)
+        return graph.sum(
+            graph.scaled(seen, 0.8 / float(np.prod(self.block_shape))),
+            graph.scaled(action, 0.17),
+            graph.scaled(position, 0.05),
+            *parts,
+        )
 
     def _poisoned(self, graph: "_Graph") -> str:
         if not self.action_size:

@@ -90,7 +90,12 @@ def to_origin(message: pb.Origin, served: Served, policy: domain.KvPolicy, setti
         actions = _between(message.actions, len(chunks), package)
         origin = domain.Origin(tuple(chunks), tuple(actions))
     if policy.kind is domain.PolicyKind.FULL and len(origin.chunks) > policy.window_chunks:
-        raise OutOfRange("origin", len(origin.chunks), 1, policy.window_chunks)
+        raise InvalidRequest(
+            "origin",
+            f"origin must hold 1 to {policy.window_chunks} chunks under kv policy full, got {len(origin.chunks)}",
+            limit=policy.window_chunks,
+            count=len(origin.chunks),
+        )
     return origin
 
 
@@ -210,6 +215,11 @@ def from_played(played: Played, package: VideoPackage, now_s: float) -> pb.PlayR
 
 def from_session(session: Session, served: Served) -> pb.Session:
     """A session as it stands."""
+    with served.worlds.engine.lock:  # a play may be moving it
+        return _from_session(session, served)
+
+
+def _from_session(session: Session, served: Served) -> pb.Session:
     branch, package = session.branch, served.package
     policy = branch.table.policy
     return pb.Session(

@@ -57,7 +57,10 @@ class VideoModel:
         self._denoise = open_session(stored.folder / files.denoise, device=device, threads=threads)
         self._commit = open_session(stored.folder / files.commit, device=device, threads=threads)
         self._check_graphs()
-        pool_shape = (block_count, *self.package.kv.block_shape)
+        # One block more than is handed out, always zero, fills up short tables: a NaN in a block that somebody holds
+        # would get past a mask (0 x NaN is NaN) into every session whose padding pointed there.
+        self._blank = block_count
+        pool_shape = (block_count + 1, *self.package.kv.block_shape)
         pool = np.zeros(pool_shape, np.float32)  # [blocks, layers, 2, heads, tokens, head_dim]
         self._pool = ort.OrtValue.ortvalue_from_numpy(pool, device, 0)
         # On the CPU the OrtValue shares the array's memory; on a GPU nothing of the pool stays on the host.
@@ -196,7 +199,7 @@ class VideoModel:
     ) -> ort.IOBinding:
         window = self.package.kv.window
         # Always padded to one window: a different padding changes the last bits of a result.
-        table = np.zeros((len(contexts), window), np.int64)  # [batch, window]
+        table = np.full((len(contexts), window), self._blank, np.int64)  # [batch, window]
         mask = np.zeros((len(contexts), window), np.bool_)  # [batch, window]
         for row, context in enumerate(contexts):
             table[row, : len(context)] = context

@@ -103,7 +103,9 @@ def main(
         done.append(record(pick_environment(seed), seed, length=length, check_rate=check_rate))
         if (k + 1) % 500 == 0:
             rate = (k + 1) / (time.monotonic() - started)
-            typer.echo(f"{k + 1}/{episodes} episodes, {rate * length:.0f} frames/s, {(episodes - k - 1) / rate:.0f} s left")
+            typer.echo(
+                f"{k + 1}/{episodes} episodes, {rate * length:.0f} frames/s, {(episodes - k - 1) / rate:.0f} s left"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **pack(done))
     used = np.bincount(np.concatenate([e.ids.reshape(-1) for e in done]), minlength=tiles.TILE_COUNT)

@@ -33,7 +33,7 @@ app = typer.Typer(add_completion=False)
 def load_model(checkpoint: Path) -> WorldModel:
     """The moving average of a checkpoint, ready for inference."""
     state = torch.load(checkpoint, weights_only=True)
-    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in state["config"].items()}
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state["config"].items()}
     model = WorldModel(ModelConfig(**settings))
     model.load_state_dict(state["model"])
     with torch.no_grad():
@@ -106,7 +106,7 @@ def share_weights(graphs: dict[str, onnx.ModelProto], folder: Path, file: str = 
                 offsets[key] = len(blob)
                 blob.extend(raw)
             for name in ("raw_data", "float_data", "int64_data", "int32_data", "external_data"):
-                tensor.ClearField(name)  # type: ignore[arg-type]
+                tensor.ClearField(name)
             tensor.data_location = onnx.TensorProto.EXTERNAL
             for field, value in (("location", file), ("offset", offsets[key]), ("length", len(raw))):
                 tensor.external_data.add(key=field, value=str(value))
@@ -164,7 +164,9 @@ def main(
     for line in verify.verify(model, folder, example_inputs(model, batch=16, blocks=64)):
         typer.echo(line)
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    typer.echo(f"{folder}: {size / 1e6:.1f} MB, {sum(np.prod(p.shape) for p in model.parameters()) / 1e6:.2f} M parameters")
+    typer.echo(
+        f"{folder}: {size / 1e6:.1f} MB, {sum(np.prod(p.shape) for p in model.parameters()) / 1e6:.2f} M parameters"
+    )
 
 
 if __name__ == "__main__":

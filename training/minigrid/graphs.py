@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from training.minigrid import pose, tiles
-from training.minigrid.model import CELLS, WorldModel
+from training.minigrid.model import CELLS, Past, WorldModel
 
 TOKENS = CELLS + 1
 STATE_SIZE = 4
@@ -86,7 +86,8 @@ class Denoise(nn.Module):
             bias = torch.where(key_mask[:, None], by_age, torch.full((), -1e9))
             bias = bias[:, :, :, None].expand(-1, -1, -1, CELLS)
             biases.append(bias.reshape(batch, config.heads, 1, window * CELLS))
-        logits = model.denoise(to_patches(x), t, action, heading, context, biases, (own_cos, own_sin))
+        past = Past(heading, context, biases, (own_cos, own_sin))
+        logits = model.denoise(to_patches(x), t, action, past)
         return to_frames(model.mix(logits))
 
 

@@ -16,7 +16,6 @@ the cached frames, in the memory layers; the other layers attend within the fram
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +58,7 @@ def rms_norm(x: Tensor) -> Tensor:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of the first dimensions; the others carry content. x [..., hd]; cos, sin [..., pairs]."""
     pairs = cos.shape[-1]
-    a, b, rest = x.split([pairs, pairs, x.shape[-1] - 2 * pairs], dim=-1)
+    a, b, rest = torch.split(x, [pairs, pairs, x.shape[-1] - 2 * pairs], dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
 
 
@@ -99,7 +98,18 @@ class Layer(nn.Module):
         """Output projection and MLP; attended [N, H, 49, hd]."""
         x = x + (1 + mod[2]) * self.out(attended.transpose(1, 2).reshape(x.shape))
         h = rms_norm(x) * (1 + mod[3]) + mod[4]
-        return x + (1 + mod[5]) * self.down(F.gelu(self.up(h), approximate="tanh"))
+        result: Tensor = x + (1 + mod[5]) * self.down(F.gelu(self.up(h), approximate="tanh"))
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the noisy frames of one batch may attend to, and where they are."""
+
+    heading: Tensor  # [M] int64
+    context: list[tuple[Tensor, Tensor]]  # per memory layer: rotated keys, values [M, H, window * 49, hd]
+    biases: list[Tensor]  # per memory layer [M, H, 1, window * 49]
+    own_angles: tuple[Tensor, Tensor]  # [M, 49, pairs]
 
 
 class WorldModel(nn.Module):
@@ -143,13 +153,15 @@ class WorldModel(nn.Module):
         return angle.cos(), angle.sin()
 
     def patch_embedding(self, x: Tensor) -> Tensor:
-        return self.patch(x) + self.patch_down(F.gelu(self.patch_up(x), approximate="tanh")) + self.cell
+        tokens: Tensor = self.patch(x) + self.patch_down(F.gelu(self.patch_up(x), approximate="tanh")) + self.cell
+        return tokens
 
     def move_logit(self, x0: Tensor) -> Tensor:
         """Can the agent move ahead? Logit [N] from the tile ahead of clean frames [N, 49, PATCH]."""
         nearby = x0[:, tiles.AHEAD_CELL - 7 : tiles.AHEAD_CELL + 1]  # 8 rows for one, see CONDITION_ROWS
         hidden = F.gelu(self.gate_in(nearby), approximate="tanh")
-        return self.gate_out(hidden)[:, -1, 0]
+        logit: Tensor = self.gate_out(hidden)[:, -1, 0]
+        return logit
 
     def encode(self, x0: Tensor, heading: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What a clean frame leaves in the cache: unrotated keys and values of the memory layers, [N, H, 49, hd].
@@ -184,22 +196,8 @@ class WorldModel(nn.Module):
         agreement = x @ self.codebook.T - 0.5 * signal * self.codebook.square().sum(-1)
         return signal / noise.square()[:, None, None] * agreement
 
-    def denoise(
-        self,
-        x: Tensor,
-        t: Tensor,
-        action: Tensor,
-        heading: Tensor,
-        context: list[tuple[Tensor, Tensor]],
-        context_bias: list[Tensor],
-        own_angles: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """Logits [N, 49, TILE_COUNT] of the tiles of noisy frames.
-
-        x [N, 49, PATCH]; t [N]; action, heading int64 [N]; context: per memory layer, *rotated* keys and values
-        [N, H, C, hd]; context_bias: per memory layer [N, H, 1, C], very negative where masked; own_angles: cos and
-        sin [N, 49, pairs] of this frame's cells in the same coordinates.
-        """
+    def denoise(self, x: Tensor, t: Tensor, action: Tensor, past: Past) -> Tensor:
+        """Logits [N, 49, TILE_COUNT] of the tiles of noisy frames: x [N, 49, PATCH]; t [N]; action int64 [N]."""
         likelihood = self.log_likelihood(x, t)
         tokens = self.patch_embedding(x) + self.evidence(torch.softmax(likelihood, dim=-1))
         tokens = tokens + self.action(action)[:, None]
@@ -208,19 +206,19 @@ class WorldModel(nn.Module):
         features = torch.cat([phases.cos(), phases.sin()], dim=-1)
         condition = self.noise_out(F.silu(self.noise_in(features))) + self.action_condition(action)[:, None]
         ego_cos, ego_sin = self.angles(self.ego)
-        cos, sin = own_angles[0][:, None], own_angles[1][:, None]
+        cos, sin = past.own_angles[0][:, None], past.own_angles[1][:, None]
         for index, layer in enumerate(self.stack):
             assert isinstance(layer, Layer)
             mod = layer.modulate(condition)
             q, k, v = layer.heads_of(tokens, mod)
             if index in self.config.memory_layers:
                 memory = self.config.memory_layers.index(index)
-                keys, values = context[memory]
+                keys, values = past.context[memory]
                 q = rotate(q, cos, sin)
                 own = q @ rotate(k, cos, sin).transpose(-1, -2)
-                past = q @ keys.transpose(-1, -2) + context_bias[memory]
-                weights = torch.softmax(torch.cat([past, own], dim=-1), dim=-1)
-                on_past, on_own = weights.split([weights.shape[-1] - CELLS, CELLS], dim=-1)
+                cached = q @ keys.transpose(-1, -2) + past.biases[memory]
+                weights = torch.softmax(torch.cat([cached, own], dim=-1), dim=-1)
+                on_past, on_own = torch.split(weights, [weights.shape[-1] - CELLS, CELLS], dim=-1)
                 attended = on_past @ values + on_own @ v
             else:
                 weights = torch.softmax(
@@ -228,80 +226,43 @@ class WorldModel(nn.Module):
                 )
                 attended = weights @ v
             tokens = layer.finish(tokens, attended, mod)
-        return self.head(rms_norm(tokens)) + likelihood
+        logits: Tensor = self.head(rms_norm(tokens)) + likelihood
+        return logits
 
     def mix(self, logits: Tensor) -> Tensor:
         """x0 as a mixture of tiles: [..., TILE_COUNT] -> [..., PATCH]."""
         return torch.softmax(logits, dim=-1) @ self.codebook
 
 
-class Spread(torch.autograd.Function):
-    """[S, T, H, 49, hd] -> [S, T, H, window, 49, hd]: the frames before each frame, oldest first, zeros before the first.
+def gather_past(model: WorldModel, clean: Tensor, poses: Tensor, chosen: Tensor, keep: Tensor | None = None) -> Past:
+    """Teacher forcing over whole sequences: the `window` clean frames before each chosen frame.
 
-    A function of its own because autograd's way (one zero-filled gradient per slice) costs an eighth of the step.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, window: int) -> Tensor:
-        ctx.window = window
-        sequences, length, heads, cells, dim = x.shape
-        out = x.new_zeros(sequences, length, heads, window, cells, dim)
-        for slot in range(window):
-            age = window - slot
-            if age < length:
-                out[:, age:, :, slot] = x[:, : length - age]
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        window, length = ctx.window, grad.shape[1]
-        total = torch.zeros_like(grad[:, :, :, 0])
-        for slot in range(window):
-            age = window - slot
-            if age < length:
-                total[:, : length - age] += grad[:, age:, :, slot]
-        return total, None
-
-
-def sequence_logits(
-    model: WorldModel,
-    clean: Tensor,
-    noisy: Tensor,
-    t: Tensor,
-    action: Tensor,
-    poses: Tensor,
-    keep: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Teacher forcing over whole sequences: every frame is denoised given the `window` clean frames before it.
-
-    clean, noisy [S, T, 49, PATCH]; t, action [S, T]; poses int64 [S, T, 3] relative to the first frame;
-    keep bool [S, T, window]: context frames that may be attended (last is the latest), all when None.
-    Returns logits [S, T, 49, TILE_COUNT] and move logits [S, T].
+    clean [S, T, 49, PATCH]; poses int64 [S, T, 3] relative to the first frame; chosen int64 [M], indices into S * T;
+    keep bool [M, window]: context frames that may be attended (last is the latest), all when None.
     """
     config = model.config
     sequences, length, window = clean.shape[0], clean.shape[1], config.window
-    count = sequences * length
+    count, targets = sequences * length, len(chosen)
     heading = poses[..., 2].reshape(count)
     coordinates = poses[..., None, :2].float() + model.offsets[poses[..., 2]]  # [S, T, 49, 2]
     cos, sin = model.angles(coordinates.reshape(count, CELLS, 2))
-    flat = clean.reshape(count, CELLS, PATCH)
-    cached = model.encode(flat, heading)
+    cached = model.encode(clean.reshape(count, CELLS, PATCH), heading)
 
-    def spread(x: Tensor) -> Tensor:
-        spreaded: Tensor = Spread.apply(x.reshape(sequences, length, *x.shape[1:]), window)
-        return spreaded.reshape(count, config.heads, window * CELLS, config.head_dim)
-
-    context = [(spread(rotate(k, cos[:, None], sin[:, None])), spread(v)) for k, v in cached]
-    order = torch.arange(length)[:, None] - window + torch.arange(window)[None, :]  # [T, window], frame index
-    valid = (order >= 0)[None].expand(sequences, -1, -1)
+    before = (chosen % length)[:, None] - window + torch.arange(window)  # [M, window], frame index in the sequence
+    valid = before >= 0
     if keep is not None:
         valid = valid & keep
-    blocked = torch.where(valid, 0.0, -1e9).reshape(count, 1, window, 1).expand(-1, -1, -1, CELLS)
+    source = (chosen[:, None] - window + torch.arange(window)).clamp(min=0).flatten()
+
+    def past(x: Tensor) -> Tensor:
+        """[S * T, H, 49, hd] -> [M, H, window * 49, hd], oldest first."""
+        rows = x.index_select(0, source).reshape(targets, window, config.heads, CELLS, config.head_dim)
+        return rows.transpose(1, 2).reshape(targets, config.heads, window * CELLS, config.head_dim)
+
+    context = [(past(rotate(k, cos[:, None], sin[:, None])), past(v)) for k, v in cached]
+    blocked = torch.where(valid, 0.0, -1e9)[:, None, :, None].expand(-1, -1, -1, CELLS)
     biases = []
     for memory in range(len(config.memory_layers)):
         by_slot = model.age_bias[memory].flip(-1)[None, :, :, None]  # the last slot has age 1
-        biases.append((blocked + by_slot).reshape(count, config.heads, 1, window * CELLS))
-    logits = model.denoise(
-        noisy.reshape(count, CELLS, PATCH), t.reshape(count), action.reshape(count), heading, context, biases, (cos, sin)
-    )
-    return logits.reshape(sequences, length, CELLS, -1), model.move_logit(flat).reshape(sequences, length)
+        biases.append((blocked + by_slot).reshape(targets, config.heads, 1, window * CELLS))
+    return Past(heading[chosen], context, biases, (cos[chosen], sin[chosen]))

@@ -44,7 +44,9 @@ class Package:
         self.pool = np.zeros(shape, np.float32)
         self._pool_value = ort.OrtValue.ortvalue_from_numpy(self.pool)  # shares the array's memory
 
-    def denoise(self, x: Floats, t: float, action: Ints, position: Ints, table: Ints, key_mask: npt.NDArray[np.bool_]) -> Floats:
+    def denoise(
+        self, x: Floats, t: float, action: Ints, position: Ints, table: Ints, key_mask: npt.NDArray[np.bool_]
+    ) -> Floats:
         feeds = {
             "x": x,
             "t": np.full(len(x), t, np.float32),

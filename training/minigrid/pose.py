@@ -41,7 +41,8 @@ def relative_poses(poses: Int) -> Int:
     forward = DIRECTIONS[turn]  # [..., 1, 2]
     right = np.stack([-forward[..., 1], forward[..., 0]], axis=-1)
     along, across = (shift * forward).sum(-1), (shift * right).sum(-1)
-    return np.stack([along, across, (poses[..., 2] - turn) % 4], axis=-1)
+    relative: Int = np.stack([along, across, (poses[..., 2] - turn) % 4], axis=-1)
+    return relative
 
 
 def view_offsets() -> Int:
@@ -50,7 +51,8 @@ def view_offsets() -> Int:
     ahead, aside = VIEW_CELLS - 1 - rows, columns - VIEW_CELLS // 2
     forward = DIRECTIONS[:, None, :]
     right = np.stack([-forward[..., 1], forward[..., 0]], axis=-1)
-    return ahead[None, :, None] * forward + aside[None, :, None] * right
+    offsets: Int = (ahead[None, :, None] * forward + aside[None, :, None] * right).astype(np.int64)
+    return offsets
 
 
 _OFFSETS = view_offsets()

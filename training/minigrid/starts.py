@@ -30,7 +30,9 @@ def _start(name: str, env_id: str, actions: str, description: str) -> Start:
 
 
 STARTS = (
-    _start("four-rooms", "MiniGrid-FourRooms-v0", LOOK + " forward forward", "Four rooms joined by gaps, a goal in one."),
+    _start(
+        "four-rooms", "MiniGrid-FourRooms-v0", LOOK + " forward forward", "Four rooms joined by gaps, a goal in one."
+    ),
     _start("multi-room", "MiniGrid-MultiRoom-N6-v0", SWEEP, "A chain of six rooms behind coloured doors."),
     _start("small-rooms", "MiniGrid-MultiRoom-N4-S5-v1", LOOK, "A chain of four small rooms."),
     _start("door-key", "MiniGrid-DoorKey-8x8-v0", LOOK, "A key that opens the locked door to the goal."),
@@ -45,8 +47,12 @@ STARTS = (
     _start("go-to-door", "MiniGrid-GoToDoor-8x8-v0", LOOK, "Four doors of different colours."),
     _start("put-near", "MiniGrid-PutNear-8x8-N3-v0", LOOK, "Objects to put near each other."),
     _start("red-blue-doors", "MiniGrid-RedBlueDoors-8x8-v0", LOOK, "A red door and a blue door."),
-    _start("obstructed-maze", "MiniGrid-ObstructedMaze-2Dlhb-v1", LOOK, "Locked doors, balls in the way, keys in boxes."),
-    _start("playground", "MiniGrid-Playground-v0", LOOK + " forward", "Nine rooms with doors and things of all colours."),
+    _start(
+        "obstructed-maze", "MiniGrid-ObstructedMaze-2Dlhb-v1", LOOK, "Locked doors, balls in the way, keys in boxes."
+    ),
+    _start(
+        "playground", "MiniGrid-Playground-v0", LOOK + " forward", "Nine rooms with doors and things of all colours."
+    ),
     _start("boss-level", "BabyAI-BossLevel-v0", LOOK, "BabyAI's nine rooms, full of things."),
 )
 
@@ -77,7 +83,5 @@ def write_starts(folder: Path) -> list[dict[str, object]]:
         frames, actions = record_start(start)
         file = f"starts/{start.name}.png"
         Image.fromarray(np.concatenate(list(frames), axis=1)).save(folder / file, optimize=True)
-        entries.append(
-            {"name": start.name, "file": file, "actions": list(actions), "description": start.description}
-        )
+        entries.append({"name": start.name, "file": file, "actions": list(actions), "description": start.description})
     return entries

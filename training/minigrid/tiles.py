@@ -7,6 +7,7 @@ there and on whether it is seen; there are 60 pictures. They are drawn here by M
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -26,7 +27,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 EMPTY, WALL, GOAL, LAVA = 0, 1, 2, 3
 DOOR_STATES = ("open", "closed", "locked")
-_CARRIABLES: tuple[tuple[str, type[WorldObj]], ...] = (("key", Key), ("ball", Ball), ("box", Box))
+_CARRIABLES: tuple[tuple[str, Callable[[str], WorldObj]], ...] = (("key", Key), ("ball", Ball), ("box", Box))
 
 
 def _make_door(color: str, state: str) -> Door:
@@ -108,7 +109,7 @@ def blocks_sight(code: int) -> bool:
 @cache
 def codebook() -> UInt8:
     """All tiles, [TILE_COUNT, 8, 8, 3] uint8 RGB, in the order of `tile_names`."""
-    things: list[WorldObj | None] = [None, Wall(), Goal(), Lava()]
+    things: list[WorldObj | None] = [None, Wall(), Goal(), Lava()]  # type: ignore[no-untyped-call]
     things += [_make_door(color, state) for color in COLOR_NAMES for state in DOOR_STATES]
     things += [make(color) for _, make in _CARRIABLES for color in COLOR_NAMES]
 
@@ -129,7 +130,8 @@ def draw_frame(ids: npt.NDArray[np.integer]) -> UInt8:
     """Frames from tile ids: [..., 49] -> [..., 56, 56, 3] uint8."""
     lead = ids.shape[:-1]
     tiles = codebook()[ids.reshape(-1, VIEW_CELLS, VIEW_CELLS)]  # [n, row, column, 8, 8, 3]
-    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(*lead, FRAME_PX, FRAME_PX, 3)
+    frames: UInt8 = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(*lead, FRAME_PX, FRAME_PX, 3)
+    return frames
 
 
 def split_frame(frames: UInt8) -> UInt8:

@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 import typer
 from torch import Tensor
-from torch.nn import functional as F
 
-from training.minigrid.batches import Batch, batches, noise_levels
-from training.minigrid.model import ModelConfig, WorldModel, sequence_logits
+from training.minigrid.batches import batches
+from training.minigrid.losses import plain_loss, refine_loss
+from training.minigrid.model import ModelConfig, WorldModel
 from training.minigrid.optim import Muon
 
 DEFAULT_DATA = Path("out/training/minigrid/train.npz")
@@ -49,6 +49,7 @@ class Trainer:
         self.rank, self.ranks = rank, ranks
         self.step_count = 0
         self.trained_s = 0.0
+        self.teacher: WorldModel | None = None  # of the second stage
 
     def state(self) -> dict[str, Any]:
         return {
@@ -59,6 +60,7 @@ class Trainer:
             "adam": self.adam.state_dict(),
             "step_count": self.step_count,
             "trained_s": self.trained_s,
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -67,44 +69,34 @@ class Trainer:
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])
         self.step_count, self.trained_s = state["step_count"], state["trained_s"]
+        if state.get("teacher") is not None:
+            self.teacher = WorldModel(self.model.config).requires_grad_(False)
+            self.teacher.load_state_dict(state["teacher"])
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        model = self.model
-        clean = model.codebook[batch.ids]
-        t = noise_levels(batch.actions.shape, generator)
-        noise = torch.randn(clean.shape, generator=generator)
-        noisy = (1 - t[..., None, None]) * clean + t[..., None, None] * noise
-        sequences, length = batch.actions.shape
-        # One sequence in four loses context frames, so that gaps in the table (sink + window) are in distribution.
-        keep = torch.rand(sequences, length, model.config.window, generator=generator) > 0.25
-        keep |= torch.rand(sequences, 1, 1, generator=generator) > 0.25
-        keep[..., -1] = True
-        logits, move = sequence_logits(model, clean, noisy, t, batch.actions, batch.poses, keep)
-        per_cell = F.cross_entropy(logits.flatten(0, 2), batch.ids.flatten(), reduction="none").reshape(batch.ids.shape)
-        tile_loss = (per_cell * batch.weights).sum() / batch.weights.sum()
-        move_loss = F.binary_cross_entropy_with_logits(move, batch.can_move)
+    def begin_refining(self) -> WorldModel:
+        """The average so far becomes the teacher and the student's start, once."""
+        if self.teacher is None:
+            self.use_average()
+            self.teacher = WorldModel(self.model.config).requires_grad_(False)
+            self.teacher.load_state_dict(self.model.state_dict())
+        return self.teacher
+
+    def use_average(self) -> None:
+        """Puts the moving average in the model's place and forgets the optimisers' momenta."""
         with torch.no_grad():
-            pure = (t == 1)[..., None] & batch.known & (batch.ids != 59)
-            pure[:, :4] = False
-            right = (logits.argmax(-1) == batch.ids)[pure].float().mean()
-            rare = pure & (batch.weights >= 4)
-            stats = {
-                "loss": tile_loss.item(),
-                "known_right": right.item(),
-                "rare_right": (logits.argmax(-1) == batch.ids)[rare].float().mean().item(),
-                "move_right": ((move > 0) == (batch.can_move > 0.5)).float().mean().item(),
-            }
-        return tile_loss + 0.1 * move_loss, stats
+            for name, p in self.model.named_parameters():
+                p.copy_(self.average[name])
+        self.muon.state.clear()
+        self.adam.state.clear()
 
-    def step(self, batch: Batch, generator: torch.Generator, lr_factor: float) -> dict[str, float]:
-        loss, stats = self.loss(batch, generator)
-        loss.backward()
+    def step(self, loss: Tensor, lr_factor: float) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.ranks > 1:
             flat = torch.cat([g.flatten() for g in grads])
             dist.all_reduce(flat)
             flat /= self.ranks
-            for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            for g, part in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
                 g.copy_(part.reshape(g.shape))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in (self.muon, self.adam):
@@ -117,17 +109,30 @@ class Trainer:
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 self.average[name].lerp_(p, 1 - decay)
-        return stats
 
 
 def lr_schedule(progress: float) -> float:
-    """Flat, then linear to zero over the last 55% of the time."""
+    """Flat, then linear to nearly zero over the last 55% of the time."""
     return min(1.0, max(0.02, (1 - progress) / 0.55))
 
 
+REFINE_LR = 0.25  # of the plain rates, falling linearly
+
+
 def run(
-    rank: int, ranks: int, data: Path, checkpoint: Path, minutes: float, sequences: int, length: int, seed: int,
-    lr_muon: float, lr_adam: float, config: ModelConfig, port: int,
+    rank: int,
+    ranks: int,
+    data: Path,
+    checkpoint: Path,
+    minutes: float,
+    refine_minutes: float,
+    sequences: int,
+    length: int,
+    seed: int,
+    lr_muon: float,
+    lr_adam: float,
+    config: ModelConfig,
+    port: int,
 ) -> None:
     """One rank of training. The schedule follows the clock, because the machine's speed does not stand still."""
     torch.set_num_threads(1)
@@ -151,8 +156,9 @@ def run(
         if ranks > 1:
             dist.broadcast(clock, 0)  # all ranks follow one clock
         trainer.trained_s = before_s + clock.item()
-        progress = trainer.trained_s / (60 * minutes)
-        finished = progress >= 1
+        progress = trainer.trained_s / 60 / minutes
+        refined = (trainer.trained_s / 60 - minutes) / max(refine_minutes, 1e-6)
+        finished = refined >= 1 or (progress >= 1 and refine_minutes == 0)
         now = time.monotonic()
         if rank == 0 and (finished or now - saved > 120):
             part = checkpoint.with_suffix(".part")
@@ -162,15 +168,27 @@ def run(
             saved = now
         if finished:
             break
-        warm_up = min(1.0, (trainer.step_count + 1) / 50)
-        for name, value in trainer.step(next(source), generator, warm_up * lr_schedule(progress)).items():
+        batch = next(source)
+        factor = min(1.0, (trainer.step_count + 1) / 50) * lr_schedule(progress)
+        teacher = trainer.begin_refining() if progress >= 1 else None
+        loss, stats = plain_loss(trainer.model, batch, generator)
+        if teacher is not None:
+            extra, more = refine_loss(trainer.model, teacher, batch, generator)
+            loss, stats, factor = loss + extra, {**stats, **more}, REFINE_LR * (1 - refined)
+        trainer.step(loss, factor)
+        for name, value in stats.items():
             if value == value:  # no such cell in the batch gives NaN
                 totals.setdefault(name, []).append(value)
         if rank == 0 and time.monotonic() - reported > 30:
             reported = time.monotonic()
             means = {name: round(sum(v) / len(v), 4) for name, v in totals.items()}
-            left = minutes - trainer.trained_s / 60
-            line = {"step": trainer.step_count, "minutes": round(trainer.trained_s / 60, 1), "left": round(left, 1), **means}
+            left = minutes + refine_minutes - trainer.trained_s / 60
+            line = {
+                "step": trainer.step_count,
+                "minutes": round(trainer.trained_s / 60, 1),
+                "left": round(left, 1),
+                **means,
+            }
             print(json.dumps(line), flush=True)
             totals = {}
     if ranks > 1:
@@ -181,7 +199,8 @@ def run(
 def main(
     data: Annotated[Path, typer.Option(help="what data.py made")] = DEFAULT_DATA,
     checkpoint: Annotated[Path, typer.Option(help="saved every two minutes, resumed when there")] = DEFAULT_CHECKPOINT,
-    minutes: Annotated[float, typer.Option(help="training time in all, resumed time included")] = 90.0,
+    minutes: Annotated[float, typer.Option(help="of the plain stage, resumed time included")] = 62.0,
+    refine_minutes: Annotated[float, typer.Option(help="of the second stage: good frames in few steps")] = 25.0,
     ranks: Annotated[int, typer.Option(help="processes, one thread each")] = 1,
     sequences: Annotated[int, typer.Option(help="sequences a step and rank")] = 4,
     length: Annotated[int, typer.Option(help="frames a sequence")] = 24,
@@ -194,11 +213,11 @@ def main(
 ) -> None:
     """Trains until the minutes are over."""
     config = ModelConfig(width=width, layers=layers)
-    rest = (ranks, data, checkpoint, minutes, sequences, length, seed, lr_muon, lr_adam, config, port)
+    rest = (ranks, data, checkpoint, minutes, refine_minutes, sequences, length, seed, lr_muon, lr_adam, config, port)
     if ranks == 1:
         run(0, *rest)
     else:
-        torch.multiprocessing.spawn(run, args=rest, nprocs=ranks)  # type: ignore[attr-defined]
+        torch.multiprocessing.spawn(run, args=rest, nprocs=ranks)  # type: ignore[attr-defined,no-untyped-call]
 
 
 if __name__ == "__main__":

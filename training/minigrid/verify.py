@@ -37,7 +37,7 @@ def verify(model: WorldModel, folder: Path, inputs: dict[str, torch.Tensor]) -> 
         tensors = {**inputs, "x0": torch.from_numpy(arrays["x0"])}
         blocks = Commit(model)(*(tensors[n] for n in names)).numpy()
     error, commit_error = np.abs(whole - reference).max(), np.abs(written - blocks).max()
-    assert error < 1e-3 and commit_error < 1e-3, (error, commit_error)
+    assert max(error, commit_error) < 1e-3, (error, commit_error)
     yield f"onnxruntime against torch: max error {error:.1e} (denoise), {commit_error:.1e} (commit)"
 
     slots = arrays["slot"]

@@ -1,0 +1,171 @@
+"""README.md and ARCHITECTURE.md: their commands and Python run, their tables and names are true, no link is dead."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import grpc
+import pytest
+import worldtree
+from google.protobuf.descriptor import MethodDescriptor
+from PIL import Image
+from worldtree.cli.stack import Stack, StackOptions
+from worldtree.video.v1 import video_generator_pb2 as pb
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "ARCHITECTURE.md"
+ADDRESS = "localhost:7070"
+COMMAND_TIMEOUT_S = 170.0
+READY_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 40.0
+# the same commands beside another server on this machine
+FREE_PORTS = {"WORLDTREE_GATEWAY_PORT": "0", "WORLDTREE_VIDEO_PORT": "0"}
+SERVES = "make up"  # the one command that ends only when it is told to
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+
+
+def links(document: Path) -> list[str]:
+    found = re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+    return [link for link in found if "://" not in link and not link.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    logged: list[str] = []  # a service that fails to start brings its last lines along
+    with Stack(StackOptions(port=0, models=str(ROOT / "models")), on_log=logged.append) as stack:
+        yield stack.grpc_address
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    assert COMMANDS == ["make demo", SERVES]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != SERVES])
+def test_a_command_of_the_readme_runs(command: str) -> None:
+    begin_s = time.time()
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    if command == "make demo":
+        for name in ("demo.mp4", "world_tree.png", "report.json"):
+            file = ROOT / "out" / name
+            assert file.stat().st_mtime >= begin_s - 1, f"{file.name} is an old one"
+            assert file.stat().st_size > 0, f"{file.name} is empty"
+
+
+def test_make_up_serves_until_it_is_interrupted() -> None:
+    process = subprocess.Popen(
+        ["bash", "-c", SERVES],
+        cwd=ROOT,
+        env={**os.environ, **FREE_PORTS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,  # a group of its own, for the interrupt that a terminal sends to all of it
+    )
+    try:
+        assert process.stdout is not None
+        ready = next((line for line in process.stdout if line.startswith("worldtree ready ")), None)
+        assert ready is not None, f"{SERVES} ended with {process.wait()} before it was ready"
+        match = re.fullmatch(r"worldtree ready grpc=(\S+) metrics=(\S+)\n", ready)
+        assert match, ready
+        with worldtree.Client(match[1]) as client:
+            assert "minigrid" in [model.name for model in client.wait_ready(READY_TIMEOUT_S)]
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(STOP_TIMEOUT_S)
+        with grpc.insecure_channel(match[1]) as channel, pytest.raises(grpc.FutureTimeoutError):
+            grpc.channel_ready_future(channel).result(timeout=0.5)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: re.findall(r"worldtree\S*\.Client", block)[0])
+def test_python_of_the_readme_runs(block: str, address: str, tmp_path: Path) -> None:
+    assert block.count(ADDRESS) == 1
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", block.replace(ADDRESS, address)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    if "clip.mp4" in block:
+        assert (tmp_path / "clip.mp4").stat().st_size > 0
+
+
+def test_the_sdk_is_shown_in_about_twenty_lines() -> None:
+    lines = [line for line in blocks("python")[0].splitlines() if line.strip()]
+    assert len(lines) <= 20, f"{len(lines)} lines"
+
+
+def test_the_table_of_rpcs_is_the_service() -> None:
+    def kind(method: MethodDescriptor) -> str:
+        if method.client_streaming and method.server_streaming:
+            return "bidirectional"
+        return "server stream" if method.server_streaming else "unary"
+
+    rows = re.findall(r"^\| `(\w+)` \| ([a-z ]+) \| .+ \|$", README.read_text(), re.MULTILINE)
+    service = pb.DESCRIPTOR.services_by_name["VideoGenerator"]
+    assert rows == [(method.name, kind(method)) for method in service.methods]
+
+
+@pytest.mark.parametrize(
+    "document", [README, ARCHITECTURE, ROOT / "clients/node/README.md"], ids=lambda path: path.name
+)
+def test_no_link_is_dead(document: Path) -> None:
+    dead = [link for link in links(document) if not (document.parent / link.partition("#")[0]).exists()]
+    assert not dead
+
+
+def test_the_picture_of_the_readme_is_one_that_the_demo_draws() -> None:
+    assert "docs/world_tree.png" in links(README)
+    with Image.open(ROOT / "docs/world_tree.png") as picture:
+        picture.load()
+        assert picture.width >= 1000
+        assert picture.height >= 400
+
+
+def test_architecture_names_every_room_of_every_service() -> None:
+    text = ARCHITECTURE.read_text()
+    parts = re.split(r"^### The (runtime|video service|gateway)$", text, flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    for title, package in {
+        "runtime": "worldtree_runtime",
+        "video service": "worldtree_video",
+        "gateway": "worldtree_gateway",
+    }.items():
+        spec = find_spec(package)
+        assert spec is not None
+        assert spec.submodule_search_locations
+        folder = Path(spec.submodule_search_locations[0])
+        rooms = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+        rooms |= {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
+        rows = [line.split("|")[1] for line in sections[title].splitlines() if line.startswith("|")]
+        named = {name for row in rows for name in re.findall(r"`([\w/.]+)`", row)}
+        assert named == rooms, package
+
+
+def test_architecture_names_files_that_exist() -> None:
+    named = set(re.findall(r"`([\w./]+\.(?:py|onnx|yml|yaml))`", ARCHITECTURE.read_text())) - {"worldtree.yaml"}
+    known = {
+        path.name
+        for folder in ("clients", "protos", "services", "models", "training")
+        for path in (ROOT / folder).rglob("*")
+    } | {path.name for path in ROOT.iterdir()}
+    assert {name for name in named if Path(name).name not in known} == set()

@@ -44,14 +44,21 @@ class ChunkIndexMismatch(Aborted):
 
 
 class KvCacheFull(Exhausted):
-    """No block is free, and none can be taken from a reserve."""
+    """No block is free, or none for a new session, and none can be taken from a reserve."""
 
-    def __init__(self, block_count: int) -> None:
+    def __init__(self, block_count: int, *, headroom_blocks: int = 0) -> None:
+        problem = (
+            f"fewer than {headroom_blocks} of the {block_count} blocks of the KV pool are free, "
+            "and those are kept for the sessions that are open"
+            if headroom_blocks
+            else f"all {block_count} blocks of the KV pool are in use"
+        )
         super().__init__(
             "KV_CACHE_FULL",
-            f"all {block_count} blocks of the KV pool are in use; close sessions or try again later",
+            f"{problem}; close sessions or try again later",
             retry_after_s=1.0,
             block_count=str(block_count),
+            headroom_blocks=str(headroom_blocks),
         )
 
 

@@ -323,8 +323,9 @@ class Worlds:
         limit = self.settings.max_sessions
         if len(self.engine.sessions) + session_count > limit:
             raise TooManySessions(len(self.engine.sessions), limit)
-        if not self.engine.has_room(self.settings.headroom_blocks):
-            raise KvCacheFull(self.engine.pool.block_count)
+        headroom = self.settings.headroom_blocks
+        if not self.engine.has_room(headroom):
+            raise KvCacheFull(self.engine.pool.block_count, headroom_blocks=headroom)
 
 
 @dataclass(frozen=True, slots=True)

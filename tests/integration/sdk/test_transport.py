@@ -79,6 +79,17 @@ async def test_details_travel_over_the_wire_for_asyncio_too(echo: Any) -> None:
                 pass
 
 
+async def test_a_play_that_is_refused_while_it_writes_keeps_the_server_s_reason(echo: Any) -> None:
+    # grpc.aio reports "Internal error from Core" for about every other of these.
+    echo.servicer.fail("Play", grpc.StatusCode.ABORTED, status=BUSY)
+    async with worldtree.aio.Client(echo.address) as client:
+        world = await client.world("echo", start="four-rooms")
+        for _ in range(30):
+            with pytest.raises(worldtree.SessionBusy):
+                async for _ in world.play(["left"] * 3, fps=0):
+                    pass
+
+
 # Each call with the name of its method, and whether a repeat is safe.
 CALLS: list[tuple[str, Any, bool]] = [
     ("ListModels", lambda client, world: client.models(), True),

@@ -10,10 +10,11 @@ def main() -> None:
     try:
         from worldtree.cli.app import run
     except ModuleNotFoundError as error:
-        if error.name not in CLI_PACKAGES:
+        package = (error.name or "").partition(".")[0]
+        if package not in CLI_PACKAGES:
             raise
         sys.stderr.write(
-            f"worldtree: the command needs the package {error.name}, which is not installed; "
+            f"worldtree: the command needs the package {package}, which is not installed; "
             "install it with: pip install 'worldtree[cli]'\n"
         )
         raise SystemExit(1) from None

@@ -1,0 +1,284 @@
+"""The `worldtree` command as a user runs it: a process of its own, against a real server."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from PIL import Image
+
+COMMAND = [sys.executable, "-P", "-m", "worldtree.cli"]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(echo: Any, tmp_path: Path) -> Run:
+    def run(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "WORLDTREE_ADDRESS": echo.address, "COLUMNS": "160", "NO_COLOR": "1"}
+        return subprocess.run(
+            [*COMMAND, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, **more
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "command", ["", "up", "demo", "play", "generate", "rollout", "models", "sessions", "sessions list", "doctor"]
+)
+def test_help_of_each_command_says_what_it_does(run: Run, command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    assert len(done.stdout.splitlines()) > 6
+
+
+def test_models(run: Run) -> None:
+    done = run("models")
+    assert "four-rooms" in done.stdout
+    assert "2 (default)" in done.stdout
+    (model,) = json.loads(run("models", "--json").stdout)
+    assert model["name"] == "echo"
+    assert model["starts"] == ["four-rooms"]
+
+
+def test_generate_writes_what_was_asked_for(run: Run, tmp_path: Path) -> None:
+    done = run("generate", "echo", "--actions", "left*3,2", "--out", "deep/clip.mp4", "--scale", "4", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["frame_count"], answer["start"]) == (4, "four-rooms")
+    with av.open(str(tmp_path / answer["path"])) as film:
+        assert [(image.width, image.height) for image in film.decode(video=0)] == [(32, 32)] * 5
+    assert "4 frames" in run("generate", "echo", "--actions", "left*4", "-o", "clip.gif").stdout
+    with Image.open(tmp_path / "clip.gif") as image:
+        assert image.n_frames == 5
+
+
+def test_rollout_counts_shared_prefixes_once_and_leaves_nothing_behind(run: Run, tmp_path: Path, echo: Any) -> None:
+    done = run("rollout", "echo", "-s", "left*3", "-s", "left,right", "--out", "sheet.png", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["node_count"], report["chunk_count"]) == (4, 5)
+    assert Image.open(tmp_path / "sheet.png").width > 400
+    assert echo.servicer.sessions == {}
+    table = run("rollout", "echo", "--random", "3", "--horizon", "2").stdout
+    assert "6 chunks in 3 futures" in table
+
+
+def test_sessions_list_get_and_delete(run: Run, echo: Any) -> None:
+    import worldtree
+
+    with worldtree.Client(echo.address) as client:
+        world = client.world("echo", start="four-rooms", seed=7)
+        world.step("left")
+    assert [session["id"] for session in json.loads(run("sessions", "list", "--json").stdout)] == [world.id]
+    assert world.id in run("sessions", "list").stdout
+    assert json.loads(run("sessions", "get", world.id, "--json").stdout)["chunk_index"] == 1
+    assert world.state_hash in run("sessions", "get", world.id).stdout
+    assert run("sessions", "delete", world.id).returncode == 0
+    assert echo.servicer.sessions == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sessions", "get", "nope"], ["no session nope", "NOT_FOUND"]),
+        (["generate", "echo", "--actions", "left*0"], ["number after *", "left*0"]),
+        (["generate", "echo", "--out", "clip.avi"], [".mp4", "clip.avi"]),
+        (["rollout", "echo"], ["no future", "--sequence"]),
+        (["play", "echo"], ["terminal"]),
+        (["--ca-file", "nowhere.pem", "models"], ["nowhere.pem"]),
+    ],
+)
+def test_an_error_is_one_clear_line_and_exit_code_1(run: Run, arguments: list[str], words: list[str]) -> None:
+    done = run(*arguments, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nobody_at_the_address_says_how_to_start_a_server(run: Run) -> None:
+    done = run("models", "--address", "127.0.0.1:1")
+    assert done.returncode == 1
+    assert "worldtree up" in done.stderr
+
+
+def test_wrong_usage_is_exit_code_2(run: Run) -> None:
+    assert run("models", "--nonsense").returncode == 2
+    assert run("dance").returncode == 2
+
+
+def test_a_reader_that_went_away_is_no_traceback(run: Run) -> None:
+    done = subprocess.run(f"{' '.join(COMMAND)} --help | true", shell=True, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_finds_the_server_and_names_what_is_wrong(run: Run, tmp_path: Path, valkey: Any) -> None:
+    package = tmp_path / "models" / "half" / "1"
+    package.mkdir(parents=True)
+    (package / "model.yaml").write_text("files: {denoise: denoise.onnx}\n")
+    done = run("doctor", "--json", "--redis-url", valkey.url)
+    findings = {finding["subject"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert findings["model half/1"]["verdict"] == "bad"
+    assert "denoise.onnx" in findings["model half/1"]["found"]
+    assert next(value["found"] for name, value in findings.items() if name.startswith("redis")) == "answers"
+    assert "serves echo" in next(value["found"] for name, value in findings.items() if name.startswith("server"))
+    (package / "denoise.onnx").touch()
+    assert run("doctor").returncode == 0
+    down = run("doctor", "--redis-url", "redis://127.0.0.1:1")
+    assert down.returncode == 1
+    assert "WORLDTREE_REDIS_URL" in down.stdout
+
+
+@pytest.mark.parametrize(("package", "extra"), [("typer", "cli"), ("rich", "cli")])
+def test_without_its_packages_the_command_says_how_to_get_them(package: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from worldtree.cli import main; main()"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"pip install 'worldtree[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("package", "path"), [("PIL", "clip.gif"), ("av", "clip.mp4")])
+def test_without_the_media_extra_saving_names_it(package: str, path: str, tmp_path: Path) -> None:
+    code = f"""
+import sys; sys.modules[{package!r}] = None
+import numpy, worldtree
+from worldtree.media import save_frames
+try: save_frames(numpy.zeros((2, 8, 8, 3), numpy.uint8), {str(tmp_path / path)!r})
+except worldtree.MissingExtra as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert "pip install 'worldtree[media]'" in done.stdout
+
+
+class Terminal:
+    """A pseudo-terminal with a command in it."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.master, self.slave = pty.openpty()
+        termios.tcsetwinsize(self.slave, (40, 110))
+        self.before = termios.tcgetattr(self.slave)
+        self.screen = ""
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=self.slave,
+            stdout=self.slave,
+            stderr=self.slave,
+            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
+            start_new_session=True,
+        )
+
+    def press(self, keys: str) -> None:
+        os.write(self.master, keys.encode())
+
+    def wait_for(self, text: str, timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not re.search(text, self.screen):
+            left_s = deadline - time.monotonic()
+            assert left_s > 0, f"{text!r} did not appear; the screen ends with {self.screen[-600:]!r}"
+            if select.select([self.master], [], [], left_s)[0]:
+                self.screen += os.read(self.master, 65536).decode("utf-8", "replace")
+
+    def end(self) -> int:
+        """Its exit code. Reads on meanwhile, so that it never waits for us."""
+        deadline = time.monotonic() + 20
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if select.select([self.master], [], [], 0.05)[0]:
+                self.screen += os.read(self.master, 65536).decode("utf-8", "replace")
+        return self.process.wait(1)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.master)
+        os.close(self.slave)
+
+
+@pytest.fixture
+def terminal(echo: Any) -> Any:
+    opened = Terminal("play", "echo", "--address", echo.address)
+    opened.wait_for("press a key")
+    yield opened
+    opened.close()
+
+
+def test_play_walks_rewinds_forks_and_leaves_the_terminal_as_it_was(terminal: Terminal, echo: Any) -> None:
+    terminal.press("\x1b[A")
+    terminal.wait_for(r"chunk 1 · forward")
+    terminal.press("a")
+    terminal.wait_for(r"chunk 2 · left")
+    terminal.wait_for(r"key to frame \d+ ms")
+    terminal.press("f")
+    terminal.wait_for("forked branch 2")
+    terminal.press("u")
+    terminal.wait_for("back at chunk 1")
+    terminal.press("\t")
+    terminal.wait_for(r"branch 2/2 · chunk 2")
+    terminal.press("z")
+    terminal.wait_for("no action on 'z'")
+    terminal.press("o")
+    terminal.wait_for("paused")
+    terminal.press("o")
+    terminal.press("6")
+    terminal.wait_for(r"chunk 3 · done")
+    assert "▀" in terminal.screen
+    terminal.press("q")
+    assert terminal.end() == 0
+    assert "2 branches" in terminal.screen
+    assert termios.tcgetattr(terminal.slave) == terminal.before
+    assert "\x1b[?1049l" in terminal.screen  # back from the alternate screen
+    assert "\x1b[?25h" in terminal.screen  # the cursor is back
+    assert echo.servicer.sessions == {}
+
+
+def test_rewinding_at_the_start_is_a_message_not_an_end(terminal: Terminal) -> None:
+    terminal.press("u")
+    terminal.wait_for("at the start")
+    terminal.press("w")
+    terminal.wait_for("chunk 1 · forward")
+    terminal.press("uuuuu")
+    terminal.wait_for("back at chunk 0")
+    terminal.press("q")
+    assert terminal.end() == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_play_that_is_ended_by_a_signal_restores_the_terminal_and_its_sessions(
+    terminal: Terminal, echo: Any, number: signal.Signals, code: int
+) -> None:
+    terminal.press("w")
+    terminal.wait_for("chunk 1")
+    terminal.process.send_signal(number)
+    assert terminal.end() == code
+    assert termios.tcgetattr(terminal.slave) == terminal.before
+    assert echo.servicer.sessions == {}
+
+
+def test_a_server_that_refuses_ends_the_play_with_its_reason(terminal: Terminal, echo: Any) -> None:
+    terminal.press("w")
+    terminal.wait_for("chunk 1")
+    import grpc
+
+    echo.servicer.fail("Play", grpc.StatusCode.RESOURCE_EXHAUSTED, "no room to play")
+    terminal.press("f")
+    terminal.wait_for("forked branch 2")
+    terminal.press("\t")
+    assert terminal.end() == 1
+    assert "no room to play" in terminal.screen
+    assert termios.tcgetattr(terminal.slave) == terminal.before

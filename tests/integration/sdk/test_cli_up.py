@@ -1,0 +1,150 @@
+"""`worldtree up` and `worldtree demo` with the real services: ready, ended, and never an orphan."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import worldtree
+from PIL import Image
+
+ROOT = Path(__file__).parents[3]
+COMMAND = [sys.executable, "-P", "-m", "worldtree.cli"]
+READY = re.compile(r"worldtree ready grpc=(127\.0\.0\.1:\d+) metrics=(127\.0\.0\.1:\d+)\n")
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "models/minigrid").is_dir(), reason="the shipped world is not in this checkout"
+)
+
+
+class Up:
+    """A running `worldtree up` on free ports."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        with log.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [*COMMAND, "up", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        match = READY.fullmatch(line)
+        assert match, f"{line!r}; {log.read_text()[-2000:]}"
+        self.address = match[1]
+        self.children = children_of(self.process.pid)
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(40)
+
+    def rest_of_stdout(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
+
+
+def children_of(pid: int) -> dict[str, int]:
+    """The services among a process's children, by name."""
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+        found[next(word for word in words if word.startswith("worldtree_"))] = int(child)
+    return found
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while any(running(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"still there: {[pid for pid in pids if running(pid)]}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    started = Up(tmp_path / "up.log")
+    yield started
+    if started.process.poll() is None:
+        started.process.kill()
+        started.process.wait()
+    wait_gone(list(started.children.values()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_up_serves_says_so_in_one_line_and_ends_well(up: Up, number: signal.Signals) -> None:
+    assert sorted(up.children) == ["worldtree_gateway", "worldtree_video"]
+    with worldtree.Client(up.address) as client:
+        (model,) = client.models()
+        with client.world(model, start=model.starts[0], seed=1) as world:
+            assert world.step(model.actions[0]).shape == (1, model.height_px, model.width_px, 3)
+    assert up.end(number) == 0
+    wait_gone(list(up.children.values()))
+    assert up.rest_of_stdout() == ""
+    assert "Traceback" not in up.log.read_text()
+
+
+def test_killing_up_outright_leaves_no_orphan(up: Up) -> None:
+    assert up.end(signal.SIGKILL) == -signal.SIGKILL
+    wait_gone(list(up.children.values()))
+
+
+@pytest.mark.parametrize("service", ["worldtree_video", "worldtree_gateway"])
+def test_a_service_that_dies_brings_up_down_with_its_name_and_code(up: Up, service: str) -> None:
+    os.kill(up.children[service], signal.SIGKILL)
+    assert up.process.wait(40) == 1
+    wait_gone(list(up.children.values()))
+    log = up.log.read_text()
+    assert f"{service.removeprefix('worldtree_')} ended with code -9 (UNAVAILABLE, SERVICE_ENDED)" in log
+    assert "Traceback" not in log
+
+
+def test_a_service_that_cannot_start_is_told_with_its_last_lines(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "up", "--port", "0", "--models", str(tmp_path / "nowhere")],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "video ended with code" in done.stderr
+    assert "nowhere" in done.stderr.split("SERVICE_ENDED")[1]
+
+
+def test_serve_becomes_the_service() -> None:
+    done = subprocess.run(
+        [*COMMAND, "serve", "video", "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "--metrics-port" in done.stdout
+    assert subprocess.run([*COMMAND, "serve", "nonsense"], capture_output=True, timeout=60).returncode == 2
+
+
+def test_the_demo_keeps_every_promise_and_leaves_pictures(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "demo", "--out", str(tmp_path), "--json"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = json.loads(done.stdout)
+    assert report == json.loads((tmp_path / "report.json").read_text())
+    assert len(report["checks"]) >= 10
+    assert all(report["checks"].values()), report["checks"]
+    assert report["chunk_count"] > 40
+    with Image.open(tmp_path / "world_tree.png") as tree:
+        assert tree.width > 1500
+        assert len(np.unique(np.asarray(tree).reshape(-1, 3), axis=0)) > 50
+    with av.open(str(tmp_path / "demo.mp4")) as film:
+        images = [image.to_ndarray(format="rgb24") for image in film.decode(video=0)]
+    assert len(images) > 60
+    assert any((first != last).any() for first, last in pairwise(images))

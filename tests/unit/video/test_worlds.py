@@ -319,6 +319,8 @@ async def test_no_session_is_admitted_into_the_headroom(serve: Serve) -> None:
     worlds = served.worlds
     names = [await opened(served) for _ in range(2)]
     await worlds.step(names[0], turns(3))
+    (third,) = worlds.fork(names[0], seeds=[8], ttl_s=60)
+    await worlds.step(third.name, turns(2))
     assert worlds.engine.pool.free_count == 7
     with pytest.raises(KvCacheFull, match="fewer than 8 of the 16 blocks"):
         await opened(served)
@@ -326,8 +328,9 @@ async def test_no_session_is_admitted_into_the_headroom(serve: Serve) -> None:
         worlds.fork(names[0], seeds=[None], ttl_s=60)
     with pytest.raises(KvCacheFull):
         await consume(worlds.generate(recipe(served), turns(1)))
-    assert len(worlds.live()) == 2
+    assert len(worlds.live()) == 3
     worlds.delete(names[0])
+    worlds.delete(names[1])
     await opened(served)
 
 

@@ -321,7 +321,7 @@ async def test_no_session_is_admitted_into_the_headroom(serve: Serve) -> None:
     await worlds.step(names[0], turns(3))
     (third,) = worlds.fork(names[0], seeds=[8], ttl_s=60)
     await worlds.step(third.name, turns(2))
-    assert worlds.engine.pool.free_count == 7
+    assert worlds.engine.pool.free_count < 8
     with pytest.raises(KvCacheFull, match="fewer than 8 of the 16 blocks"):
         await opened(served)
     with pytest.raises(KvCacheFull):

@@ -14,25 +14,28 @@ STOP_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """HOST:PORT of each service's gRPC."""
+    """HOST:PORT of each service's gRPC, and of its /healthz."""
 
     video: str
     gateway: str
+    http: dict[str, str]
 
 
 @pytest.fixture(scope="session")
 def deployment() -> Iterator[Deployment]:
     children: list[Child] = []
 
-    def start(service: str, *arguments: str) -> str:
+    def start(service: str, *arguments: str) -> Child:
         logged: list[str] = []  # a service that fails to start brings its last lines along
         children.append(Child(service, ["--port", "0", "--metrics-port", "0", *arguments], on_log=logged.append))
         children[-1].wait_ready(READY_TIMEOUT_S)
-        return children[-1].grpc_address
+        return children[-1]
 
     try:
         video = start("video", "--models", str(ROOT / "models"))
-        yield Deployment(video, start("gateway", "--video", video))
+        gateway = start("gateway", "--video", video.grpc_address)
+        http = {"video": video.metrics_address, "gateway": gateway.metrics_address}
+        yield Deployment(video.grpc_address, gateway.grpc_address, http)
     finally:
         for child in reversed(children):
             child.terminate()

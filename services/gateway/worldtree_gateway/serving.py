@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import grpc.aio
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from worldtree_runtime.metrics import process_registry
 from worldtree_runtime.server import RunningServer, start_server
 from worldtree_runtime.stores import RedisStore
 
@@ -67,9 +67,7 @@ async def start_gateway(
 ) -> AsyncIterator[RunningGateway]:
     """Serves from here to the end of the block; calls that come before a backend answered get UNAVAILABLE."""
     async with AsyncExitStack() as stack:
-        registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
+        registry = process_registry()
         metrics = GatewayMetrics(registry)
         cache = AnswerCache(settings.cache_bytes)
         flights = Flights(

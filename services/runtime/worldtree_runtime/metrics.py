@@ -7,7 +7,15 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.exposition import choose_encoder
 
 _log = logging.getLogger(__name__)
@@ -20,6 +28,14 @@ METHOD_COUNT_MAX = 256
 
 _HEAD_BYTES_MAX = 8 * 1024
 _READ_TIMEOUT_S = 5.0
+
+
+def process_registry() -> CollectorRegistry:
+    """A registry of one server's own, so that several can live in one process, with what is known of the process."""
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry
 
 
 class RpcMetrics:

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from worldtree_runtime.health import SERVICE_NAME as HEALTH_SERVICE
 from worldtree_runtime.health import Health
 from worldtree_runtime.interceptors import CallInterceptor
-from worldtree_runtime.metrics import MetricsServer, RpcMetrics
+from worldtree_runtime.metrics import MetricsServer, RpcMetrics, process_registry
 from worldtree_runtime.process import run
 from worldtree_runtime.settings import ServiceSettings
 
@@ -83,7 +83,7 @@ async def start_server(
     At the end: health turns NOT_SERVING, `on_drain` runs while calls still are answered, new calls are refused, and
     running ones get what is left of `drain_timeout_s`. Raises OSError where an address can't be had.
     """
-    registry = _process_registry() if registry is None else registry
+    registry = process_registry() if registry is None else registry
     server = grpc.aio.server(
         interceptors=[CallInterceptor(RpcMetrics(registry, service)), *interceptors],
         options=(
@@ -169,12 +169,3 @@ def _listen(server: grpc.aio.Server, settings: ServiceSettings, credentials: grp
 
 def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _process_registry() -> CollectorRegistry:
-    """A registry of one server's own, so that several can live in one process."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
-    return registry

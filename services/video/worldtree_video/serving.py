@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import grpc.aio
-from prometheus_client import CollectorRegistry
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import add_VideoGeneratorServicer_to_server
+from worldtree_runtime.metrics import process_registry
 from worldtree_runtime.server import RunningServer, start_server
 from worldtree_runtime.stores import MemoryStore, Store, open_store
 
@@ -23,7 +23,7 @@ _HOUSEKEEPING_S = 1.0
 @asynccontextmanager
 async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningServer, Catalog]]:
     """Serves from here to the end of the block. Raises PackageError for a broken model, OSError for a taken port."""
-    registry = CollectorRegistry()
+    registry = process_registry()
     metrics = VideoMetrics(registry)
     catalog = load_catalog(settings, metrics)
     store = _open_store(settings)

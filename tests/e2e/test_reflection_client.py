@@ -152,7 +152,7 @@ def test_a_stranger_learns_the_api_and_steps_a_world(stranger: Stranger) -> None
 
 def test_reflection_carries_the_cache_option_of_the_methods(stranger: Stranger) -> None:
     stranger.learn(SERVICE)
-    extension = stranger.pool.FindExtensionByName("worldtree.options.v1.cache")
+    extension: Any = stranger.pool.FindExtensionByName("worldtree.options.v1.cache")
     options_class = message_factory.GetMessageClass(
         stranger.pool.FindMessageTypeByName("google.protobuf.MethodOptions")
     )

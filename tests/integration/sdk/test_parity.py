@@ -366,13 +366,21 @@ async def test_wrong_terms_of_a_play_are_refused_at_once(world: Any, wrong: dict
         world.play(["left"], **wrong)
 
 
-async def test_a_second_play_on_one_live_actions_is_refused(world: Any) -> None:
+async def test_a_second_play_on_one_live_actions_is_refused_and_the_first_goes_on(world: Any) -> None:
     live = worldtree.LiveActions()
-    live.close()
-    assert [chunk async for chunk in world.play(live, fps=0)] == []
-    with pytest.raises(worldtree.FailedPrecondition, match="already"):
-        async for _ in world.play(live, fps=0):
-            pass
+    live.put("left")
+    seen = []
+    async for chunk in world.play(live, fps=0):
+        seen.append(chunk.actions[0])
+        if len(seen) == 2:
+            live.close()
+            continue
+        other = await world.fork()
+        with pytest.raises(worldtree.FailedPrecondition, match="already"):
+            async for _ in other.play(live, fps=0):
+                pass
+        live.put("right")
+    assert seen == ["left", "right"]
 
 
 @pytest.mark.parametrize(

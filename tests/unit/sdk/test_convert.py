@@ -60,9 +60,16 @@ def test_kv_policies_come_back_as_they_went(kv: KvPolicy) -> None:
 
 
 def test_kv_as_a_mapping() -> None:
-    message = kv_to_pb({"kind": "sliding", "window": 8, "sink": 1})
+    message = kv_to_pb({"kind": "sink_window", "window": 8, "sink": 1})
     assert message is not None
-    assert kv_from_pb(message) == KvPolicy("sliding", window=8, sink=1)
+    assert kv_from_pb(message) == KvPolicy("sink_window", window=8, sink=1)
+
+
+@pytest.mark.parametrize(("sink", "kind", "sent"), [(1, "sink_window", 1), (0, "sliding", None)])
+def test_a_sliding_window_with_a_sink_is_a_sink_window(sink: int, kind: str, sent: int | None) -> None:
+    message = kv_to_pb({"kind": "sliding", "window": 8, "sink": sink})
+    assert message is not None
+    assert kv_from_pb(message) == KvPolicy(kind, window=8, sink=sent)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def trees(draw: st.DrawFn) -> Node:
     return root
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(trees())
 def test_no_two_thumbnails_of_a_tree_overlap_and_all_are_on_the_picture(root: Node) -> None:
     picture = TreePicture(root, "title", "subtitle")

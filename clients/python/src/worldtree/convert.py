@@ -1,6 +1,7 @@
 """Protobuf to the SDK's values and back: pure functions, no channel."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Any, Literal, get_args
@@ -152,6 +153,9 @@ def kv_to_pb(kv: KvPolicy | Mapping[str, Any] | None) -> pb.KvPolicy | None:
     for key, value, choices in (("kind", kv.kind, KV_KINDS), ("storage", kv.storage, KV_STORAGES)):
         if value not in choices:
             raise InvalidRequest(f"kv.{key} must be one of {', '.join(choices)}, got {value!r}", field=f"kv.{key}")
+    if kv.kind == "sliding" and kv.sink is not None:
+        # A window that slides but keeps a sink has a name of its own on the wire; without a sink there is none to name.
+        kv = replace(kv, kind="sink_window") if kv.sink else replace(kv, sink=None)
     return pb.KvPolicy(
         kind=pb.KvPolicy.Kind.Value("KIND_" + ("UNSPECIFIED" if kv.kind == "default" else kv.kind.upper())),
         window_chunks=kv.window,

@@ -133,6 +133,8 @@ class Feed:
         self._plan = plan
         self._actions = actions
         self._stopped = False
+        # Ours to detach: actions that already steer another play are refused, and stay with it.
+        self._attached: LiveActions | None = None
         self._credit = asyncio.Semaphore(plan.credit)
 
     async def send(self, stream: Stream) -> None:
@@ -152,8 +154,8 @@ class Feed:
 
     def stop(self) -> None:
         self._stopped = True
-        if isinstance(self._actions, LiveActions):
-            self._actions.detach()
+        if self._attached is not None:
+            self._attached.detach()
 
     async def _controls(self) -> AsyncIterator[pb.PlayRequest]:
         match self._actions:
@@ -161,6 +163,7 @@ class Feed:
                 inbox: asyncio.Queue[pb.PlayRequest | None] = asyncio.Queue()
                 loop = asyncio.get_running_loop()
                 live.attach(lambda request: loop.call_soon_threadsafe(inbox.put_nowait, request))
+                self._attached = live
                 while (request := await inbox.get()) is not None:
                     yield request
             case asyncio.Queue() as actions:

@@ -27,7 +27,7 @@ from worldtree.types import Frames
 MARGIN_PX = 48
 TITLE_PX = 104
 LEGEND_PX = 56
-EDGE_PX = 92  # from one frame to the next: room for an arrow with an action's name
+EDGE_PX = 80  # from one frame to the next: room for an arrow with an action's name
 LANE_GAP_PX = 40
 IMAGINED_GAP_PX = 14
 BORDER_PX = 3
@@ -94,7 +94,7 @@ class TreePicture:
         self._scale = max(THUMB_PX // side, 1)
         self._small_scale = max(THUMB_PX // 2 // side, 1)
         self._lane_bottom = float(MARGIN_PX + TITLE_PX)
-        self._place(root, 0)
+        self._place(root, 0, 0.0)
         self._nodes = list(root.walk())
 
     def draw(self) -> Image.Image:
@@ -113,35 +113,37 @@ class TreePicture:
         self._legend(draw, height - MARGIN_PX - LEGEND_PX / 2)
         return image
 
-    def _place(self, node: Node, depth: int) -> None:
-        half = THUMB_PX / 2
-        node.x = MARGIN_PX + half + depth * (THUMB_PX + EDGE_PX)
+    def _place(self, node: Node, depth: int, lane_half: float) -> None:
+        """Places a subtree; `lane_half` is half the height of the tallest ancestor in the lane that leads to `node`."""
+        node.x = MARGIN_PX + THUMB_PX / 2 + depth * (THUMB_PX + EDGE_PX)
+        lane_half = max(lane_half, self._half_height(node))
         if not node.children:
             # A new lane, below all lanes so far; a label needs room above it.
-            gap = IMAGINED_GAP_PX if node.kind is Kind.IMAGINED else LANE_GAP_PX
-            node.y = self._lane_bottom + gap + self._half_height(node)
-            self._lane_bottom = node.y + self._half_height(node)
+            small = lane_half <= self._root.frame.shape[0] * self._small_scale / 2
+            node.y = self._lane_bottom + (IMAGINED_GAP_PX if small else LANE_GAP_PX) + lane_half
+            self._lane_bottom = node.y + lane_half
             return
-        for child in node.children:
-            self._place(child, depth + 1)
         # Straight on along the child that is nearest to the middle, so that the trunk runs through the tree.
         lived = [child for child in node.children if child.kind is not Kind.IMAGINED] or node.children
-        node.y = lived[(len(lived) - 1) // 2].y
+        straight = lived[(len(lived) - 1) // 2]
+        for child in node.children:
+            self._place(child, depth + 1, lane_half if child is straight else 0.0)
+        node.y = straight.y
 
     def _edge(self, draw: ImageDraw.ImageDraw, parent: Node, child: Node) -> None:
         colour = self._line_colour(child)
         begin = (parent.x + self._half_width(parent) + BORDER_PX, parent.y)
         end = (child.x - self._half_width(child) - BORDER_PX - 3, child.y)
         # Up or down first, close to the parent, then along the child's own lane: there its action has room.
-        bend = parent.x + THUMB_PX / 2 + 14
+        bend = parent.x + THUMB_PX / 2 + 9
         points = [begin, (bend, begin[1]), (bend, end[1]), end]
         if child.kind in (Kind.REWOUND, Kind.RESTORED):
             _dashed(draw, points, colour)
         else:
             draw.line(points, colour, 3, joint="curve")
         arrow_head(draw, (end[0] + 3, end[1]), colour)
-        face = font(13 if child.kind is Kind.IMAGINED else 15)
-        room = end[0] - bend - 10
+        face = font(13 if child.kind is Kind.IMAGINED else 14)
+        room = end[0] - bend - 4
         text = fit(child.action, face, room)
         middle = bend + (end[0] - bend) / 2 - 2
         draw.text((middle, end[1] - 4), text, mix(colour, INK, 0.25), face, anchor="ms")

@@ -6,7 +6,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from prometheus_client import CollectorRegistry
-
 from worldtree_video.catalog import load_catalog
 from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action, KvPolicy, PolicyKind

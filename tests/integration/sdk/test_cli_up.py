@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -56,7 +57,8 @@ def children_of(pid: int) -> dict[str, int]:
     found = {}
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
-        found[next(word for word in words if word.startswith("worldtree_"))] = int(child)
+        # Before its exec a child is still our launcher, whose last words are the same.
+        found.update({word: int(child) for word in words if word.startswith("worldtree_")})
     return found
 
 
@@ -110,6 +112,34 @@ def test_a_service_that_dies_brings_up_down_with_its_name_and_code(up: Up, servi
     log = up.log.read_text()
     assert f"{service.removeprefix('worldtree_')} ended with code -9 (UNAVAILABLE, SERVICE_ENDED)" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("delay_s", [0.3, 0.8])
+def test_up_that_is_ended_while_it_starts_leaves_no_orphan(delay_s: float) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "up", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 20
+    while not (started := children_of(process.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) == 0
+    wait_gone(list(started.values()))
+    process.communicate()
+
+
+def test_a_taken_port_is_told_by_its_number(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [*COMMAND, "up", "--port", str(port)], cwd=ROOT, capture_output=True, text=True, timeout=90
+        )
+    assert done.returncode == 1
+    assert str(port) in done.stderr.split("SERVICE_ENDED")[1]
 
 
 def test_a_service_that_cannot_start_is_told_with_its_last_lines(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The `worldtree` command. Its packages come with the extra `cli`; without them it says how to get them."""
 
+import os
 import sys
 
 CLI_PACKAGES = frozenset({"typer", "rich", "yaml", "PIL"})
@@ -7,6 +8,8 @@ CLI_PACKAGES = frozenset({"typer", "rich", "yaml", "PIL"})
 
 def main() -> None:
     """Entry point of the `worldtree` command."""
+    # gRPC's own notes (a GOAWAY when a server drains) would land in the middle of our pictures and progress bars.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         from worldtree.cli.app import run
     except ModuleNotFoundError as error:

@@ -40,7 +40,7 @@ def model_table(model: ModelInfo) -> Table:
         ("", model.description),
         ("frame", f"{model.width_px} x {model.height_px} px, {model.fps:g} fps, {model.frames_per_chunk} a chunk"),
         ("actions", actions),
-        ("starts", ", ".join(model.starts)),
+        ("starts", _starts(model)),
         ("nfe", ", ".join(str(nfe) + (" (default)" if nfe == model.nfe_default else "") for nfe in model.nfe_choices)),
         ("window", f"{model.window_chunks} chunks, {model.block_bytes / 1024:.0f} KiB each"),
         ("licence", model.license),
@@ -49,3 +49,8 @@ def model_table(model: ModelInfo) -> Table:
         if value:
             table.add_row(label, value)
     return table
+
+
+def _starts(model: ModelInfo) -> str:
+    width = max((len(start) for start in model.starts), default=0)
+    return "\n".join(f"{start:{width}}  {start.description}".rstrip() for start in model.starts)

@@ -39,5 +39,7 @@ def draw_sheet(now: Frames, rollouts: Sequence[Rollout]) -> Image.Image:
         for column, (caption, frame) in enumerate(cells):
             left = MARGIN_PX + NAME_PX + column * (width + GAP_PX)
             image.paste(picture_of(frame, scale), (left, top))
-            draw.text((left + width / 2, top + height + 3), fit(caption, font(13), width), FAINT, font(13), anchor="mt")
+            draw.text(
+                (left + width / 2, top + height + 15), fit(caption, font(13), width), FAINT, font(13), anchor="ms"
+            )
     return image

@@ -270,7 +270,7 @@ def main(
     count, long_count = (48, 16) if quick else (episode_count, 64)
     package = Package(folder, block_count=BATCH * 9)
     default = package.manifest["sampler"]["default_nfe"]
-    rows, by_nfe, episodes = measure(package, episode_count=count, long_count=long_count, nfes=[1, 2, 4])
+    rows, by_nfe, episodes = measure(package, episode_count=count, long_count=long_count, nfes=sorted(package.manifest["sampler"]["schedules"]))
     bars = bars_of(rows, default)
     print_tables(bars, rows)
     document = {

@@ -24,7 +24,12 @@ DEFAULT_PACKAGE = Path("models/minigrid/1")
 SAMPLER: dict[str, Any] = {
     "kind": "renoise",
     "default_nfe": 2,
-    "schedules": {1: [1.0], 2: [1.0, 0.7], 4: [1.0, 0.92, 0.85, 0.6]},
+    "schedules": {
+        1: [1.0],
+        2: [1.0, 0.35],
+        4: [1.0, 0.75, 0.55, 0.35],
+        8: [1.0, 0.95, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35],
+    },
 }
 EXTERNAL_BYTES = 256  # smaller initialisers stay inside the graph, where shape inference needs them
 app = typer.Typer(add_completion=False)

@@ -97,10 +97,8 @@ class Histories:
         return np.full(self._batch, count, np.int64), table, mask
 
     def observe(self, frames: UInt8, actions: Ints) -> None:
-        """Commits real frames [B, 56, 56, 3]; actions [B] led to them (NONE for a first frame)."""
-        self._write(from_pixels(frames)[:, None], actions)
-
-    def _write(self, x0: Floats, actions: Ints) -> None:
+        """Commits frames [B, 56, 56, 3]; actions [B] led to them (NONE for a first frame)."""
+        x0 = from_pixels(frames)[:, None]
         position, table, mask = self._table()
         ring = self._package.window + 1
         slot = np.arange(self._batch, dtype=np.int64) * ring + self._chunk % ring
@@ -119,8 +117,9 @@ class Histories:
                 after = np.float32(levels[k + 1])
                 noise = self._noise(shape, k + 1) if kind == "renoise" else (x - np.float32(1 - t) * x0) / np.float32(t)
                 x = (1 - after) * x0 + after * noise
-        self._write(x0, actions)
-        return to_pixels(x0[:, 0])
+        frames = to_pixels(x0[:, 0])
+        self.observe(frames, actions)  # what is committed is what was shown, rounded
+        return frames
 
     def _noise(self, shape: tuple[int, ...], step: int) -> Floats:
         generator = np.random.Generator(np.random.Philox(key=[self._seed, self._chunk * 64 + step]))

@@ -81,8 +81,8 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float) -> str:
-    return "-" if value != value else f"{value:.3f}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def write_card(folder: Path, document: dict[str, Any]) -> None:

@@ -15,16 +15,17 @@ from training.minigrid.legal import legal_views
 from training.minigrid.package import Package
 
 DEPTH = 4
-TWO = [[1.0, t] for t in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)]
+TWO = [[1.0, t] for t in (0.8, 0.7, 0.6, 0.5, 0.4, 0.35, 0.3)]
 FOUR = [
-    [1.0, 0.95, 0.9, 0.8],
-    [1.0, 0.95, 0.85, 0.7],
-    [1.0, 0.92, 0.84, 0.6],
-    [1.0, 0.9, 0.8, 0.6],
-    [1.0, 0.96, 0.92, 0.6],
-    [1.0, 0.85, 0.7, 0.5],
+    [1.0, 0.9, 0.7, 0.5],
+    [1.0, 0.9, 0.7, 0.35],
+    [1.0, 0.85, 0.6, 0.35],
+    [1.0, 0.8, 0.6, 0.4],
+    [1.0, 0.75, 0.6, 0.45],
+    [1.0, 0.75, 0.55, 0.35],
+    [1.0, 0.7, 0.55, 0.4],
 ]
-EIGHT = [[1.0, 0.97, 0.94, 0.91, 0.88, 0.84, 0.78, 0.6], [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.5]]
+EIGHT = [[1.0, 0.95, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35], [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]]
 app = typer.Typer(add_completion=False)
 
 
@@ -49,8 +50,8 @@ def main(
             right = share(made.ids == truth.ids, truth.plain)
             legal = legal_views(made.ids)
             typer.echo(
-                f"{kind:8s} determined {right:.3f}  real {made.real.mean():.3f}  real, new {share(made.real, new):.3f}"
-                f"  legal {legal.mean():.3f}  legal, much new {np.mean(legal[surprising]):.3f}  {levels}"
+                f"{kind:8s} determined {right:.3f}  real {made.real.mean():.3f}  "
+                f"real, new {share(made.real, new) or 0:.3f}  legal {legal.mean():.3f}  legal, much new {np.mean(legal[surprising]):.3f}  {levels}"
             )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from worldtree_runtime.errors import WorldtreeError
+from worldtree_runtime.model_package import PackageError
 from worldtree_runtime.settings import SettingsError
 
 _log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
         with asyncio.Runner() as runner:
             runner.run(_until_signal(main))
-    except (SettingsError, WorldtreeError, OSError) as error:
+    except (SettingsError, PackageError, WorldtreeError, OSError) as error:
         _log.debug("the start failed", exc_info=error)
         print(f"worldtree: {error}", file=sys.stderr)
         raise SystemExit(1) from None

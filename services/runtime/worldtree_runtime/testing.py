@@ -69,7 +69,7 @@ class TinyWorld:
     def manifest(self) -> dict[str, Any]:
         """The `model.yaml`."""
         layers, _, heads, tokens, head_dim = self.block_shape
-        between: list[Any] = [[0.5] * self.action_size] * 2 if self.action_size else ["left", "stay"]
+        between: list[Any] = [[0.5] * self.action_size for _ in range(2)] if self.action_size else ["left", "stay"]
         return {
             "format": 1,
             "kind": "video",

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -58,6 +58,7 @@ class VideoServicer(VideoGeneratorServicer):
         session = await self._calls.once(
             "CreateSession", request.request_id, lambda: served.worlds.create(recipe, ttl_s=ttl_s)
         )
+        served.worlds.get(session.name)  # a repeat may come after its session was closed
         return pb.CreateSessionResponse(
             session=convert.from_session(session, served),
             frames=convert.from_frames(b"".join(session.branch.origin.chunks), served.package),
@@ -79,6 +80,8 @@ class VideoServicer(VideoGeneratorServicer):
         begin = first.begin
         served = self._catalog.of_session(first.session)
         actions = self._actions(begin.actions, served, "begin.actions", least=0)
+        if begin.idle not in pb.PlayRequest.Idle.values():
+            raise OutOfRange("begin.idle", begin.idle, 0, max(pb.PlayRequest.Idle.values()))
         fps = begin.fps
         if not 0 <= fps <= _FPS_MAX:  # a NaN fails both comparisons
             raise OutOfRange("begin.fps", fps, 0, _FPS_MAX)
@@ -108,6 +111,8 @@ class VideoServicer(VideoGeneratorServicer):
         sequences = self._sequences(request, served)
         worlds = served.worlds
         detail = request.detail or pb.RolloutRequest.DETAIL_ALL
+        if detail not in pb.RolloutRequest.Detail.values():
+            raise OutOfRange("detail", detail, 0, max(pb.RolloutRequest.Detail.values()))
         async with worlds.rollout(request.session, sequences) as rollout:
             async for node, chunk in rollout.nodes:
                 frames = detail == pb.RolloutRequest.DETAIL_ALL or (
@@ -140,16 +145,15 @@ class VideoServicer(VideoGeneratorServicer):
         async def fork() -> list[Session]:
             return served.worlds.fork(request.session, seeds=seeds, ttl_s=ttl_s)
 
-        children = await self._calls.once("Fork", request.request_id, fork)
+        children = await self._calls.once(f"Fork {request.session}", request.request_id, fork)
         return pb.ForkResponse(sessions=[convert.from_session(child, served) for child in children])
 
     async def Rewind(self, request: pb.RewindRequest, context: Context) -> pb.RewindResponse:
         served = self._catalog.of_session(request.session)
         expected = request.expected_chunk_index if request.HasField("expected_chunk_index") else None
         session = await served.worlds.rewind(request.session, request.chunk_count, expected_chunk_index=expected)
-        return pb.RewindResponse(
-            session=convert.from_session(session, served), last_frame=self._last_frame(session, served)
-        )
+        described, last_frame = self._standing(session, served)
+        return pb.RewindResponse(session=described, last_frame=last_frame)
 
     async def Save(self, request: pb.SaveRequest, context: Context) -> pb.SaveResponse:
         served = self._catalog.of_session(request.session)
@@ -176,25 +180,21 @@ class VideoServicer(VideoGeneratorServicer):
             return session, served, identical
 
         session, served, identical = await self._calls.once("Restore", request.request_id, restore)
-        return pb.RestoreResponse(
-            session=convert.from_session(session, served),
-            last_frame=self._last_frame(session, served),
-            bit_identical=identical,
-        )
+        served.worlds.get(session.name)  # a repeat may come after its session was closed
+        described, last_frame = self._standing(session, served)
+        return pb.RestoreResponse(session=described, last_frame=last_frame, bit_identical=identical)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         served = self._catalog.of_session(request.session)
-        session = served.worlds.get(request.session)
-        return pb.GetResponse(
-            session=convert.from_session(session, served), last_frame=self._last_frame(session, served)
-        )
+        described, last_frame = self._standing(served.worlds.get(request.session), served)
+        return pb.GetResponse(session=described, last_frame=last_frame)
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         size = request.page_size or _PAGE_DEFAULT
         if not 1 <= size <= _PAGE_MAX:
             raise OutOfRange("page_size", size, 1, _PAGE_MAX)
         every = [(session, served) for served in self._catalog for session in served.worlds.live()]
-        every.sort(key=lambda entry: (entry[0].created_s, entry[0].name))
+        every.sort(key=lambda entry: _page_token(entry[0]))
         after = [entry for entry in every if _page_token(entry[0]) > request.page_token]
         page = after[:size]
         return pb.ListResponse(
@@ -216,14 +216,10 @@ class VideoServicer(VideoGeneratorServicer):
         """Chunks and events in their order, until the play is over or nothing has happened for too long."""
         while True:
             try:
-                async with asyncio.timeout(self._settings.play_idle_s):
+                async with self._idle_limit():
                     item = await anext(play.chunks)
             except StopAsyncIteration:
                 return
-            except TimeoutError as error:
-                raise DeadlineExceeded(
-                    "PLAY_IDLE", f"no control and no chunk for {self._settings.play_idle_s:g} s"
-                ) from error
             if isinstance(item, pb.PlayResponse):
                 yield item
                 continue
@@ -232,6 +228,17 @@ class VideoServicer(VideoGeneratorServicer):
             self._observe_played(item, message)
             yield message
             play.taken()
+
+    @asynccontextmanager
+    async def _idle_limit(self) -> AsyncIterator[None]:
+        limit_s = self._settings.play_idle_s
+        try:
+            async with asyncio.timeout(limit_s):
+                yield
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                "PLAY_IDLE", f"no control and no chunk for {limit_s:g} s", limit_s=f"{limit_s:g}"
+            ) from error
 
     async def _steer(
         self, play: LivePlay, served: Served, session: str, requests: AsyncIterator[pb.PlayRequest]
@@ -246,7 +253,7 @@ class VideoServicer(VideoGeneratorServicer):
                     play.chunks.put(event)
             play.finish()
         except Exception as error:  # the play's reader raises it, where the interceptor gives it a status
-            play.chunks.close(error)
+            play.fail(error)
 
     async def _control(self, play: LivePlay, served: Served, request: pb.PlayRequest) -> pb.PlayResponse | None:
         match request.WhichOneof("control"):
@@ -280,7 +287,8 @@ class VideoServicer(VideoGeneratorServicer):
 
     async def _first(self, requests: AsyncIterator[pb.PlayRequest]) -> pb.PlayRequest:
         try:
-            first = await anext(aiter(requests))
+            async with self._idle_limit():
+                first = await anext(aiter(requests))
         except StopAsyncIteration:
             raise InvalidRequest("begin", "a play must begin with a message that sets session and begin") from None
         if not first.session:
@@ -350,8 +358,10 @@ class VideoServicer(VideoGeneratorServicer):
             limit_s=self._settings.session_ttl_max_s,
         )
 
-    def _last_frame(self, session: Session, served: Served) -> common.Frames:
-        return convert.from_last_frame(served.worlds.last_frames(session.branch), served.package)
+    def _standing(self, session: Session, served: Served) -> tuple[pb.Session, common.Frames]:
+        with served.worlds.engine.lock:  # or a play may move it between the two
+            frames = served.worlds.last_frames(session.branch)
+            return convert.from_session(session, served), convert.from_last_frame(frames, served.package)
 
     async def _snapshot_bytes(self, request: pb.RestoreRequest) -> bytes:
         if bool(request.snapshot) == bool(request.data):

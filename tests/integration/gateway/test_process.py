@@ -1,13 +1,16 @@
 """The gateway as an operator runs it: one command, one ready line, a clean end."""
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc.aio
 import pytest
+from worldtree.common.v1 import common_pb2
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
 
@@ -32,6 +35,12 @@ async def ready_line(process: asyncio.subprocess.Process) -> dict[str, str]:
     line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
     assert line.startswith("worldtree ready service=gateway grpc="), line
     return dict(part.split("=", 1) for part in line.split()[2:])
+
+
+def resident_mib(process: asyncio.subprocess.Process) -> float:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 async def test_it_is_ready_once_a_backend_answered_and_ends_well_after_the_calls_under_way(start_backend) -> None:
@@ -78,3 +87,31 @@ async def test_a_bad_setting_is_one_line_that_names_it(flags: tuple[str, ...], s
     assert process.returncode == 2
     assert said in errors.decode()
     assert len(errors.decode().splitlines()) == 1
+
+
+async def test_callers_who_leave_in_the_middle_leave_no_memory_behind(spawn_backend) -> None:
+    backend = spawn_backend("a")
+    request = pb.GenerateRequest(
+        model=common_pb2.ModelRef(name="echo"), actions=[pb.Action(instruction="size:400000")] * 20
+    )
+
+    async def leave(stub: VideoGeneratorStub, message_count: int) -> None:
+        call = stub.Generate(request, metadata=(("cache-control", "no-store"),))
+        for _ in range(message_count):
+            await call.read()
+        call.cancel()
+
+    async with gateway("--port", "0", "--video", backend.address) as process:
+        ready = await ready_line(process)
+
+        async def mib_after(round_count: int) -> float:
+            async with grpc.aio.insecure_channel(ready["grpc"]) as channel:
+                stub = VideoGeneratorStub(channel)
+                for _ in range(round_count):
+                    await asyncio.gather(*(leave(stub, 1 + index % 5) for index in range(8)))
+            await asyncio.sleep(0.3)
+            return resident_mib(process)
+
+        before = await mib_after(25)
+        after = await mib_after(75)
+        assert after - before < 40, f"600 callers left, and memory went from {before:.0f} to {after:.0f} MiB"

@@ -5,6 +5,7 @@ The fixture counts every block, claim and thread at the end of each test.
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
@@ -212,6 +213,19 @@ async def test_a_session_that_is_closed_under_a_call_ends_it(serve: Serve, call:
         await running
     with pytest.raises(SessionNotFound):
         worlds.get(name)
+
+
+async def test_no_chunk_is_added_to_a_closed_session_while_its_play_has_not_heard_of_it_yet(serve: Serve) -> None:
+    served = serve(SLOW)
+    name = await opened(served)
+    async with LivePlay.open(served.worlds, name, fps=0, lookahead_chunks=8, repeat=True) as live:
+        live.act(turns(1))
+        await anext(live.chunks)
+        served.worlds.delete(name)
+        time.sleep(0.1)  # noqa: ASYNC251 - the loop is busy with others, the engine is not
+        served.worlds.engine.check_integrity()
+        with pytest.raises(SessionClosed):
+            await consume(live.chunks)
 
 
 async def test_a_session_that_is_closed_under_a_save_is_saved(serve: Serve) -> None:

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 SECTIONS = ("gateway", "video", "navigator", "multitask", "reward")
@@ -72,8 +73,15 @@ class ServiceSettings(BaseModel):
         values.setdefault("replica", f"{cls.section}-{secrets.token_hex(3)}")
         if "metrics_port" not in values:
             port = str(values.get("port", cls.model_fields["port"].default))
-            values["metrics_port"] = int(port) + 1 if port.isdecimal() and int(port) != 0 else 0
+            values["metrics_port"] = int(port) + 1 if port.isdecimal() and 0 < int(port) < 65535 else 0
         return values
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: str | None) -> str | None:
+        if url is not None and not _is_redis_url(url):
+            raise ValueError("must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH")
+        return url
 
     @classmethod
     def load(cls, config: Path | None = None, *, environ: Mapping[str, str] | None = None, **flags: Any) -> Self:
@@ -186,14 +194,24 @@ class ServiceSettings(BaseModel):
         return parsed
 
 
+def _is_redis_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # whose text may hold a piece of the password, and helps nobody else
+        return False
+    return bool(parts.path) if parts.scheme == "unix" else parts.scheme in ("redis", "rediss") and bool(parts.hostname)
+
+
 def _explain(error: ValidationError, places: Mapping[str, str]) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         field, *inside = (str(part) for part in problem["loc"] or ("settings",))
         place = ".".join([places.get(field, field), *inside])
-        hidden = problem["type"] == "missing" or _SECRET.search(field)
+        # what concerns several fields comes with the values of all, the secret ones too
+        hidden = problem["type"] == "missing" or not problem["loc"] or _SECRET.search(field)
         got = "" if hidden else f", got {problem['input']!r}"
-        lines.append(f"{place}: {problem['msg']}{got}")
+        lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{got}")
     return "; ".join(lines)
 
 

@@ -1,10 +1,10 @@
 """worldtree.yaml, then variables, then flags; what can't be read is named."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from worldtree_runtime.settings import ServiceSettings, SettingsError
 
 
@@ -131,6 +131,34 @@ def test_every_bad_value_is_named_at_once(tmp_path: Path) -> None:
 def test_a_value_that_may_be_secret_is_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"video\.redis_url: Input should be a valid string$"):
         load(tmp_path, "video: {redis_url: [redis-with-password]}")
+
+
+def test_a_check_of_several_fields_does_not_repeat_the_secret_ones() -> None:
+    class Pair(VideoSettings):
+        @model_validator(mode="after")
+        def _check(self) -> Self:
+            raise ValueError("port and host don't go together")
+
+    with pytest.raises(SettingsError) as raised:
+        Pair.load(environ={"WORLDTREE_REDIS_URL": "redis://:hunter2@cache/0"})
+    assert str(raised.value) == "settings: port and host don't go together"
+
+
+@pytest.mark.parametrize("url", ["redis://h:1/0", "redis://:p@h/0", "rediss://h:1", "unix:///run/redis.sock?db=1"])
+def test_an_url_of_redis_is_accepted(tmp_path: Path, url: str) -> None:
+    assert load(tmp_path, redis_url=url).redis_url == url
+
+
+@pytest.mark.parametrize("url", ["cache:6379", "http://h:1/0", "redis://h:99999/0", "redis://:pa/ss@h:1/0", "redis://:1/0"])
+def test_an_url_that_is_not_redis_s_is_refused_before_anything_starts(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load(tmp_path, environ={"WORLDTREE_REDIS_URL": url})
+    assert str(raised.value).startswith("$WORLDTREE_REDIS_URL: must be redis://HOST:PORT/DB")
+    assert url not in str(raised.value)
+
+
+def test_the_last_port_leaves_the_metrics_a_free_one(tmp_path: Path) -> None:
+    assert load(tmp_path, port="65535").metrics_port == 0
 
 
 def test_a_message_stays_on_one_line(tmp_path: Path) -> None:

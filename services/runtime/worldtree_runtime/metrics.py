@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 # one cached answer is well under a millisecond, one long rollout is minutes
 RPC_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
-# a proxy is asked for methods by strangers; beyond this many names they share one series
+# a proxy is asked for methods by strangers; beyond this many names, what isn't declared shares one series
 METHOD_COUNT_MAX = 256
 
 _HEAD_BYTES_MAX = 8 * 1024
@@ -43,6 +43,7 @@ class RpcMetrics:
 
     def __init__(self, registry: CollectorRegistry, service: str) -> None:
         self._service = service
+        self._declared: set[str] = set()
         self._methods: set[str] = set()
         self._seconds = Histogram(
             "worldtree_rpc_seconds",
@@ -63,6 +64,10 @@ class RpcMetrics:
         )
         self._observer_failures.labels(service)
 
+    def declare(self, methods: Iterable[str]) -> None:
+        """These keep a series of their own, however many names strangers make up."""
+        self._declared.update(methods)
+
     def started(self) -> None:
         with self._harmless():
             self._in_flight.labels(self._service).inc()
@@ -76,7 +81,7 @@ class RpcMetrics:
             self._seconds.labels(self._service, self._bounded(method), code).observe(seconds, exemplar)
 
     def _bounded(self, method: str) -> str:
-        if method not in self._methods:
+        if method not in self._declared and method not in self._methods:
             if len(self._methods) >= METHOD_COUNT_MAX:
                 return "other"
             self._methods.add(method)

@@ -4,11 +4,12 @@ import asyncio
 import errno
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 import grpc.aio
+from google.protobuf.descriptor_pool import Default
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from prometheus_client import CollectorRegistry
 
@@ -84,8 +85,9 @@ async def start_server(
     running ones get what is left of `drain_timeout_s`. Raises OSError where an address can't be had.
     """
     registry = process_registry() if registry is None else registry
+    metrics = RpcMetrics(registry, service)
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(RpcMetrics(registry, service)), *interceptors],
+        interceptors=[CallInterceptor(metrics), *interceptors],
         options=(
             *_KEEPALIVE_OPTIONS,
             ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -95,6 +97,7 @@ async def start_server(
         ),
     )
     names = list(register(server))
+    metrics.declare(_methods([*names, HEALTH_SERVICE]))
     health = Health(names, ready=_logged(ready))
     health.add_to(server)
     _add_reflection(server, [*names, HEALTH_SERVICE])
@@ -140,6 +143,13 @@ def _logged(ready: Callable[[], bool]) -> Callable[[], bool]:
             return False
 
     return safely_ready
+
+
+def _methods(names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        # a service of raw bytes may have no descriptor here
+        with suppress(KeyError):
+            yield from (f"{name}/{each.name}" for each in Default().FindServiceByName(name).methods)
 
 
 def _add_reflection(server: grpc.aio.Server, names: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_status import rpc_status
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
+from worldtree_runtime.metrics import METHOD_COUNT_MAX
 
 VIDEO = "/worldtree.video.v1.VideoGenerator/"
 
@@ -299,3 +300,15 @@ async def test_every_kind_by_its_own_descriptor(start_backend, open_gateway, ech
         answer = await client.channel.stream_unary(f"/{name}/Upload")(iter([b"a", b"b", b"c"]))
         assert answer == b"a|b|c"
         assert await client.channel.stream_unary(f"/{name}/Upload")(iter([])) == b""
+
+
+async def test_names_that_strangers_make_up_take_no_series_from_our_methods(start_backend, open_gateway) -> None:
+    backend = await start_backend()
+    async with open_gateway(backend.address) as client:
+        for number in range(METHOD_COUNT_MAX):
+            call = client.channel.unary_unary(f"{VIDEO}MadeUp{number}")
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call(b"")
+        await client.stub.Get(pb.GetRequest(session="s.a"))
+        for method, count in ((f"{VIDEO[1:]}Get", 1), ("other", 0)):
+            assert await client.metric("worldtree_rpc_seconds_count", method=method, code="OK") == count

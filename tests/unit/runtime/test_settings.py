@@ -149,7 +149,9 @@ def test_an_url_of_redis_is_accepted(tmp_path: Path, url: str) -> None:
     assert load(tmp_path, redis_url=url).redis_url == url
 
 
-@pytest.mark.parametrize("url", ["cache:6379", "http://h:1/0", "redis://h:99999/0", "redis://:pa/ss@h:1/0", "redis://:1/0"])
+@pytest.mark.parametrize(
+    "url", ["cache:6379", "http://h:1/0", "redis://h:99999/0", "redis://:pa/ss@h:1/0", "redis://:1/0"]
+)
 def test_an_url_that_is_not_redis_s_is_refused_before_anything_starts(tmp_path: Path, url: str) -> None:
     with pytest.raises(SettingsError) as raised:
         load(tmp_path, environ={"WORLDTREE_REDIS_URL": url})

@@ -12,7 +12,7 @@ from worldtree_runtime.stores import RedisStore, StoreUnavailable, open_store
 
 @pytest.fixture
 async def store(valkey: Any) -> AsyncIterator[RedisStore]:
-    store = RedisStore(valkey.url, timeout_s=0.5)
+    store = RedisStore(valkey.url, timeout_s=5.0)
     yield store
     await store.close()
 
@@ -41,7 +41,7 @@ async def test_a_ttl_below_a_millisecond_still_expires(store: RedisStore) -> Non
 
 
 async def test_of_many_that_set_if_absent_exactly_one_wins_across_stores(valkey: Any) -> None:
-    stores = [RedisStore(valkey.url) for _ in range(4)]
+    stores = [RedisStore(valkey.url, timeout_s=10.0) for _ in range(4)]
     won = await asyncio.gather(*(stores[i % 4].set_if_absent("k", b"%d" % i, 60) for i in range(40)))
     assert sum(won) == 1
     assert await stores[0].get("k") == b"%d" % won.index(True)
@@ -58,7 +58,7 @@ async def test_more_calls_at_once_than_connections_wait_their_turn(valkey: Any) 
 
 
 async def test_a_killed_server_is_unavailable_and_a_new_one_is_found_without_being_told(valkey: Any) -> None:
-    store = RedisStore(valkey.url, timeout_s=0.5)
+    store = RedisStore(valkey.url, timeout_s=5.0)
     await store.set("k", b"1", 60)
     valkey.kill()
     for call in (store.get("k"), store.set("k", b"2", 60), store.delete("k"), store.set_if_absent("k", b"3", 60)):
@@ -74,7 +74,7 @@ async def test_a_killed_server_is_unavailable_and_a_new_one_is_found_without_bei
 
 
 async def test_a_restart_between_two_calls_is_not_noticed(valkey: Any) -> None:
-    store = RedisStore(valkey.url)
+    store = RedisStore(valkey.url, timeout_s=10.0)
     await asyncio.gather(*(store.set(f"k{i}", b"1", 60) for i in range(8)))  # several pooled connections, dead soon
     valkey.kill()
     valkey.restart()
@@ -104,7 +104,7 @@ async def test_a_server_that_hangs_costs_the_timeout_and_no_connection(valkey: A
 
 
 async def test_callers_that_leave_give_their_connections_back(valkey: Any) -> None:
-    store = RedisStore(valkey.url, timeout_s=2.0)
+    store = RedisStore(valkey.url, timeout_s=10.0)
     await store.set("k", b"1", 60)
     valkey.pause(300)
     calls = [asyncio.create_task(store.get("k")) for _ in range(100)]

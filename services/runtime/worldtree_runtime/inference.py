@@ -67,9 +67,10 @@ def _shape_fits(found: list[Any], wanted: tuple[int | None, ...]) -> bool:
     )
 
 
-def fingerprint(device: str) -> str:
-    """Names all that decides the last bit of a result: runtime, provider, machine, instruction sets."""
-    return f"onnxruntime-{ort.__version__}/{device}/{platform.machine()}/{'+'.join(_instruction_sets()) or 'generic'}"
+def fingerprint(device: str, threads: int) -> str:
+    """Names all that decides the last bit of a result: runtime, provider, threads, machine, instruction sets."""
+    instructions = "+".join(_instruction_sets()) or "generic"
+    return f"onnxruntime-{ort.__version__}/{device}-{threads}/{platform.machine()}/{instructions}"
 
 
 def _instruction_sets() -> list[str]:

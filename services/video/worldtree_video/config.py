@@ -29,5 +29,6 @@ class VideoSettings(ServiceSettings):
     max_rollout_chunks: int = Field(4096, ge=1, description="chunks of one Rollout, all sequences together")
     max_fork_count: int = Field(256, ge=1, description="children of one Fork")
     max_image_pixels: int = Field(1 << 20, ge=1, description="pixels of one PNG, read from its header before decoding")
+    max_untaken_chunks: int = Field(64, ge=1, description="chunks made ahead of a slow reader of Rollout or Generate")
     max_queued_actions: int = Field(1024, ge=1, description="actions waiting in one Play")
     play_idle_s: float = Field(300.0, gt=0, description="a Play without control or chunk for so long is ended")

@@ -98,6 +98,19 @@ class NotFinite(DataLoss):
         )
 
 
+class SnapshotTooLarge(FailedPrecondition):
+    """A snapshot that would be lost: the store would not keep it, or no message could carry it."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int, setting: str) -> None:
+        super().__init__(
+            "SNAPSHOT_TOO_LARGE",
+            f"the snapshot has {size_bytes} bytes, at most {limit_bytes} fit (setting {setting})",
+            subject=setting,
+            size_bytes=str(size_bytes),
+            limit_bytes=str(limit_bytes),
+        )
+
+
 class SnapshotCorrupt(DataLoss):
     """The bytes are no snapshot, were cut short, or do not match their checksum."""
 

@@ -71,7 +71,7 @@ class LivePlay:
             with self._engine.lock:
                 self._worlds.swap(self.session, branch)
                 self._play.branch = branch
-                self._play.cleared(self._engine.clock())
+                self._play.cleared()
                 return self._worlds.last_frames(branch)
         finally:
             with self._engine.lock:

@@ -52,7 +52,7 @@ class VideoModel:
         self.package: VideoPackage = stored.package
         self.block_count = block_count
         self.device = device
-        self.fingerprint = fingerprint(device)
+        self.fingerprint = fingerprint(device, threads)
         files = self.package.files
         self._denoise = open_session(stored.folder / files.denoise, device=device, threads=threads)
         self._commit = open_session(stored.folder / files.commit, device=device, threads=threads)

@@ -54,7 +54,7 @@ class Play:
         self._anchor_s = now
         self._made_count = 0  # since the anchor's chunk 0
         self._unsent_count = 0  # delivered, and not yet taken by the transport
-        self._starving_since_s: float | None = now
+        self._starving = True  # no action waits, so the clock waits too
         self._paused = False
         self.held = False  # its branch is being moved
         self._draining = False
@@ -101,7 +101,7 @@ class Play:
         self._made_count += 1
         self._unsent_count += 1
         self._sink.put(Played(chunk, arrival_s, late_s, len(self._queue)))
-        self._note_starvation(now)
+        self._starving = not self._queue and not self._repeat
         self._close_if_done()
 
     def fail(self, error: Exception) -> None:
@@ -112,11 +112,11 @@ class Play:
         if replace:
             self._queue.clear()
         self._queue.extend((action, now) for action in actions)
-        if self._queue and self._starving_since_s is not None:
+        if self._queue and self._starving:
             # The clock waited with us: the next chunk is due one period from now at the earliest.
             behind_s = now - (self._anchor_s + self._made_count * self.period_s)
             self._anchor_s += max(0.0, behind_s)
-            self._starving_since_s = None
+            self._starving = False
 
     def taken(self) -> None:
         """The transport has taken a delivered chunk: there is room for another."""
@@ -133,12 +133,12 @@ class Play:
         self._paused = False
         self._anchor_s = now - self._made_count * self.period_s
 
-    def cleared(self, now: float) -> None:
+    def cleared(self) -> None:
         """The branch was moved: the queue and the chunk in the making are forgotten."""
         self._queue.clear()
         self._making = None
         self._last = None
-        self._starving_since_s = now
+        self._starving = True
 
     def finish(self) -> None:
         """No control will come any more: ends once the queued actions are done, or at once when paused for ever."""
@@ -149,10 +149,6 @@ class Play:
         """Ends after the chunk in flight."""
         self._queue.clear()
         self.finish()
-
-    def _note_starvation(self, now: float) -> None:
-        if not self._queue and not self._repeat:
-            self._starving_since_s = now
 
     def _close_if_done(self) -> None:
         if self._draining and self._making is None and (self._paused or not self._queue):

@@ -65,11 +65,14 @@ class Rollout:
         roots: Sequence[TrieNode],
         *,
         width: int,
+        ahead_chunks: int,
         sink: RolloutSink,
         spawn: "Callable[[NodeRun], None]",
         drop: "Callable[[NodeRun], None]",
     ) -> None:
         self._width = width
+        self._ahead_chunks = ahead_chunks
+        self._untaken_count = 0
         self._sink = sink
         self._spawn = spawn
         self._drop = drop
@@ -96,11 +99,17 @@ class Rollout:
         self._active.remove(run)
         self._push(run.branch, list(run.node.children.values()))
         run.branch.close()
+        self._untaken_count += 1
         self._sink.put((run.node, chunk))
         self._fill()
-        if not self._active:
+        if not self._active and not self._waiting:
             self._closed = True
             self._sink.close()
+
+    def taken(self) -> None:
+        """The reader has taken a node: there may be room for another."""
+        self._untaken_count -= 1
+        self._fill()
 
     def fail(self, error: Exception) -> None:
         """It cannot be answered: one node failed, or its session was closed."""
@@ -113,7 +122,9 @@ class Rollout:
         self._waiting.extend(NodeRun(self, node, _imagined(branch, node.edge[1])) for node in reversed(nodes))
 
     def _fill(self) -> None:
-        while self._waiting and len(self._active) < self._width:
+        # What is being made will have to wait for the reader too.
+        room = self._ahead_chunks - self._untaken_count
+        while self._waiting and len(self._active) < min(self._width, room):
             run = self._waiting.pop()
             self._active.add(run)
             self._spawn(run)

@@ -27,22 +27,36 @@ class Planned(NamedTuple):
 
 
 class Sequence:
-    """First the chunks that the branch's start still lacks, then the planned ones, as fast as the engine goes."""
+    """First the chunks that the branch's start still lacks, then the planned ones, as fast as the engine goes.
 
-    def __init__(self, branch: Branch, planned: Iterable[Planned], *, priority: Priority, sink: Sink) -> None:
+    With `ahead_chunks`, no faster than they are `taken`: so many may wait for a slow reader.
+    """
+
+    def __init__(
+        self,
+        branch: Branch,
+        planned: Iterable[Planned],
+        *,
+        priority: Priority,
+        sink: Sink,
+        ahead_chunks: int | None = None,
+    ) -> None:
         self.branch = branch
         self.priority = priority
         self._given_count = max(0, -branch.chunk_index)
         self._planned = deque(planned)
         self._left = self._given_count + len(self._planned)
         self._sink = sink
+        self._ahead_chunks = ahead_chunks
+        self._untaken_count = 0
 
     @property
     def over(self) -> bool:
         return self._left == 0
 
     def due(self, now: float) -> float | None:
-        return None if self.over else now
+        crowded = self._ahead_chunks is not None and self._untaken_count >= self._ahead_chunks
+        return None if self.over or crowded else now
 
     def next_record(self) -> Record:
         if self.branch.chunk_index < 0:
@@ -53,9 +67,14 @@ class Sequence:
     def deliver(self, chunk: Chunk, now: float) -> None:
         del now
         self._left -= 1
+        self._untaken_count += 1
         self._sink.put(chunk)
         if self.over:
             self._sink.close()
+
+    def taken(self) -> None:
+        """The reader has taken a chunk: there may be room for another. The owner wakes the run."""
+        self._untaken_count -= 1
 
     def fail(self, error: Exception) -> None:
         self._left = 0

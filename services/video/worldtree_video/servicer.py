@@ -18,7 +18,7 @@ from worldtree_video import snapshot as snapshots
 from worldtree_video.catalog import Catalog, Served
 from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action
-from worldtree_video.errors import OutOfRange, SnapshotNotFound
+from worldtree_video.errors import OutOfRange, SnapshotNotFound, SnapshotTooLarge
 from worldtree_video.idempotency import Idempotency
 from worldtree_video.live import LivePlay
 from worldtree_video.metrics import VideoMetrics
@@ -31,6 +31,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 REPLICA_KEY = "worldtree-replica"  # initial metadata by which a gateway learns whose sessions live here
 _LOOKAHEAD_DEFAULT, _LOOKAHEAD_MAX, _FPS_MAX = 2, 64, 240
 _PAGE_DEFAULT, _PAGE_MAX = 100, 1000
+_CHUNK_OVERHEAD_BYTES = 1024  # what a message holds beside the pixels: action, timing, hash
 
 
 class VideoServicer(VideoGeneratorServicer):
@@ -66,7 +67,9 @@ class VideoServicer(VideoGeneratorServicer):
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
         served = self._catalog.of_session(request.session)
-        actions = self._actions(request.actions, served, "actions")
+        # One message carries the whole answer: refused now, not when the session has already moved.
+        most = self._settings.max_message_bytes // (served.package.chunk_bytes + _CHUNK_OVERHEAD_BYTES)
+        actions = self._actions(request.actions, served, "actions", most=most)
         chunks = await served.worlds.step(request.session, actions, request_id=request.request_id)
         return pb.StepResponse(
             chunks=[convert.from_chunk(chunk, served.package) for chunk in chunks],
@@ -160,7 +163,9 @@ class VideoServicer(VideoGeneratorServicer):
         limit_s = self._settings.snapshot_ttl_s
         ttl_s = convert.to_ttl(request.ttl, request.HasField("ttl"), default_s=limit_s, limit_s=limit_s)
         data, state_hash = await served.worlds.save(request.session)
-        snapshot = f"snapshot-{secrets.token_hex(12)}"
+        self._check_snapshot_size(len(data), request.include_data)
+        # Like a session's id it names its home: without Redis, no other replica has it.
+        snapshot = f"{secrets.token_hex(12)}.{self._settings.replica}"
         await self._store.set(snapshot_key(snapshot), data, ttl_s)
         return pb.SaveResponse(
             snapshot=snapshot,
@@ -311,8 +316,24 @@ class VideoServicer(VideoGeneratorServicer):
             raise InvalidRequest("model.name", "model.name must be set")
         return self._catalog.resolve(ref)
 
-    def _actions(self, messages: Sequence[pb.Action], served: Served, field: str, *, least: int = 1) -> list[Action]:
-        limit = self._settings.max_step_actions
+    def _check_snapshot_size(self, size_bytes: int, include_data: bool) -> None:
+        store_bytes = self._settings.snapshot_store_mib << 20
+        if self._settings.redis_url is None and size_bytes > store_bytes // 2:
+            raise SnapshotTooLarge(size_bytes, store_bytes // 2, "snapshot_store_mib")
+        message_bytes = self._settings.max_message_bytes - _CHUNK_OVERHEAD_BYTES
+        if include_data and size_bytes > message_bytes:
+            raise SnapshotTooLarge(size_bytes, message_bytes, "max_message_bytes")
+
+    def _actions(
+        self,
+        messages: Sequence[pb.Action],
+        served: Served,
+        field: str,
+        *,
+        least: int = 1,
+        most: int | None = None,
+    ) -> list[Action]:
+        limit = self._settings.max_step_actions if most is None else max(1, min(self._settings.max_step_actions, most))
         return convert.to_actions(messages, served.package, field, limit=limit, least=least)
 
     def _sequences(self, request: pb.RolloutRequest, served: Served) -> list[list[Edge]]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from collections.abc import Sequence as Seq
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from worldtree_runtime.errors import InvalidRequest
 
@@ -28,6 +29,8 @@ from worldtree_video.rollout import Edge, Rollout, TrieNode, build_trie, count_n
 from worldtree_video.sequence import Planned, Sequence
 from worldtree_video.sessions import Session
 from worldtree_video.snapshot import Snapshot
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,7 @@ class Worlds:
                 session.branch,
                 roots,
                 width=engine.scheduler.max_batch,
+                ahead_chunks=self.settings.max_untaken_chunks,
                 sink=mailbox,
                 spawn=engine.submit,
                 drop=engine.cancel,
@@ -187,7 +191,8 @@ class Worlds:
             session.readers.add(rollout.fail)
             rollout.begin()
         try:
-            yield RolloutStream(mailbox, count_nodes(roots), sum(map(len, sequences)))
+            nodes = self._taken_one_by_one(mailbox, rollout.taken)
+            yield RolloutStream(nodes, count_nodes(roots), sum(map(len, sequences)))
         finally:
             with engine.lock:
                 rollout.cancel()
@@ -199,10 +204,21 @@ class Worlds:
         self._admit(0)
         branch = self._blank(recipe)
         mailbox: Mailbox[Chunk] = Mailbox()
-        sequence = Sequence(branch, [Planned(action) for action in actions], priority=Priority.BULK, sink=mailbox)
+        sequence = Sequence(
+            branch,
+            [Planned(action) for action in actions],
+            priority=Priority.BULK,
+            sink=mailbox,
+            ahead_chunks=self.settings.max_untaken_chunks,
+        )
+
+        def taken() -> None:
+            sequence.taken()
+            self.engine.wake(sequence)
+
         try:
             self.engine.submit(sequence)
-            async for chunk in mailbox:
+            async for chunk in self._taken_one_by_one(mailbox, taken):
                 if not chunk.record.given:
                     yield chunk
         finally:
@@ -277,6 +293,13 @@ class Worlds:
             with self.engine.lock:
                 self.engine.sessions.release(session, self._clock())
 
+    async def _taken_one_by_one(self, mailbox: Mailbox[Item], taken: Callable[[], None]) -> AsyncGenerator[Item]:
+        """What a mailbox brings; `taken` is told each time that the reader asks for more."""
+        async for item in mailbox:
+            yield item
+            with self.engine.lock:
+                taken()
+
     async def _run(
         self,
         branch: Branch,
@@ -332,7 +355,7 @@ class Worlds:
 class RolloutStream:
     """The nodes of a rollout as they are made, and how many there will be."""
 
-    nodes: Mailbox[tuple[TrieNode, Chunk]]
+    nodes: AsyncIterator[tuple[TrieNode, Chunk]]
     node_count: int
     chunk_count: int
 

@@ -5,6 +5,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -376,3 +377,50 @@ async def test_frames_of_the_shipped_world_come_over_the_wire(start_video: Any) 
     (frame,) = await stepped(video, name, [pb.Action(name="forward")])
     assert len(frame) == 56 * 56 * 3
     assert len(set(frame)) > 8
+
+
+async def test_a_clip_and_a_rollout_run_only_so_far_ahead_of_a_reader_who_does_not_read(start_video: Any) -> None:
+    # 768 KiB a chunk: what gRPC itself takes in on both sides holds only a few.
+    video = await start_video(TinyWorld(height_px=512, width_px=512), max_untaken_chunks=4)
+    origin = pb.Origin(start="dawn")
+    clip = video.stub.Generate(pb.GenerateRequest(model=video.model, origin=origin, actions=turns(60)))
+    session = await video.create(start="dawn")
+    sequence = pb.ActionSequence(actions=turns(60))
+    rollout = video.stub.Rollout(pb.RolloutRequest(session=session, sequences=[sequence]))
+    pieces, nodes = aiter(clip), aiter(rollout)
+    await anext(pieces)
+    await anext(nodes)
+
+    def tick() -> int:
+        return int(video.engine.scheduler.tick)
+
+    async def stands() -> bool:
+        before = tick()
+        await asyncio.sleep(0.3)
+        return tick() == before
+
+    await video.until(stands, timeout_s=20)
+    unread = tick()
+    assert len([piece async for piece in pieces]) == 60
+    assert len([node async for node in nodes]) == 59
+    assert tick() - unread >= 40, "most of it was made for a reader who had read one message of each"
+
+
+async def test_a_step_whose_answer_no_message_could_carry_is_refused_before_the_session_moves(
+    start_video: Any,
+) -> None:
+    video = await start_video(TinyWorld(height_px=64, width_px=64), max_message_bytes=64 * 1024)
+    session = await video.create()
+    before = await video.get(session)
+    refusal = await video.refused(video.stub.Step(pb.StepRequest(session=session, actions=turns(9))))
+    assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "actions")
+    assert "1 to 4 actions, got 9" in refusal.message
+    assert await video.get(session) == before
+    await video.stub.Step(pb.StepRequest(session=session, actions=turns(4)))
+
+
+async def test_a_snapshot_that_no_store_or_message_could_hold_is_refused(start_video: Any) -> None:
+    video = await start_video(TinyWorld(tokens=4096), pool_mib=64, snapshot_store_mib=1)
+    refusal = await video.refused(video.stub.Save(pb.SaveRequest(session=await video.create(chunks=4))))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SNAPSHOT_TOO_LARGE")
+    assert "snapshot_store_mib" in refusal.message

@@ -206,7 +206,7 @@ def test_a_held_play_makes_nothing_and_after_going_back_it_waits_for_a_new_actio
     stage.play.held = True
     assert stage.play.due(stage.now) is None
     stage.now += 3
-    stage.play.cleared(stage.now)
+    stage.play.cleared()
     stage.play.held = False
     assert stage.play.due(stage.now) is None
     stage.act(9)

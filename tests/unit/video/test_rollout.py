@@ -18,7 +18,7 @@ def edges() -> st.SearchStrategy[list[list[Edge]]]:
 class Imagining:
     """A rollout from a branch of a few chunks; its nodes are made in the order in which they are spawned."""
 
-    def __init__(self, sequences: list[list[Edge]], *, width: int = 2) -> None:
+    def __init__(self, sequences: list[list[Edge]], *, width: int = 2, ahead_chunks: int = 1000) -> None:
         self.pool = BlockPool(400)
         table = BlockTable(self.pool, KvPolicy(PolicyKind.SINK_WINDOW, 3, 1), reserve_chunks=16)
         self.parent = Branch(Origin((b"start",), ()), b"root", 7, 1, table)
@@ -33,7 +33,13 @@ class Imagining:
         self.held_most = 0
         self.roots = build_trie(sequences)
         self.rollout = Rollout(
-            self.parent, self.roots, width=width, sink=self, spawn=self.spawned.append, drop=self._drop
+            self.parent,
+            self.roots,
+            width=width,
+            ahead_chunks=ahead_chunks,
+            sink=self,
+            spawn=self.spawned.append,
+            drop=self._drop,
         )
         self.rollout.begin()
 
@@ -166,3 +172,19 @@ def test_sequences_share_a_prefix_only_under_one_seed() -> None:
     shared = build_trie([[(Action(1), 7), (Action(2), 7)], [(Action(1), 7), (Action(2), 8)]])
     assert count_nodes(shared) == 3
     assert count_nodes(build_trie([[(Action(1), 7)], [(Action(1), 8)]])) == 2
+
+
+@given(edges(), st.integers(1, 3), st.integers(1, 5))
+def test_a_rollout_runs_only_so_far_ahead_of_its_reader(
+    sequences: list[list[Edge]], ahead_chunks: int, width: int
+) -> None:
+    imagining = Imagining(sequences, width=width, ahead_chunks=ahead_chunks)
+    taken = 0
+    while not imagining.ends:
+        while imagining.spawned:
+            imagining.make_one()
+        assert len(imagining.sent) - taken <= ahead_chunks
+        taken += 1
+        imagining.rollout.taken()
+    assert len(imagining.sent) == count_nodes(imagining.roots)
+    assert imagining.all_is_back()

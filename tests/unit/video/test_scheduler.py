@@ -339,6 +339,7 @@ def test_a_rollout_that_finds_the_pool_dry_in_the_middle_of_a_batch_gives_everyt
         parent,
         build_trie([[(Action(index), 7), (Action(0), 7)] for index in range(4)]),
         width=4,
+        ahead_chunks=64,
         sink=box,  # type: ignore[arg-type]
         spawn=lambda run: machine.scheduler.add(run, machine.now),
         drop=machine.scheduler.remove,

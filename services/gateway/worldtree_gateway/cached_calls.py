@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import grpc
 import grpc.aio
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from worldtree.common.v1 import common_pb2
 
 from worldtree_gateway import cache_control, keys
@@ -149,7 +150,7 @@ class CachedCalls:
 
     def _is_refused(self, asked: _Asked, error: grpc.aio.AioRpcError) -> bool:
         """Whether the backend may have refused the digest, as the model changed since it was resolved."""
-        if self._digests is None or asked.pinned is None or error.code() is not grpc.StatusCode.NOT_FOUND:
+        if self._digests is None or asked.pinned is None or _reason(error) != "MODEL_NOT_FOUND":
             return False
         self._digests.forget(asked.pinned)
         return True
@@ -185,3 +186,14 @@ class CachedCalls:
 
 def _tell(context: Context, result: str) -> None:
     context.set_trailing_metadata((*(context.trailing_metadata() or ()), (CACHE_KEY, result)))
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str | None:
+    """The reason in a status's ErrorInfo; None where it has none."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    return str(info.reason)
+    return None

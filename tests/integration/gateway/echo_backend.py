@@ -144,6 +144,8 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         self._note("Generate", context)
         self._check_model(request.model)
+        if request.origin.start == "nowhere":
+            raise NotFound("start", request.origin.start, known=["here"])
         yield pb.GenerateResponse(start_frames=frames_of("start", request.seed), chunk_count=len(request.actions))
         for index, action in enumerate(request.actions):
             await self._obey("Generate", action, context)

@@ -150,6 +150,20 @@ async def test_an_unknown_model_is_refused_by_the_backend_in_its_own_words(start
     assert client.details(raised.value)["ErrorInfo"].reason == "MODEL_NOT_FOUND"
 
 
+async def test_an_unknown_start_is_asked_for_once_and_leaves_the_digest_known(start_backend, open_gateway) -> None:
+    backend = await start_backend()
+    request = generate()
+    request.origin.start = "nowhere"
+    async with open_gateway(backend.address) as client:
+        await clip(client, generate())
+        asked = backend.calls["GetModel"]
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await clip(client, request)
+        assert client.details(raised.value)["ErrorInfo"].reason == "START_NOT_FOUND"
+        await clip(client, generate(seed=8))
+    assert (backend.calls["Generate"], backend.calls["GetModel"]) == (3, asked)
+
+
 async def test_errors_are_passed_on_and_not_cached(start_backend, open_gateway) -> None:
     backend = await start_backend()
     async with open_gateway(backend.address) as client:

@@ -146,7 +146,7 @@ Global___ModelRef: typing_extensions.TypeAlias = ModelRef
 
 @typing.final
 class Timing(google.protobuf.message.Message):
-    """Where the time of an answer went. Every duration is wall time."""
+    """Where the time of an answer went. Every duration is wall time. A cached answer brings the time of when it was made."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -152,15 +152,15 @@ class Model(google.protobuf.message.Message):
     width_px: builtins.int
     """Width of a frame in pixels."""
     fps: builtins.float
-    """Frames a second of the world's own clock."""
+    """Frames a second of the world's own clock, above 0 to 240."""
     frames_per_chunk: builtins.int
     """Frames made together and steered by one action, 1 or more."""
     nfe_default: builtins.int
     """Used when a request says 0."""
     window_chunks: builtins.int
-    """Chunks of context the model sees."""
+    """Chunks of context the model sees, 1 or more."""
     block_bytes: builtins.int
-    """Bytes of one block (keys and values of one chunk, all layers)."""
+    """Bytes of one block (keys and values of one chunk, all layers), 1 or more."""
     license: builtins.str
     """SPDX identifier of the weights' licence."""
     prompt_supported: builtins.bool
@@ -442,7 +442,7 @@ class Session(google.protobuf.message.Message):
     parent: builtins.str
     """The session it was forked from. Empty: none."""
     block_count: builtins.int
-    """Blocks in its table."""
+    """Blocks in its table, 1 or more."""
     shared_block_count: builtins.int
     """Of these, blocks that another session shares."""
     state_hash: builtins.str
@@ -685,7 +685,9 @@ class CreateSessionRequest(google.protobuf.message.Message):
 
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration:
-        """Lease: how long the session lives untouched. Unset: the service's default."""
+        """Lease: how long the session lives untouched, above 0 to the service's limit (default 24 hours). Unset: the
+        service's default (10 minutes).
+        """
 
     def __init__(
         self,
@@ -749,7 +751,7 @@ class StepRequest(google.protobuf.message.Message):
     """Optional UUID. A repeat gets the first answer while it is the session's last step; so a retry is safe."""
     @property
     def actions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Action]:
-        """A chunk each, 1 to the service's limit (default 256)."""
+        """A chunk each, 1 to the service's limit (default 256), less where one message could not carry their frames."""
 
     def __init__(
         self,

@@ -197,7 +197,8 @@ class VideoGeneratorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Save(self, request, context):
-        """Saves a session so that any replica with the same model can restore it.
+        """Saves a session so that any replica with the same model can restore it. FAILED_PRECONDITION
+        (SNAPSHOT_TOO_LARGE): the store or a message cannot hold it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

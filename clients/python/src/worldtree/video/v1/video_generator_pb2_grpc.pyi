@@ -64,7 +64,9 @@ class VideoGeneratorStub:
     Rewind: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.RewindRequest, worldtree.video.v1.video_generator_pb2.RewindResponse]
     """Moves a session back. INVALID_ARGUMENT: past the start. ABORTED (SESSION_BUSY): a Step or Play is running."""
     Save: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.SaveRequest, worldtree.video.v1.video_generator_pb2.SaveResponse]
-    """Saves a session so that any replica with the same model can restore it."""
+    """Saves a session so that any replica with the same model can restore it. FAILED_PRECONDITION
+    (SNAPSHOT_TOO_LARGE): the store or a message cannot hold it.
+    """
     Restore: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.RestoreRequest, worldtree.video.v1.video_generator_pb2.RestoreResponse]
     """Opens a new session from a snapshot. NOT_FOUND: snapshot or model digest. DATA_LOSS: a corrupt snapshot."""
     Get: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.GetRequest, worldtree.video.v1.video_generator_pb2.GetResponse]
@@ -118,7 +120,9 @@ class VideoGeneratorAsyncStub(VideoGeneratorStub):
     Rewind: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.RewindRequest, worldtree.video.v1.video_generator_pb2.RewindResponse]  # type: ignore[assignment]
     """Moves a session back. INVALID_ARGUMENT: past the start. ABORTED (SESSION_BUSY): a Step or Play is running."""
     Save: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.SaveRequest, worldtree.video.v1.video_generator_pb2.SaveResponse]  # type: ignore[assignment]
-    """Saves a session so that any replica with the same model can restore it."""
+    """Saves a session so that any replica with the same model can restore it. FAILED_PRECONDITION
+    (SNAPSHOT_TOO_LARGE): the store or a message cannot hold it.
+    """
     Restore: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.RestoreRequest, worldtree.video.v1.video_generator_pb2.RestoreResponse]  # type: ignore[assignment]
     """Opens a new session from a snapshot. NOT_FOUND: snapshot or model digest. DATA_LOSS: a corrupt snapshot."""
     Get: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.GetRequest, worldtree.video.v1.video_generator_pb2.GetResponse]  # type: ignore[assignment]
@@ -229,7 +233,9 @@ class VideoGeneratorServicer(metaclass=abc.ABCMeta):
         request: worldtree.video.v1.video_generator_pb2.SaveRequest,
         context: _ServicerContext,
     ) -> typing.Union[worldtree.video.v1.video_generator_pb2.SaveResponse, collections.abc.Awaitable[worldtree.video.v1.video_generator_pb2.SaveResponse]]:
-        """Saves a session so that any replica with the same model can restore it."""
+        """Saves a session so that any replica with the same model can restore it. FAILED_PRECONDITION
+        (SNAPSHOT_TOO_LARGE): the store or a message cannot hold it.
+        """
 
     @abc.abstractmethod
     def Restore(

@@ -87,7 +87,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     path: Annotated[Path, typer.Option(help="where the .npz goes")] = DEFAULT_PATH,
-    episodes: Annotated[int, typer.Option(help="how many episodes")] = 6000,
+    episodes: Annotated[int, typer.Option(help="how many episodes")] = 12_000,
     length: Annotated[int, typer.Option(help="frames per episode")] = 80,
     check_rate: Annotated[float, typer.Option(help="share of frames compared with env.get_frame")] = 0.005,
     force: Annotated[bool, typer.Option(help="make it again if the file is there")] = False,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from training.minigrid import tiles
@@ -49,10 +48,15 @@ def main(
             made = generate(package, episodes, future_actions(episodes, DEPTH), levels=levels, kind=kind, seed=5)
             right = share(made.ids == truth.ids, truth.plain)
             legal = legal_views(made.ids)
-            typer.echo(
-                f"{kind:8s} determined {right:.3f}  real {made.real.mean():.3f}  "
-                f"real, new {share(made.real, new) or 0:.3f}  legal {legal.mean():.3f}  legal, much new {np.mean(legal[surprising]):.3f}  {levels}"
-            )
+            figures = {
+                "determined": right,
+                "real": float(made.real.mean()),
+                "real, new": share(made.real, new),
+                "legal": float(legal.mean()),
+                "legal, much new": share(legal, surprising),
+            }
+            line = "  ".join(f"{name} {value or 0:.3f}" for name, value in figures.items())
+            typer.echo(f"{kind:8s} {line}  {levels}")
 
 
 if __name__ == "__main__":

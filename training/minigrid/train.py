@@ -199,8 +199,8 @@ def run(
 def main(
     data: Annotated[Path, typer.Option(help="what data.py made")] = DEFAULT_DATA,
     checkpoint: Annotated[Path, typer.Option(help="saved every two minutes, resumed when there")] = DEFAULT_CHECKPOINT,
-    minutes: Annotated[float, typer.Option(help="of the plain stage, resumed time included")] = 62.0,
-    refine_minutes: Annotated[float, typer.Option(help="of the second stage: good frames in few steps")] = 25.0,
+    minutes: Annotated[float, typer.Option(help="of the plain stage, resumed time included")] = 80.0,
+    refine_minutes: Annotated[float, typer.Option(help="of the second stage: good frames in few steps")] = 35.0,
     ranks: Annotated[int, typer.Option(help="processes, one thread each")] = 1,
     sequences: Annotated[int, typer.Option(help="sequences a step and rank")] = 4,
     length: Annotated[int, typer.Option(help="frames a sequence")] = 24,

@@ -120,6 +120,33 @@ async def test_forks_stand_where_their_parent_stands(world: Any) -> None:
         await world.fork(0)
 
 
+async def test_numbers_may_come_from_numpy(client: Any) -> None:
+    world = await client.world("echo", start="four-rooms", seed=np.int64(7), nfe=np.int32(2))
+    await world.step(np.array([0, 1]))
+    assert [each.seed for each in await world.fork(2, seeds=np.arange(2))] == [0, 1]
+    assert [each.seed for each in await world.rollout([["left"], ["left"]], seeds=np.arange(2))] == [0, 1]
+    await world.rewind(np.int64(1))
+    assert (world.seed, world.chunk_index) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "call"),
+    [
+        ("nfe", lambda client, world: client.world("echo", start="four-rooms", nfe=2**40)),
+        ("nfe", lambda client, world: client.world("echo", start="four-rooms", nfe=2.0)),
+        ("timeout", lambda client, world: client.world("echo", start="four-rooms", timeout=0)),
+        ("timeout", lambda client, world: world.step("left", timeout=0)),
+        ("count", lambda client, world: world.fork(2**40)),
+    ],
+)
+async def test_what_the_wire_cannot_carry_is_refused_by_its_field(
+    client: Any, world: Any, field: str, call: Any
+) -> None:
+    with pytest.raises(worldtree.InvalidRequest, match=field) as refused:
+        await call(client, world)
+    assert refused.value.field == field
+
+
 async def test_a_fork_of_a_world_that_someone_else_moved_shows_the_right_frame(client: Any, world: Any) -> None:
     elsewhere = await client.session(world.id)
     await elsewhere.step("left")
@@ -241,6 +268,12 @@ async def test_play_of_a_list(world: Any) -> None:
     assert chunks[0].control_latency_s == pytest.approx(0.007)
     assert world.chunk_index == 3
     assert world.state_hash == chunks[-1].state_hash
+
+
+async def test_play_of_one_action_is_a_chunk_as_a_step_of_it_would_be(world: Any) -> None:
+    assert [chunk.actions async for chunk in world.play("left", fps=0)] == [("left",)]
+    with pytest.raises(worldtree.InvalidRequest, match="actions"):
+        [chunk async for chunk in world.play(None)]
 
 
 async def test_play_of_nothing_ends(world: Any) -> None:

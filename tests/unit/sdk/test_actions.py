@@ -34,6 +34,8 @@ def test_an_action_comes_back_as_it_went(value: object) -> None:
         ((Action("left"), Action(1)), 2),
         ([], 0),
         (iter(["left", "right"]), 2),
+        (np.array(1), 1),
+        (np.array([1, 2]), 2),
     ],
 )
 def test_one_action_or_many_are_told_apart(written: object, count: int) -> None:

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 from worldtree import InvalidRequest, KvPolicy
 from worldtree.common.v1 import common_pb2
-from worldtree.convert import frames_from_pb, frames_to_pb, kv_from_pb, kv_to_pb, model_ref, seconds
+from worldtree.convert import frames_from_pb, frames_to_pb, integer, kv_from_pb, kv_to_pb, model_ref, seconds
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=6).map(lambda shape: (2, *shape))))
@@ -74,16 +74,23 @@ def test_a_sliding_window_with_a_sink_is_a_sink_window(sink: int, kind: str, sen
 
 @pytest.mark.parametrize(
     ("kv", "field"),
-    [({"kindd": "sliding"}, "kv.kindd"), ({"kind": "round"}, "kv.kind"), ({"storage": "int4"}, "kv.storage")],
+    [
+        ({"kindd": "sliding"}, "kv.kindd"),
+        ({"kind": "round"}, "kv.kind"),
+        ({"storage": "int4"}, "kv.storage"),
+        ({"window": "8"}, "kv.window"),
+        ({"window": 2**40}, "kv.window"),
+        ({"sink": 0.5}, "kv.sink"),
+    ],
 )
-def test_a_wrong_kv_names_the_key_and_what_is_accepted(kv: dict[str, str], field: str) -> None:
+def test_a_wrong_kv_names_the_key_and_what_is_accepted(kv: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         kv_to_pb(kv)
     assert refused.value.field == field
 
 
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), timedelta(0)])
-def test_a_duration_must_be_finite_and_positive(value: float | timedelta) -> None:
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 1e300, timedelta(0)])
+def test_a_duration_must_be_positive_and_fit_the_wire(value: float | timedelta) -> None:
     with pytest.raises(InvalidRequest, match="ttl"):
         seconds(value, field="ttl")
 
@@ -91,6 +98,17 @@ def test_a_duration_must_be_finite_and_positive(value: float | timedelta) -> Non
 def test_durations_are_seconds_or_timedeltas() -> None:
     assert seconds(2, field="ttl") == 2.0
     assert seconds(timedelta(minutes=1), field="ttl") == 60.0
+
+
+@pytest.mark.parametrize("value", [7, np.int64(7), np.uint8(7), np.array(7)])
+def test_an_integer_may_be_numpy_s(value: object) -> None:
+    assert integer(value, field="seed") == 7
+
+
+@pytest.mark.parametrize(("value", "bits"), [(1.0, 64), ("1", 64), (None, 64), (True, 64), (2**63, 64), (2**31, 32)])
+def test_what_the_wire_has_no_integer_for_is_refused_by_field_and_value(value: object, bits: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"nfe must be a {bits}-bit integer, got {value!r}"):
+        integer(value, field="nfe", bits=bits)
 
 
 @given(st.from_regex(r"[a-z]{1,8}", fullmatch=True), st.from_regex(r"[0-9]{1,3}", fullmatch=True))

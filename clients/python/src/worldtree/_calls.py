@@ -122,8 +122,8 @@ def create_session(
     request = pb.CreateSessionRequest(
         model=convert.model_ref(model),
         origin=convert.origin_to_pb(start=start, frames=frames, actions=actions, prompt=prompt),
-        seed=int64(seed, field="seed"),
-        nfe=nfe,
+        seed=convert.integer(seed, field="seed"),
+        nfe=convert.integer(nfe, field="nfe", bits=32),
         kv=convert.kv_to_pb(kv),
         ttl=convert.duration_to_pb(ttl, field="ttl"),
         request_id=request_id(),
@@ -159,13 +159,14 @@ def step(session: str, actions: ActionsLike) -> Call[Stepped]:
 
 
 def fork(session: str, *, count: int, seeds: Sequence[int] | None, ttl: Seconds | None) -> Call[list[SessionInfo]]:
+    count = convert.integer(count, field="count", bits=32)
     if count < 1:
         # On the wire 0 means 1; a program that computes 0 children should hear of it.
         raise InvalidRequest(f"count must be 1 or more, got {count}", field="count", metadata={"count": str(count)})
     request = pb.ForkRequest(
         session=session,
         count=count,
-        seeds=[int64(seed, field="seeds") for seed in seeds or ()],
+        seeds=[] if seeds is None else [convert.integer(seed, field="seeds") for seed in seeds],
         ttl=convert.duration_to_pb(ttl, field="ttl"),
         request_id=request_id(),
     )
@@ -180,7 +181,7 @@ def fork(session: str, *, count: int, seeds: Sequence[int] | None, ttl: Seconds 
 def rewind(session: str, chunk_count: int, *, expected_chunk_index: int) -> Call[Opened]:
     request = pb.RewindRequest(
         session=session,
-        chunk_count=int64(chunk_count, field="chunk_count"),
+        chunk_count=convert.integer(chunk_count, field="chunk_count"),
         expected_chunk_index=expected_chunk_index,
     )
     # Not retried: after a lost answer the repeat would be refused by expected_chunk_index although all went well.
@@ -231,7 +232,7 @@ def rollout(
     planned = [
         pb.ActionSequence(
             actions=actions_to_pb(actions, field=f"sequences[{index}].actions"),
-            seed=None if seeds is None or (seed := seeds[index]) is None else int64(seed, field="seeds"),
+            seed=None if seeds is None or (seed := seeds[index]) is None else convert.integer(seed, field="seeds"),
         )
         for index, actions in enumerate(sequences)
     ]
@@ -256,18 +257,11 @@ def generate(
         model=convert.model_ref(model),
         origin=convert.origin_to_pb(start=start, frames=frames, actions=frame_actions, prompt=prompt),
         actions=actions_to_pb(actions),
-        seed=int64(seed, field="seed"),
-        nfe=nfe,
+        seed=convert.integer(seed, field="seed"),
+        nfe=convert.integer(nfe, field="nfe", bits=32),
         kv=convert.kv_to_pb(kv),
     )
     return StreamCall("Generate", request, lambda: ClipFold(list(request.actions), progress=progress))
-
-
-def int64(value: int, *, field: str) -> int:
-    """The wire has 64 bits; what is in range beyond that is for the server to say."""
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise InvalidRequest(f"{field} must be a 64-bit integer, got {value!r}", field=field)
-    return value
 
 
 def _opened_at_start(answer: pb.CreateSessionResponse) -> Opened:

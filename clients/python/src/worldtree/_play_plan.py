@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from worldtree.actions import ActionLike, action_to_pb
-from worldtree.convert import last_frame_from_pb, played_from_pb, session_from_pb
+from worldtree.convert import integer, last_frame_from_pb, played_from_pb, session_from_pb
 from worldtree.errors import InvalidRequest
 from worldtree.types import Begun, Idle, Paused, PlayedChunk, Resumed, Rewound, SessionInfo
 from worldtree.video.v1 import video_generator_pb2 as pb
@@ -33,7 +33,7 @@ class PlayPlan:
     def __post_init__(self) -> None:
         if not isfinite(self.fps) or self.fps < 0:
             raise InvalidRequest(f"fps must be 0 (as fast as it goes) or more, got {self.fps}", field="fps")
-        if self.lookahead < 1:
+        if integer(self.lookahead, field="lookahead", bits=32) < 1:
             raise InvalidRequest(f"lookahead must be 1 or more chunks, got {self.lookahead}", field="lookahead")
         if self.idle not in IDLES:
             raise InvalidRequest(f"idle must be one of {', '.join(IDLES)}, got {self.idle!r}", field="idle")

@@ -33,7 +33,9 @@ class Transport:
         self._action_names: dict[str, tuple[str, ...]] = {}
 
     def call(self, call: Call[T], *, timeout: Seconds | None = None) -> T:
-        attempts = self.settings.attempts(safe=call.retry, timeout=timeout or self.settings.timeout_s)
+        attempts = self.settings.attempts(
+            safe=call.retry, timeout=self.settings.timeout_s if timeout is None else timeout
+        )
         method = self._method(call.method)
         while True:
             try:
@@ -70,7 +72,7 @@ class Transport:
         return self._method(method)(requests, metadata=self.settings.metadata)
 
     def action_names(self, session: SessionInfo) -> Sequence[str]:
-        """The names by id of a session's actions: asked for once a model. None where the model is gone."""
+        """The names by id of a session's actions: asked for once a model. Empty where the model is gone."""
         if session.digest not in self._action_names:
             try:
                 self._action_names[session.digest] = self.call(_calls.action_names(session))

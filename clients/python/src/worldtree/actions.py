@@ -48,11 +48,21 @@ def action_to_pb(action: ActionLike, *, field: str = "actions") -> pb.Action:
 
 def actions_to_pb(actions: ActionsLike, *, field: str = "actions") -> list[pb.Action]:
     """One action or many, as a list. A list of floats is one vector, a list of ints is many ids."""
-    if isinstance(actions, (str, Action, int, np.integer)) or _is_vector(actions):
-        return [action_to_pb(actions, field=field)]
+    many = one_or_many(actions, field=field)
+    if many is not actions:
+        return [action_to_pb(action, field=field) for action in many]
+    return [action_to_pb(action, field=f"{field}[{index}]") for index, action in enumerate(many)]
+
+
+def one_or_many(actions: ActionsLike, *, field: str = "actions") -> Iterable[ActionLike]:
+    """The iterable itself, or a list of the one action. Raises InvalidRequest for what is neither."""
+    if isinstance(actions, np.ndarray) and actions.ndim == 0:
+        actions = actions.item()
+    if isinstance(actions, (str, bytes, Action, int, np.integer)) or _is_vector(actions):
+        return [actions]
     if not isinstance(actions, Iterable):
         raise InvalidRequest(f"{field}: expected an action or a list of them, got {_describe(actions)}", field=field)
-    return [action_to_pb(action, field=f"{field}[{index}]") for index, action in enumerate(actions)]
+    return actions
 
 
 def action_from_pb(message: pb.Action, names: Sequence[str] = ()) -> ActionValue | Action:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from math import isfinite
+from operator import index
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -37,13 +37,26 @@ DTYPES = {
 }
 KV_KINDS = get_args(KvPolicy.__annotations__["kind"])
 KV_STORAGES = get_args(KvPolicy.__annotations__["storage"])
+MAX_DURATION_S = 315_576_000_000  # 10,000 years: what a Duration of the wire holds
+
+
+def integer(value: Any, *, field: str, bits: int = 64) -> int:
+    """An integer as the wire has it, NumPy's too. Raises InvalidRequest; the range that makes sense is the server's to
+    say."""
+    try:
+        number = None if isinstance(value, (bool, np.bool_)) else index(value)
+    except TypeError:
+        number = None
+    if number is None or not -(2 ** (bits - 1)) <= number < 2 ** (bits - 1):
+        raise InvalidRequest(f"{field} must be a {bits}-bit integer, got {value!r}", field=field)
+    return number
 
 
 def seconds(value: Seconds, *, field: str) -> float:
     """A duration as seconds. Raises InvalidRequest unless it is finite and positive."""
     value_s = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    if not isfinite(value_s) or value_s <= 0:
-        raise InvalidRequest(f"{field} must be a finite number of seconds above 0, got {value!r}", field=field)
+    if not 0 < value_s <= MAX_DURATION_S:  # a NaN fails both comparisons
+        raise InvalidRequest(f"{field} must be above 0 to {MAX_DURATION_S} seconds, got {value!r}", field=field)
     return value_s
 
 
@@ -158,8 +171,8 @@ def kv_to_pb(kv: KvPolicy | Mapping[str, Any] | None) -> pb.KvPolicy | None:
         kv = replace(kv, kind="sink_window") if kv.sink else replace(kv, sink=None)
     return pb.KvPolicy(
         kind=pb.KvPolicy.Kind.Value("KIND_" + ("UNSPECIFIED" if kv.kind == "default" else kv.kind.upper())),
-        window_chunks=kv.window,
-        sink_chunks=kv.sink,
+        window_chunks=integer(kv.window, field="kv.window", bits=32),
+        sink_chunks=None if kv.sink is None else integer(kv.sink, field="kv.sink", bits=32),
         storage=pb.KvPolicy.Storage.Value(
             "STORAGE_" + ("UNSPECIFIED" if kv.storage == "default" else kv.storage.upper())
         ),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from worldtree.actions import ActionsLike, actions_to_pb
+from worldtree.convert import integer
 from worldtree.errors import FailedPrecondition, InvalidRequest
 from worldtree.video.v1 import video_generator_pb2 as pb
 
@@ -45,7 +46,7 @@ class LiveActions:
 
     def fork(self, count: int = 1) -> None:
         """Forks the world as it stands; the children come with a Forked event."""
-        _at_least_one(count, field="count")
+        _at_least_one(count, field="count", bits=32)
         self._say(pb.PlayRequest(fork=pb.PlayRequest.Fork(count=count)))
 
     def stop(self) -> None:
@@ -93,6 +94,6 @@ class LiveActions:
             self._listener = lambda _: None
 
 
-def _at_least_one(value: int, *, field: str) -> None:
-    if value < 1:
+def _at_least_one(value: int, *, field: str, bits: int = 64) -> None:
+    if integer(value, field=field, bits=bits) < 1:
         raise InvalidRequest(f"{field} must be 1 or more, got {value}", field=field, metadata={field: str(value)})

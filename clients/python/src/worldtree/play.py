@@ -11,7 +11,7 @@ import grpc
 from worldtree._play_plan import ForkedSessions, PlayPlan, read_event
 from worldtree._status import error_from_rpc
 from worldtree._world_state import WorldState
-from worldtree.actions import ActionLike
+from worldtree.actions import ActionLike, one_or_many
 from worldtree.live import LiveActions
 from worldtree.types import Forked, PlayedChunk, Rewound
 from worldtree.video.v1 import video_generator_pb2 as pb
@@ -113,7 +113,7 @@ class Feed:
     def __init__(self, plan: PlayPlan, actions: PlayActions) -> None:
         self.error: BaseException | None = None
         self._plan = plan
-        self._actions = actions
+        self._actions = actions if isinstance(actions, (LiveActions, queue.Queue)) else one_or_many(actions)
         self._stopped = Event()
         self._credit = Semaphore(plan.credit)
         self._inbox: queue.SimpleQueue[pb.PlayRequest | None] = queue.SimpleQueue()

@@ -32,7 +32,9 @@ class Transport:
         self._action_names: dict[str, tuple[str, ...]] = {}
 
     async def call(self, call: Call[T], *, timeout: Seconds | None = None) -> T:
-        attempts = self.settings.attempts(safe=call.retry, timeout=timeout or self.settings.timeout_s)
+        attempts = self.settings.attempts(
+            safe=call.retry, timeout=self.settings.timeout_s if timeout is None else timeout
+        )
         method = self._method(call.method)
         while True:
             try:
@@ -74,7 +76,7 @@ class Transport:
         return Stream(lambda requests: threaded.stream(method, requests))
 
     async def action_names(self, session: SessionInfo) -> Sequence[str]:
-        """The names by id of a session's actions: asked for once a model. None where the model is gone."""
+        """The names by id of a session's actions: asked for once a model. Empty where the model is gone."""
         if session.digest not in self._action_names:
             try:
                 self._action_names[session.digest] = await self.call(_calls.action_names(session))

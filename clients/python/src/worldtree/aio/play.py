@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from worldtree._play_plan import ForkedSessions, PlayPlan, read_event
 from worldtree._world_state import WorldState
-from worldtree.actions import ActionLike
+from worldtree.actions import ActionLike, one_or_many
 from worldtree.aio._stream import Stream
 from worldtree.errors import Cancelled, WorldtreeError
 from worldtree.live import LiveActions
@@ -131,7 +131,8 @@ class Feed:
     def __init__(self, plan: PlayPlan, actions: PlayActions) -> None:
         self.error: BaseException | None = None
         self._plan = plan
-        self._actions = actions
+        known = (LiveActions, asyncio.Queue, queue.Queue, AsyncIterable)
+        self._actions = actions if isinstance(actions, known) else one_or_many(actions)
         self._stopped = False
         # Ours to detach: actions that already steer another play are refused, and stay with it.
         self._attached: LiveActions | None = None

@@ -24,8 +24,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(echo: Any, tmp_path: Path) -> Run:
-    def run(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "WORLDTREE_ADDRESS": echo.address, "COLUMNS": "160", "NO_COLOR": "1"}
+    def run(*arguments: str, columns: int | None = 160, **more: Any) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "WORLDTREE_ADDRESS": echo.address, "NO_COLOR": "1"}
+        environment.pop("COLUMNS", None)
+        if columns is not None:
+            environment["COLUMNS"] = str(columns)
         return subprocess.run(
             [*COMMAND, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, **more
         )
@@ -34,7 +37,8 @@ def run(echo: Any, tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "up", "demo", "play", "generate", "rollout", "models", "sessions", "sessions list", "doctor"]
+    "command",
+    ["", "up", "serve", "demo", "play", "generate", "rollout", "models", "sessions", "sessions list", "doctor"],
 )
 def test_help_of_each_command_says_what_it_does(run: Run, command: str) -> None:
     done = run(*command.split(), "--help")
@@ -89,12 +93,57 @@ def test_sessions_list_get_and_delete(run: Run, echo: Any) -> None:
     assert echo.servicer.sessions == {}
 
 
+@pytest.mark.parametrize("columns", [60, None])
+def test_ids_are_whole_in_a_narrow_terminal_and_in_a_pipe(run: Run, echo: Any, columns: int | None) -> None:
+    import worldtree
+
+    with worldtree.Client(echo.address) as client:
+        world = client.world("echo", start="four-rooms")
+        child = world.fork()
+    listed = run("sessions", "list", columns=columns).stdout
+    assert world.id in listed
+    assert child.id in listed
+    if columns is None:
+        assert "four-rooms" in listed
+        assert world.state_hash in run("sessions", "get", world.id, columns=columns).stdout
+
+
+def test_brackets_in_names_are_shown_as_they_are(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "[bold]").mkdir()
+    assert "[bold]/clip.gif" in run("generate", "echo", "-o", "[bold]/clip.gif").stdout
+    assert "wrote [bold]/sheet.png" in run("rollout", "echo", "-s", "left", "-o", "[bold]/sheet.png").stderr
+
+
+def test_what_the_system_refuses_is_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for arguments in (["generate", "echo", "-o", "file/clip.gif"], ["demo", "-o", "file/out"]):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert "file" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_interrupt_while_the_packages_load_is_no_traceback() -> None:
+    code = """
+import sys
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer": raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from worldtree.cli import main; main()
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["sessions", "get", "nope"], ["no session nope", "NOT_FOUND"]),
         (["generate", "echo", "--actions", "left*0"], ["number after *", "left*0"]),
-        (["generate", "echo", "--out", "clip.avi"], [".mp4", "clip.avi"]),
+        (["generate", "echo", "--out", "clip.avi", "--address", "127.0.0.1:1"], [".mp4", "clip.avi"]),
+        (["generate", "echo", "--nfe", "99999999999"], ["nfe", "99999999999"]),
+        (["rollout", "echo", "-s", "left", "-o", "sheet.jpg", "--address", "127.0.0.1:1"], [".png", "sheet.jpg"]),
         (["rollout", "echo"], ["no future", "--sequence"]),
         (["play", "echo"], ["terminal"]),
         (["--ca-file", "nowhere.pem", "models"], ["nowhere.pem"]),
@@ -104,7 +153,7 @@ def test_an_error_is_one_clear_line_and_exit_code_1(run: Run, arguments: list[st
     done = run(*arguments, stdin=subprocess.DEVNULL)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert len(done.stderr.splitlines()) == 1
     for word in words:
         assert word in done.stderr
     assert "Traceback" not in done.stderr
@@ -137,8 +186,12 @@ def test_doctor_finds_the_server_and_names_what_is_wrong(run: Run, tmp_path: Pat
     assert "denoise.onnx" in findings["model half/1"]["found"]
     assert next(value["found"] for name, value in findings.items() if name.startswith("redis")) == "answers"
     assert "serves echo" in next(value["found"] for name, value in findings.items() if name.startswith("server"))
+    (package / "model.yaml").write_text("files: {denoise: 3}\n")
+    assert "3 missing" in run("doctor").stdout
+    (package / "model.yaml").write_text("files: {denoise: denoise.onnx}\n")
     (package / "denoise.onnx").touch()
     assert run("doctor").returncode == 0
+    assert "redis://HOST:PORT" in run("doctor", "--redis-url", "redis://localhost:port").stdout
     down = run("doctor", "--redis-url", "redis://127.0.0.1:1")
     assert down.returncode == 1
     assert "WORLDTREE_REDIS_URL" in down.stdout

@@ -1,6 +1,6 @@
 """Pictures and films of frames. Pillow and PyAV come with the extra `media` and load on first use."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from io import BytesIO
 from math import ceil, sqrt
@@ -13,6 +13,7 @@ from worldtree.errors import InvalidRequest, MissingExtra
 from worldtree.types import Frames
 
 FILM_CODECS = ("libx264", "mpeg4")  # the first that this build of PyAV has
+MAX_FPS = 1000
 GAP_PX = 2  # between the images of a contact sheet
 
 
@@ -26,16 +27,19 @@ def save_frames(frames: Frames, path: str | Path, *, fps: float = 10.0, scale: i
     """Writes frames [frames, height, width, 3] as .mp4, .gif or .png (a contact sheet), by the suffix."""
     if scale < 1:
         raise InvalidRequest(f"scale must be 1 or more, got {scale}", field="scale")
-    if fps <= 0:
-        raise InvalidRequest(f"fps must be above 0, got {fps}", field="fps")
+    if not 0 < fps <= MAX_FPS:  # a NaN fails both comparisons
+        raise InvalidRequest(f"fps must be above 0 to {MAX_FPS}, got {fps}", field="fps")
     path = Path(path)
-    writers = {".mp4": save_film, ".gif": save_gif, ".png": save_sheet}
-    writer = writers.get(path.suffix.lower())
-    if writer is None:
-        raise InvalidRequest(f"path must end in {', '.join(writers)}, got {path.name!r}", field="path")
+    check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer(enlarge(frames, scale), path, fps)
+    WRITERS[path.suffix.lower()](enlarge(frames, scale), path, fps)
     return path
+
+
+def check_suffix(path: Path) -> None:
+    """Raises InvalidRequest for a path that save_frames has no format for."""
+    if path.suffix.lower() not in WRITERS:
+        raise InvalidRequest(f"path must end in {', '.join(WRITERS)}, got {path.name!r}", field="path")
 
 
 def enlarge(frames: Frames, scale: int) -> Frames:
@@ -78,6 +82,13 @@ def save_sheet(frames: Frames, path: Path, fps: float) -> None:
         top, left = index // columns * (height + GAP_PX), index % columns * (width + GAP_PX)
         sheet[top : top + height, left : left + width] = pixels
     image_type.fromarray(sheet).save(path)
+
+
+WRITERS: Mapping[str, Callable[[Frames, Path, float], None]] = {
+    ".mp4": save_film,
+    ".gif": save_gif,
+    ".png": save_sheet,
+}
 
 
 def pillow(purpose: str) -> Any:

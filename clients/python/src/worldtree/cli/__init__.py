@@ -12,6 +12,8 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         from worldtree.cli.app import run
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # while the packages were still loading
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in CLI_PACKAGES:

@@ -11,7 +11,7 @@ import typer
 import worldtree
 from worldtree.cli import demo, doctor, generate, models, play, rollout, serve, sessions, up
 from worldtree.cli.connection import AddressOption, Connection
-from worldtree.cli.console import print_error
+from worldtree.cli.console import print_error, print_os_error
 from worldtree.errors import WorldtreeError
 
 app = typer.Typer(
@@ -23,7 +23,9 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command(
-    "serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    "serve",
+    cls=serve.ServeCommand,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )(serve.serve)
 app.command("demo")(demo.demo)
 app.command("play")(play.play)
@@ -67,6 +69,9 @@ def run() -> None:
     except BrokenPipeError:
         # The reader of our output (head, less) is gone; so is whoever would read a complaint.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        print_os_error(error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
+import sys
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -11,8 +13,17 @@ from rich.text import Text
 from worldtree.cli.child import ServiceFailed
 from worldtree.errors import WorldtreeError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+UNLIMITED_COLUMNS = 10_000
+
+
+def _width(stream: TextIO) -> int | None:
+    """None: the terminal's own, or COLUMNS. In a file or a pipe nothing is cut to the width of a screen."""
+    return None if stream.isatty() or "COLUMNS" in os.environ else UNLIMITED_COLUMNS
+
+
+# No markup: names, paths and messages may hold [brackets], and mean them.
+out = Console(highlight=False, markup=False, width=_width(sys.stdout))
+err = Console(stderr=True, highlight=False, markup=False, width=_width(sys.stderr))
 
 
 def print_json(value: Any) -> None:
@@ -27,6 +38,11 @@ def print_error(error: WorldtreeError) -> None:
     if isinstance(error, ServiceFailed):
         for line in error.tail:
             err.print(Text(f"  {line}", "dim"), soft_wrap=True)
+
+
+def print_os_error(error: OSError) -> None:
+    """One line: what the system refused, and on which file."""
+    err.print(Text.assemble(("worldtree: ", "bold red"), str(error)), soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """`worldtree demo`: serve, steer, fork, rewind, save, restore, imagine, play; pictures and a report of it all."""
 
+import json
 import platform
 import time
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from worldtree.cli.connection import AddressOption, Connection, connection
+from worldtree.cli.connection import Connection, connection
 from worldtree.cli.console import err, out, print_json
-from worldtree.cli.generate import NfeOption, StartOption
+from worldtree.cli.generate import NfeOption
 from worldtree.cli.pictures.ink import save_picture
 from worldtree.cli.pictures.tree import draw_tree
 from worldtree.cli.stack import Stack, StackOptions, ending_on_sigterm
@@ -32,10 +34,17 @@ def demo(
     context: typer.Context,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
     model: Annotated[str, typer.Option(help="NAME or NAME/VERSION.", show_default="the first served")] = "",
-    start: StartOption = None,
+    start: Annotated[
+        str | None, typer.Option(help="A start scene of the model.", show_default="four-rooms, else its first")
+    ] = None,
     nfe: NfeOption = 0,
     models: Annotated[str | None, typer.Option(help="Model repository to serve.", show_default="models")] = None,
-    address: AddressOption = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="WORLDTREE_ADDRESS", help="A server that runs.", show_default="starts its own", metavar="HOST:PORT"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Serve a world, steer it, fork three futures, rewind one, save and restore, imagine, play live.
@@ -44,6 +53,7 @@ def demo(
     Exit code 1 when a check fails.
     """
     begin_s = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be written to is told now, not after all the work
     asked = connection(context, address)
     with ending_on_sigterm(), _progress() as (bar, task), _server(asked, models, bar, task) as client:
         info = _pick(client.wait_ready(), model)
@@ -57,7 +67,6 @@ def demo(
         story.tell()
         bar.update(task, description="drawing")
         film = folder / "demo.mp4"
-        folder.mkdir(parents=True, exist_ok=True)
         save_film(list(story.film.render()), film, FILM_FPS)
         tree = save_picture(_tree(story, info), folder / "world_tree.png")
         bar.update(task, description="stopping the server")
@@ -86,7 +95,7 @@ def demo(
 @contextmanager
 def _progress() -> Iterator[tuple[Progress, TaskID]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         yield bar, bar.add_task("starting", total=None)
 
 
@@ -137,15 +146,13 @@ def _tree(story: Story, info: ModelInfo) -> Any:
 
 
 def _write_report(path: Path, report: dict[str, Any]) -> None:
-    import json
-
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _tell(report: dict[str, Any], folder: Path) -> None:
     for name, holds in report["checks"].items():
-        mark = "[green]yes[/]" if holds else "[bold red]NO [/]"
-        out.print(f"  {mark}  {name.replace('_', ' ')}")
+        mark = ("yes", "green") if holds else ("NO ", "bold red")
+        out.print(Text.assemble("  ", mark, f"  {name.replace('_', ' ')}"))
     for name, value in report["figures"].items():
         out.print(f"  {value:>8.2f}  {name.replace('_', ' ')}")
     names = ", ".join(str(folder / name) for name in ("demo.mp4", "world_tree.png", "report.json"))

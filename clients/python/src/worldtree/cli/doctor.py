@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 import yaml
 from rich.table import Table
+from rich.text import Text
 
 from worldtree.cli.connection import AddressOption, Connection, connection
 from worldtree.cli.console import out, print_json
@@ -127,9 +128,8 @@ def _model_package(path: Path) -> Finding:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         return Finding(subject, Verdict.BAD, f"{path}: {' '.join(str(error).split())}", "fix or remove the package")
     files = described.get("files", {}) if isinstance(described, dict) else {}
-    missing = [
-        name for name in (files.values() if isinstance(files, dict) else ()) if not (path.parent / name).is_file()
-    ]
+    names = [str(name) for name in (files.values() if isinstance(files, dict) else ())]
+    missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
         return Finding(
             subject, Verdict.BAD, f"{', '.join(missing)} missing beside model.yaml", "copy the whole package"
@@ -142,11 +142,15 @@ def redis(url: str | None) -> Finding:
     if not url:
         return Finding("redis", Verdict.OK, "none set: services keep their state in memory")
     parts = urlsplit(url)
-    subject = f"redis {parts.hostname}:{parts.port or 6379}"
+    try:
+        port = parts.port or 6379
+    except ValueError as error:
+        return Finding(f"redis {parts.hostname}", Verdict.BAD, str(error), "write redis://HOST:PORT/DATABASE")
+    subject = f"redis {parts.hostname}:{port}"
     if parts.scheme != "redis" or not parts.hostname:
         return Finding(subject, Verdict.NOTE, f"{parts.scheme}:// is not looked at here (only redis://)")
     try:
-        with socket.create_connection((parts.hostname, parts.port or 6379), PROBE_TIMEOUT_S) as connected:
+        with socket.create_connection((parts.hostname, port), PROBE_TIMEOUT_S) as connected:
             if parts.password:
                 user = [unquote(parts.username)] if parts.username else []
                 connected.sendall(_command("AUTH", *user, unquote(parts.password)))
@@ -192,7 +196,6 @@ def _table(findings: list[Finding]) -> Table:
     styles = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.BAD: "bold red"}
     table = Table("", "what", "found", "what to do")
     for finding in findings:
-        table.add_row(
-            f"[{styles[finding.verdict]}]{finding.verdict}[/]", finding.subject, finding.found, finding.advice
-        )
+        verdict = Text(finding.verdict, styles[finding.verdict])
+        table.add_row(verdict, finding.subject, finding.found, finding.advice)
     return table

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from worldtree.cli.actions_text import ACTIONS_HELP, parse_actions
 from worldtree.cli.connection import AddressOption, connect
 from worldtree.cli.console import err, out, print_json
+from worldtree.media import check_suffix
 
 StartOption = Annotated[str | None, typer.Option(help="A start scene of the model.", show_default="its first")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the world's noise.", min=0)]
@@ -24,13 +25,16 @@ def generate(
     seed: SeedOption = 0,
     nfe: NfeOption = 0,
     to: Annotated[Path, typer.Option("--out", "-o", help="Where to: .mp4, .gif or .png.")] = Path("clip.mp4"),
-    fps: Annotated[float | None, typer.Option(help="Frames a second of the film.", show_default="the model's")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second of the film.", show_default="the model's", min=0.001)
+    ] = None,
     scale: Annotated[int, typer.Option(help="Enlarge each pixel to a square of this side.", min=1, max=64)] = 6,
     address: AddressOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Generate a clip and write it as a film, an animation or a contact sheet."""
     wanted = parse_actions(actions)
+    check_suffix(to)
     with connect(context, address) as client:
         info = client.model(model)
         start = start or next(iter(info.starts), None)
@@ -66,7 +70,7 @@ def generate(
 
 
 def chunk_progress() -> Progress:
-    """A bar on stderr, gone when done; nothing where stderr is no terminal."""
+    """A bar on stderr, gone when done; nothing where stderr is no terminal, not even the line it would stand on."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -75,4 +79,5 @@ def chunk_progress() -> Progress:
         TimeRemainingColumn(),
         console=err,
         transient=True,
+        disable=not err.is_terminal,
     )

@@ -41,6 +41,8 @@ def rollout(
     sequences: list[list[Any]] = [
         parse_actions(text, field=f"sequence {index}") for index, text in enumerate(sequence or [])
     ]
+    if to is not None and to.suffix.lower() != ".png":
+        raise InvalidRequest(f"a contact sheet is a .png, got {to.name!r}", field="out")
     with connect(context, address) as client:
         world = client.session(session) if session else None
         info = client.model(world.model if world else model)
@@ -99,8 +101,6 @@ def _imagine(world: World, sequences: list[list[Any]], to: Path | None) -> dict[
         from worldtree.cli.pictures.ink import save_picture
         from worldtree.cli.pictures.sheet import draw_sheet
 
-        if to.suffix.lower() != ".png":
-            raise InvalidRequest(f"a contact sheet is a .png, got {to.name!r}", field="out")
         save_picture(draw_sheet(world.last_frame, rollouts), to)
     return {
         "session": world.id,

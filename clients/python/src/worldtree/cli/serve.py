@@ -3,9 +3,10 @@
 import os
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from worldtree.cli.child import module_of
 
@@ -13,6 +14,17 @@ from worldtree.cli.child import module_of
 class Service(StrEnum):
     VIDEO = "video"
     GATEWAY = "gateway"
+
+
+class ServeCommand(TyperCommand):
+    """Has help of its own, but only before a service is named: behind it, every flag is the service's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[:1] in (["-h"], ["--help"]):
+            typer.echo(ctx.get_help())
+            ctx.exit()
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
 
 
 def serve(

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from worldtree.cli.connection import AddressOption, connect
 from worldtree.cli.console import err, out, print_json
@@ -24,7 +24,13 @@ def list_(context: typer.Context, address: AddressOption = None, as_json: JsonOp
     if as_json:
         print_json(sessions)
         return
-    table = Table("session", "model", "start", "chunks", "state", "blocks (shared)", "parent", "expires in")
+    # The id whole, however narrow the terminal: it is what the other commands want to be told.
+    width = max((len(session.id) for session in sessions), default=0)
+    table = Table(
+        Column("session", no_wrap=True, min_width=width), "model", "start", "chunks", "state", "blocks (shared)"
+    )
+    table.add_column("expires in", justify="right")
+    table.add_column("parent", no_wrap=True)
     now = datetime.now(UTC)
     for session in sessions:
         table.add_row(
@@ -34,8 +40,8 @@ def list_(context: typer.Context, address: AddressOption = None, as_json: JsonOp
             str(session.chunk_index),
             session.state,
             f"{session.block_count} ({session.shared_block_count})",
-            session.parent or "",
             f"{(session.expire_time - now).total_seconds():.0f} s",
+            session.parent or "",
         )
     out.print(table)
 
@@ -69,7 +75,7 @@ def delete(
 def _session_table(info: SessionInfo) -> Table:
     table = Table(show_header=False, title=info.id, title_justify="left", title_style="bold")
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")
     kv = info.kv
     for label, value in (
         ("model", f"{info.model}/{info.version} ({info.digest[:16]})"),

@@ -38,6 +38,10 @@ class Idempotency:
             del self._calls[key]
 
     def _forget_old(self) -> None:
+        # All are kept equally long, so the first came first: what is still to be kept is not looked at.
         now = self._clock()
-        for key in [key for key, (ends, _) in self._calls.items() if ends <= now]:
+        while self._calls:
+            key, (ends, _) = next(iter(self._calls.items()))
+            if ends > now:
+                return
             del self._calls[key]

@@ -108,7 +108,9 @@ class Play:
         self._close(error)
 
     def act(self, actions: Iterable[Action], now: float, *, replace: bool = False) -> None:
-        """Queues actions; `replace` forgets those that have not been started."""
+        """Queues actions; `replace` forgets those that have not been started. None is taken after a stop."""
+        if self._draining:
+            return
         if replace:
             self._queue.clear()
         self._queue.extend((action, now) for action in actions)

@@ -93,6 +93,8 @@ class Sessions:
         closes = [session.claim.close] if session.claim else []
         for close in [*closes, *session.readers]:
             close(SessionClosed(session.name))
+        # The answer to a repeated CreateSession still names the session for a while: not with all its frames.
+        session.last_step = ("", [])
         return session.branch.close()
 
     def expired(self, now_s: float) -> list[Session]:

@@ -123,7 +123,7 @@ class Worlds:
             return chunks
 
     async def rewind(self, name: str, chunk_count: int, *, expected_chunk_index: int | None = None) -> Session:
-        """Goes back. Integer work within the reserve; further back the blocks in view are made again, bit for bit."""
+        """Goes back. Integer work within the reserve; further back the history is made again, bit for bit."""
         session = self.get(name)
         mailbox: Mailbox[Chunk] = Mailbox()
         async with self.claim(session, "Rewind", mailbox.close):
@@ -266,6 +266,7 @@ class Worlds:
             if branch.key.hex() != saved.state_hash:
                 raise SnapshotCorrupt("its history does not lead to its state hash")
             with self.engine.lock:
+                self.engine.has_room(len(saved.positions))  # takes back reserves
                 block_ids = branch.table.restore(len(branch.records))
                 if block_ids is None:
                     raise KvCacheFull(self.engine.pool.block_count)
@@ -276,6 +277,7 @@ class Worlds:
                 writing.cancel()  # before the blocks are given back: a late write would land in another's chunk
                 raise
             with self.engine.lock:
+                self._admit(1)  # others may have been restored meanwhile
                 session = self.engine.sessions.add(branch, ttl_s=ttl_s, now_s=self._clock())
             return session, saved.fingerprint == self.model.fingerprint
         except BaseException:

@@ -30,6 +30,16 @@ async def test_a_repeat_gets_the_first_answer_and_calls_nothing() -> None:
     assert counter.calls == 1
 
 
+async def test_answers_are_forgotten_one_by_one_as_their_time_ends() -> None:
+    now_s = 0.0
+    calls, counter = Idempotency(ttl_s=10, clock=lambda: now_s), Counter()
+    for request_id in ("a", "b", "c"):
+        await calls.once("Fork", request_id, counter)
+        now_s += 4
+    now_s = 14.0
+    assert [await calls.once("Fork", request_id, counter) for request_id in ("c", "b", "a")] == [3, 4, 5]
+
+
 async def test_without_a_request_id_or_under_another_or_in_another_method_it_is_another_call() -> None:
     calls, counter = Idempotency(ttl_s=10), Counter()
     for method, request_id in (("Fork", ""), ("Fork", ""), ("Fork", "a"), ("Fork", "b"), ("Restore", "a")):

@@ -253,6 +253,18 @@ def test_a_stop_ends_after_the_chunk_in_flight() -> None:
     assert stage.play.due(stage.now) is None
 
 
+def test_what_is_queued_after_a_stop_is_not_played() -> None:
+    stage = Stage()
+    stage.act(1, 2)
+    record = stage.play.next_record()
+    stage.play.stop()
+    stage.act(5, 6)
+    stage._grow(record)
+    stage.play.deliver(Chunk(record, b""), stage.now)
+    assert stage.ends == [None]
+    assert stage.play.due(stage.now) is None
+
+
 def test_a_failed_play_ends_once_with_its_error() -> None:
     stage = Stage()
     error = RuntimeError("broken")

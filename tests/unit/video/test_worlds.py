@@ -360,6 +360,29 @@ async def test_the_limit_of_sessions_holds_among_creates_that_run_together(serve
     assert len(served.worlds.live()) == 2
 
 
+async def test_the_limit_of_sessions_holds_among_restores_that_run_together(serve: Serve) -> None:
+    served = serve(SLOW, max_sessions=2)
+    worlds = served.worlds
+    name = await opened(served, chunks=2)
+    saved = snapshots.decode((await worlds.save(name))[0])
+    outcomes = await asyncio.gather(*(worlds.restore(saved, ttl_s=60) for _ in range(4)), return_exceptions=True)
+    assert sum(isinstance(outcome, TooManySessions) for outcome in outcomes) == 3
+    assert len(worlds.live()) == 2
+
+
+async def test_a_restore_takes_back_the_reserves_of_others_before_it_is_refused(serve: Serve) -> None:
+    served = serve(SMALL, reserve_chunks=16, headroom_blocks=0)
+    worlds = served.worlds
+    saved = snapshots.decode((await worlds.save(await opened(served, chunks=12)))[0])
+    pool = worlds.engine.pool
+    taken = [pool.allocate() for _ in range(pool.free_count)]
+    restored, _ = await worlds.restore(saved, ttl_s=60)
+    assert restored.branch.key.hex() == saved.state_hash
+    for block in taken:
+        assert block is not None
+        pool.abandon(block)
+
+
 async def test_a_full_policy_fills_its_window_and_stays_there(serve: Serve) -> None:
     served = serve()
     name = await opened(served, policy=KvPolicy(PolicyKind.FULL, 4), start="dawn")
@@ -446,6 +469,14 @@ async def test_a_step_without_a_request_id_keeps_no_frames_for_a_repeat(serve: S
     await served.worlds.step(name, turns(3), request_id="a")
     await served.worlds.step(name, turns(3))
     assert served.worlds.get(name).last_step == ("", [])
+
+
+async def test_a_closed_session_keeps_no_frames_for_a_repeat(serve: Serve) -> None:
+    served = serve()
+    session = served.worlds.get(await opened(served))
+    await served.worlds.step(session.name, turns(3), request_id="a")
+    served.worlds.delete(session.name)
+    assert session.last_step == ("", [])
 
 
 async def test_a_failed_step_is_not_remembered(serve: Serve) -> None:
@@ -586,10 +617,10 @@ async def test_a_snapshot_that_finds_no_room_is_refused_and_takes_nothing(serve:
     worlds = served.worlds
     saved = snapshots.decode((await worlds.save(await opened(served, chunks=5)))[0])
     pool = worlds.engine.pool
-    taken = [pool.allocate() for _ in range(pool.free_count - 3)]
+    taken = [pool.allocate() for _ in range(pool.free_count - 2)]
     with pytest.raises(KvCacheFull):
         await worlds.restore(saved, ttl_s=60)
-    assert pool.free_count == 3
+    assert pool.free_count == 3  # the saved session's only block out of view was taken back
     for block in taken:
         assert block is not None
         pool.abandon(block)

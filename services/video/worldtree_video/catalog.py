@@ -67,7 +67,10 @@ class Catalog:
 
     def has_room(self) -> bool:
         """Whether every model could take on a session: what readiness says."""
-        return all(entry.worlds.engine.has_room(entry.worlds.settings.headroom_blocks) for entry in self)
+        return all(
+            not entry.worlds.engine.broken and entry.worlds.engine.has_room(entry.worlds.settings.headroom_blocks)
+            for entry in self
+        )
 
     def expire(self) -> int:
         """Closes the sessions whose lease has ended; returns how many."""

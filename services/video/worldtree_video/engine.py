@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from worldtree_video.errors import EngineBroken
 from worldtree_video.kv_cache import BlockPool
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.model import VideoModel
@@ -45,6 +46,7 @@ class Engine:
         self._errands: deque[Callable[[], None]] = deque()
         self._work = threading.Condition(self.lock)
         self._stopping = False
+        self.broken = False  # by a bug: no chunk will be made any more
         self._thread = threading.Thread(target=self._loop, name=f"engine-{self.name}", daemon=True)
 
     def step(self) -> bool:
@@ -68,6 +70,7 @@ class Engine:
     def submit(self, run: Run) -> None:
         """Takes on a run; its chunks go to its own sink."""
         with self._work:
+            self._check_unbroken()
             self.scheduler.add(run, self.clock())
             self._work.notify()
 
@@ -94,6 +97,7 @@ class Engine:
                     future.set_exception(error)
 
         with self._work:
+            self._check_unbroken()
             self._errands.append(run)
             self._work.notify()
         return future
@@ -144,8 +148,20 @@ class Engine:
             self.scheduler.complete(batch, chunks, self.clock())
 
     def _loop(self) -> None:
-        while self._wait():
-            self.step()
+        try:
+            while self._wait():
+                self.step()
+        except Exception:  # our own bookkeeping is wrong; nobody may wait for a thread that is gone
+            log.exception("the engine has ended by a bug", extra={"model": self.name})
+            with self.lock:
+                self.broken = True
+                self.scheduler.fail_all(EngineBroken(self.name))
+                while self._errands:
+                    self._errands.popleft()()
+
+    def _check_unbroken(self) -> None:
+        if self.broken:
+            raise EngineBroken(self.name)
 
     def _wait(self) -> bool:
         """Runs errands and waits for work; False when the engine is to stop."""

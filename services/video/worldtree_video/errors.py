@@ -1,6 +1,14 @@
 """Every failure of the video service: one page. Kinds and details come from the runtime's error family."""
 
-from worldtree_runtime.errors import Aborted, DataLoss, Exhausted, FailedPrecondition, InvalidRequest, NotFound
+from worldtree_runtime.errors import (
+    Aborted,
+    DataLoss,
+    Exhausted,
+    FailedPrecondition,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+)
 
 
 class SessionNotFound(NotFound):
@@ -95,6 +103,18 @@ class NotFinite(DataLoss):
             "MODEL_OUTPUT_NOT_FINITE",
             f"the model gave no finite frames for chunk {chunk_index}",
             chunk_index=str(chunk_index),
+        )
+
+
+class EngineBroken(Unavailable):
+    """A bug ended the engine of this model: nothing is made until the service is started again."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            "ENGINE_BROKEN",
+            f"the engine of model {model} has ended by a bug; this replica needs a new start",
+            retry_after_s=5.0,
+            model=model,
         )
 
 

@@ -203,6 +203,13 @@ class Scheduler:
             if member.cancelled:
                 self._give_back(member)
 
+    def fail_all(self, error: Exception) -> None:
+        """Ends every run. Blocks of unfinished chunks stay lost: for an engine that makes no more."""
+        for run in list(self._entries):
+            # The end of one may have ended others, of its rollout.
+            if run in self._entries:
+                self._fail(run, error)
+
     def in_flight(self) -> set[int]:
         """Block ids that unfinished chunks will write, for integrity checks."""
         dropped = {member.block_id for member in self._running if member.cancelled}

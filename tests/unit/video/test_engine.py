@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 from worldtree_runtime.testing import TinyWorld
-from worldtree_video.catalog import Served
+from worldtree_video.catalog import Catalog, Served
 from worldtree_video.domain import Action, KvPolicy, PolicyKind, Priority
+from worldtree_video.errors import EngineBroken
 from worldtree_video.live import LivePlay
 from worldtree_video.mailbox import Mailbox
 from worldtree_video.sequence import Planned, Sequence
@@ -38,6 +39,36 @@ async def test_a_tick_that_breaks_ends_its_members_and_not_the_thread(
     assert "a tick failed" in caplog.text
     branch.close()
     assert len(await served.worlds.step(name, [Action(1)])) == 1
+
+
+async def test_a_bug_of_our_own_ends_who_waits_and_turns_readiness_off(
+    serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    name, other = await opened(served), await opened(served)
+    engine = served.worlds.engine
+
+    def broken(*_: object) -> None:
+        raise AssertionError("7 blocks are lost")
+
+    async with LivePlay.open(served.worlds, other, fps=0, lookahead_chunks=1, repeat=False) as play:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.scheduler, "complete", broken)
+            with pytest.raises(EngineBroken):
+                await asyncio.wait_for(served.worlds.step(name, [Action(1)]), 5)
+            with pytest.raises(EngineBroken):
+                await asyncio.wait_for(anext(play.chunks), 5)
+    assert "7 blocks are lost" in caplog.text
+    assert not Catalog([served]).has_room()
+    for call in (served.worlds.step(name, [Action(1)]), served.worlds.save(name), opened(served)):
+        with pytest.raises(EngineBroken):
+            await asyncio.wait_for(call, 5)
+    engine._thread.join(5)
+    # The fixture wants a living thread and no block in flight, as every other test has it.
+    for block_id in list(engine.pool._in_flight):
+        engine.pool.abandon(block_id)
+    engine._thread = threading.Thread(target=time.sleep, args=(0.5,), daemon=True)
+    engine._thread.start()
 
 
 @pytest.mark.parametrize("fps", [1e-30, 1e-9, 5e-324])

@@ -1,6 +1,7 @@
 """What passes through the gateway is what the backend sent, bit by bit, and ends as the backend ended it."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import grpc
@@ -195,6 +196,27 @@ async def test_a_play_whose_client_vanished_ends_at_the_backend(start_backend, o
             await play.read()
             assert backend.closed["Play"] == 0
         await client.until(lambda: backend.closed["Play"] == 1)
+
+
+async def test_a_play_that_is_refused_while_its_client_writes_keeps_the_backends_reason(
+    start_backend, open_gateway
+) -> None:
+    backend = await start_backend("a")
+    refused = pb.PlayRequest(session="s.a", begin=pb.PlayRequest.Begin(actions=[pb.Action(instruction="busy")]))
+    more = [pb.PlayRequest(act=pb.PlayRequest.Act(actions=[pb.Action(id=1)])) for _ in range(3)]
+
+    def tries(address: str) -> Counter[str]:
+        # not over grpc.aio, which loses the reason in the same way at the client's end
+        codes: Counter[str] = Counter()
+        with grpc.insecure_channel(address) as channel:
+            for _ in range(150):
+                with pytest.raises(grpc.RpcError) as ended:
+                    list(VideoGeneratorStub(channel).Play(iter([refused, *more])))
+                codes[ended.value.code().name] += 1
+        return codes
+
+    async with open_gateway(backend.address) as client:
+        assert await asyncio.to_thread(tries, client.gateway.server.address) == {"ABORTED": 150}
 
 
 async def test_a_slow_reader_slows_the_backend_down(start_backend, open_gateway) -> None:

@@ -336,6 +336,19 @@ async def test_a_queue_plays_until_none(world: Any) -> None:
     assert seen == ["left", "right", "right"]
 
 
+async def test_what_is_put_into_a_queue_after_a_play_waits_for_the_next(world: Any) -> None:
+    actions: queue.Queue[Any] = queue.Queue()
+    actions.put("left")
+    async with world.play(actions, fps=0) as play:
+        async for _ in play:
+            break
+    for action in ("right", "forward", None):
+        actions.put(action)
+    await asyncio.sleep(0.15)
+    assert actions.qsize() == 3
+    assert [chunk.actions[0] async for chunk in world.play(actions, fps=0)] == ["right", "forward"]
+
+
 async def test_live_actions_rewind_fork_pause_and_stop(world: Any) -> None:
     live = worldtree.LiveActions()
     events: list[Any] = []

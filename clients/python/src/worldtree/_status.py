@@ -115,7 +115,7 @@ def _add_details(error: WorldtreeError, status: status_pb2.Status) -> None:
                 error.subject = quota.violations[0].subject
         case Unavailable():
             error.retry_after_s = retry_after_s
-    if retry_after_s is not None and not error.remedy:
+    if retry_after_s is not None and not error.remedy and "try again" not in error.message:
         error.remedy = f"try again in {retry_after_s:.3g} s"
 
 

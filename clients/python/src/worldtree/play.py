@@ -143,7 +143,7 @@ class Feed:
             while (request := self._inbox.get()) is not None:
                 yield request
         elif isinstance(self._actions, queue.Queue):
-            while (action := self._next_of_queue(self._actions)) is not None:
+            while (action := next_of_queue(self._actions, self._stopped)) is not None:
                 yield self._plan.act(action)
         else:
             actions = iter(self._actions)
@@ -157,11 +157,16 @@ class Feed:
                     return
                 yield self._plan.act(action)
 
-    def _next_of_queue(self, actions: queue.Queue[Any]) -> Any | None:
-        # The queue is the program's: nothing of ours may be put into it to wake us, so look up now and then.
-        while not self._stopped.is_set():
-            try:
-                return actions.get(timeout=QUEUE_POLL_S)
-            except queue.Empty:
-                continue
-        return None
+
+def next_of_queue(actions: queue.Queue[Any], stopped: Event) -> Any | None:
+    """The next action. None once the play has stopped: what is put then is left to the queue's next reader."""
+    # The queue is the program's: nothing of ours may be put into it to wake us, so look up now and then.
+    with actions.not_empty:
+        while not stopped.is_set():
+            if actions._qsize():
+                # Not get(): one that waited on after the stop would take an action that nobody plays.
+                action = actions._get()
+                actions.not_full.notify()
+                return action
+            actions.not_empty.wait(QUEUE_POLL_S)
+    return None

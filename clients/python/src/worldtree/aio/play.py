@@ -3,6 +3,7 @@
 import asyncio
 import queue
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from threading import Event
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from worldtree.actions import ActionLike, one_or_many
 from worldtree.aio._stream import Stream
 from worldtree.errors import Cancelled, WorldtreeError
 from worldtree.live import LiveActions
-from worldtree.play import QUEUE_POLL_S, OnEvent
+from worldtree.play import OnEvent, next_of_queue
 from worldtree.types import Forked, PlayedChunk, Rewound
 from worldtree.video.v1 import video_generator_pb2 as pb
 
@@ -133,7 +134,7 @@ class Feed:
         self._plan = plan
         known = (LiveActions, asyncio.Queue, queue.Queue, AsyncIterable)
         self._actions = actions if isinstance(actions, known) else one_or_many(actions)
-        self._stopped = False
+        self._stopped = Event()
         # Ours to detach: actions that already steer another play are refused, and stay with it.
         self._attached: LiveActions | None = None
         self._credit = asyncio.Semaphore(plan.credit)
@@ -154,7 +155,7 @@ class Feed:
         self._credit.release()
 
     def stop(self) -> None:
-        self._stopped = True
+        self._stopped.set()
         if self._attached is not None:
             self._attached.detach()
 
@@ -171,20 +172,11 @@ class Feed:
                 while (action := await actions.get()) is not None:
                     yield self._plan.act(action)
             case queue.Queue() as actions:
-                while (action := await self._next_of_queue(actions)) is not None:
+                while (action := await asyncio.to_thread(next_of_queue, actions, self._stopped)) is not None:
                     yield self._plan.act(action)
             case actions:
                 async for action in _each(actions, self._credit):
                     yield self._plan.act(action)
-
-    async def _next_of_queue(self, actions: queue.Queue[Any]) -> Any | None:
-        # The queue is the program's: nothing of ours may be put into it to wake us, so look up now and then.
-        while not self._stopped:
-            try:
-                return await asyncio.to_thread(actions.get, timeout=QUEUE_POLL_S)
-            except queue.Empty:
-                continue
-        return None
 
 
 async def _each(

@@ -326,6 +326,17 @@ async def test_an_error_in_the_program_s_iterable_is_raised_by_the_play(world: A
     await world.step("left")
 
 
+async def test_an_error_in_the_program_s_on_event_ends_the_play(world: Any) -> None:
+    def broken(event: Any) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as raised:  # holds the play by its traceback
+        async for _ in world.play(["left"] * 40, fps=10, on_event=broken):
+            pass
+    assert (await world.step("left")).shape == (1, 8, 8, 3)
+    assert raised.value is not None
+
+
 async def test_a_queue_plays_until_none(world: Any) -> None:
     actions: queue.Queue[Any] = queue.Queue()
     actions.put("left")

@@ -50,18 +50,27 @@ class Play(Iterator[PlayedChunk]):
         self._stream = opener.open_play(self._feed.requests())
 
     def __next__(self) -> PlayedChunk:
+        try:
+            chunk = self._next_chunk()
+        except BaseException:
+            # Whatever it was (an interrupt, the program's on_event): nobody iterates on.
+            self.close()
+            raise
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def _next_chunk(self) -> PlayedChunk | None:
         while not self._ended:
             try:
                 message = next(self._stream, None)
             except grpc.RpcError as error:
                 if self._ended:  # closed by another thread while we waited
                     break
-                self.close()
                 if self._feed.error is None:
                     raise error_from_rpc(error) from error
                 raise self._feed.error from None
             if self._feed.error is not None:
-                self.close()
                 raise self._feed.error
             if message is None:
                 self._end()
@@ -73,7 +82,7 @@ class Play(Iterator[PlayedChunk]):
                 self._world._saw_played(event)
                 return event
             self._tell(event)
-        raise StopIteration
+        return None
 
     def close(self) -> None:
         """Ends the play at once. Closing twice is fine."""

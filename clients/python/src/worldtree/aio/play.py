@@ -49,24 +49,29 @@ class Play(AsyncIterator[PlayedChunk]):
         self._sender: asyncio.Task[None] | None = None
 
     async def __anext__(self) -> PlayedChunk:
+        try:
+            chunk = await self._next_chunk()
+        except BaseException:
+            # Whatever it was (a cancellation, the program's on_event): nobody iterates on.
+            self.close_now()
+            raise
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def _next_chunk(self) -> PlayedChunk | None:
         await self._begin()
         while not self._ended:
             assert self._stream is not None
             try:
                 message = await self._stream.read()
             except WorldtreeError as error:
-                closed = self._ended  # by another task while we waited
-                self.close_now()
                 if self._feed.error is not None:
                     raise self._feed.error from None
-                if closed and isinstance(error, Cancelled):
+                if self._ended and isinstance(error, Cancelled):  # closed by another task while we waited
                     break
                 raise
-            except asyncio.CancelledError:
-                self.close_now()
-                raise
             if self._feed.error is not None:
-                self.close_now()
                 raise self._feed.error
             if message is None:
                 self._end()
@@ -78,7 +83,7 @@ class Play(AsyncIterator[PlayedChunk]):
                 self._world._saw_played(event)
                 return event
             await self._tell(event)
-        raise StopAsyncIteration
+        return None
 
     async def close(self) -> None:
         """Ends the play at once. Closing twice is fine."""

@@ -142,6 +142,18 @@ def to_seed(seed: int, field: str) -> int:
     return seed
 
 
+def to_fork_seeds(message: pb.ForkRequest, settings: VideoSettings) -> list[int | None]:
+    """A seed for each child to make; None: the parent's."""
+    count = message.count or 1
+    if not 1 <= count <= settings.max_fork_count:
+        raise OutOfRange("count", count, 1, settings.max_fork_count)
+    if not message.seeds:
+        return [None] * count
+    if len(message.seeds) != count:
+        raise InvalidRequest("seeds", f"seeds must be empty or hold {count}, one a child, got {len(message.seeds)}")
+    return [to_seed(seed, f"seeds[{index}]") for index, seed in enumerate(message.seeds)]
+
+
 def to_nfe(nfe: int, package: VideoPackage) -> int:
     """One of the model's numbers of function evaluations; 0 means its default."""
     choices = sorted(package.sampler.schedules)

@@ -3,14 +3,14 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc.aio
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorServicer
-from worldtree_runtime.errors import DeadlineExceeded, InvalidRequest
+from worldtree_runtime.errors import InvalidRequest
 from worldtree_runtime.stores import Store
 
 from worldtree_video import convert
@@ -20,16 +20,14 @@ from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action
 from worldtree_video.errors import OutOfRange, SnapshotNotFound, SnapshotTooLarge
 from worldtree_video.idempotency import Idempotency
-from worldtree_video.live import LivePlay
 from worldtree_video.metrics import VideoMetrics
-from worldtree_video.play import Played
+from worldtree_video.play_call import PlayCall
 from worldtree_video.rollout import Edge
 from worldtree_video.sessions import Session
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 REPLICA_KEY = "worldtree-replica"  # initial metadata by which a gateway learns whose sessions live here
-_LOOKAHEAD_DEFAULT, _LOOKAHEAD_MAX, _FPS_MAX = 2, 64, 240
 _PAGE_DEFAULT, _PAGE_MAX = 100, 1000
 _CHUNK_OVERHEAD_BYTES = 1024  # what a message holds beside the pixels: action, timing, hash
 
@@ -79,35 +77,10 @@ class VideoServicer(VideoGeneratorServicer):
     async def Play(
         self, request_iterator: AsyncIterator[pb.PlayRequest], context: Context
     ) -> AsyncIterator[pb.PlayResponse]:
-        first = await self._first(request_iterator)
-        begin = first.begin
-        served = self._catalog.of_session(first.session)
-        actions = self._actions(begin.actions, served, "begin.actions", least=0)
-        if begin.idle not in pb.PlayRequest.Idle.values():
-            raise OutOfRange("begin.idle", begin.idle, 0, max(pb.PlayRequest.Idle.values()))
-        fps = begin.fps
-        if not 0 <= fps <= _FPS_MAX:  # a NaN fails both comparisons
-            raise OutOfRange("begin.fps", fps, 0, _FPS_MAX)
-        lookahead = begin.lookahead_chunks or _LOOKAHEAD_DEFAULT
-        if not 1 <= lookahead <= _LOOKAHEAD_MAX:
-            raise OutOfRange("begin.lookahead_chunks", lookahead, 1, _LOOKAHEAD_MAX)
-        async with LivePlay.open(
-            served.worlds,
-            first.session,
-            fps=fps,
-            lookahead_chunks=lookahead,
-            repeat=begin.idle == pb.PlayRequest.IDLE_REPEAT,
-        ) as play:
-            yield pb.PlayResponse(begun=pb.PlayResponse.Begun(session=convert.from_session(play.session, served)))
-            if actions:
-                play.act(actions)
-            steering = asyncio.create_task(self._steer(play, served, first.session, request_iterator))
-            try:
-                async for message in self._played(play, served):
-                    yield message
-            finally:
-                steering.cancel()
-                await asyncio.gather(steering, return_exceptions=True)
+        call = PlayCall(self._catalog, self._settings, self._metrics)
+        async with aclosing(call.answer(request_iterator)) as messages:
+            async for message in messages:
+                yield message
 
     async def Rollout(self, request: pb.RolloutRequest, context: Context) -> AsyncIterator[pb.RolloutResponse]:
         served = self._catalog.of_session(request.session)
@@ -142,7 +115,7 @@ class VideoServicer(VideoGeneratorServicer):
 
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:
         served = self._catalog.of_session(request.session)
-        seeds = self._fork_seeds(request)
+        seeds = convert.to_fork_seeds(request, self._settings)
         ttl_s = self._ttl(request)
 
         async def fork() -> list[Session]:
@@ -217,100 +190,6 @@ class VideoServicer(VideoGeneratorServicer):
         session = served.worlds.keep_alive(request.session, ttl_s)
         return pb.KeepAliveResponse(expire_time=convert.from_time(session.expires_s))
 
-    async def _played(self, play: LivePlay, served: Served) -> AsyncIterator[pb.PlayResponse]:
-        """Chunks and events in their order, until the play is over or nothing has happened for too long."""
-        while True:
-            try:
-                async with self._idle_limit():
-                    item = await anext(play.chunks)
-            except StopAsyncIteration:
-                return
-            if isinstance(item, pb.PlayResponse):
-                yield item
-                continue
-            assert isinstance(item, Played), f"a play brought {item!r}"
-            message = convert.from_played(item, served.package, play.now())
-            self._observe_played(item, message)
-            yield message
-            play.taken()
-
-    @asynccontextmanager
-    async def _idle_limit(self) -> AsyncIterator[None]:
-        limit_s = self._settings.play_idle_s
-        try:
-            async with asyncio.timeout(limit_s):
-                yield
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                "PLAY_IDLE", f"no control and no chunk for {limit_s:g} s", limit_s=f"{limit_s:g}"
-            ) from error
-
-    async def _steer(
-        self, play: LivePlay, served: Served, session: str, requests: AsyncIterator[pb.PlayRequest]
-    ) -> None:
-        """Applies controls as they come; the first bad one ends the play."""
-        try:
-            async for request in requests:
-                if request.session not in ("", session):
-                    raise InvalidRequest("session", f"session must stay {session} within a play, got {request.session}")
-                event = await self._control(play, served, request)
-                if event:
-                    play.chunks.put(event)
-            play.finish()
-        except Exception as error:  # the play's reader raises it, where the interceptor gives it a status
-            play.fail(error)
-
-    async def _control(self, play: LivePlay, served: Served, request: pb.PlayRequest) -> pb.PlayResponse | None:
-        match request.WhichOneof("control"):
-            case "act":
-                play.act(self._actions(request.act.actions, served, "act.actions"), replace=request.act.replace)
-            case "pause":
-                play.pause()
-                return pb.PlayResponse(paused=pb.PlayResponse.Paused(chunk_index=play.chunk_index))
-            case "resume":
-                play.resume()
-                return pb.PlayResponse(resumed=pb.PlayResponse.Resumed(chunk_index=play.chunk_index))
-            case "rewind":
-                frames = await play.rewind(request.rewind.chunk_count)
-                return pb.PlayResponse(
-                    rewound=pb.PlayResponse.Rewound(
-                        chunk_index=play.chunk_index, last_frame=convert.from_last_frame(frames, served.package)
-                    )
-                )
-            case "fork":
-                seeds = self._fork_seeds(pb.ForkRequest(count=request.fork.count))
-                children = served.worlds.fork(play.session.name, seeds=seeds, ttl_s=self._settings.session_ttl_s)
-                sessions = [convert.from_session(child, served) for child in children]
-                return pb.PlayResponse(forked=pb.PlayResponse.Forked(sessions=sessions))
-            case "stop":
-                play.stop()
-            case "begin":
-                raise InvalidRequest("begin", "begin belongs into the first message of a play only")
-            case _:
-                raise InvalidRequest("control", "a message of a play must set a control")
-        return None
-
-    async def _first(self, requests: AsyncIterator[pb.PlayRequest]) -> pb.PlayRequest:
-        try:
-            async with self._idle_limit():
-                first = await anext(aiter(requests))
-        except StopAsyncIteration:
-            raise InvalidRequest("begin", "a play must begin with a message that sets session and begin") from None
-        if not first.session:
-            raise InvalidRequest("session", "the first message of a play must name its session")
-        if not first.HasField("begin"):
-            raise InvalidRequest(
-                "begin", f"the first message of a play must set begin, got {first.WhichOneof('control')}"
-            )
-        return first
-
-    def _observe_played(self, played: Played, message: pb.PlayResponse) -> None:
-        if played.late_s:
-            self._metrics.deadline_missed.inc()
-        if message.played.HasField("control_latency"):
-            latency = message.played.control_latency
-            self._metrics.control_latency_seconds.observe(latency.seconds + latency.nanos / 1e9)
-
     def _model(self, ref: common.ModelRef) -> Served:
         if not ref.name:
             raise InvalidRequest("model.name", "model.name must be set")
@@ -325,16 +204,10 @@ class VideoServicer(VideoGeneratorServicer):
             raise SnapshotTooLarge(size_bytes, message_bytes, "max_message_bytes")
 
     def _actions(
-        self,
-        messages: Sequence[pb.Action],
-        served: Served,
-        field: str,
-        *,
-        least: int = 1,
-        most: int | None = None,
+        self, messages: Sequence[pb.Action], served: Served, field: str, *, most: int | None = None
     ) -> list[Action]:
         limit = self._settings.max_step_actions if most is None else max(1, min(self._settings.max_step_actions, most))
-        return convert.to_actions(messages, served.package, field, limit=limit, least=least)
+        return convert.to_actions(messages, served.package, field, limit=limit)
 
     def _sequences(self, request: pb.RolloutRequest, served: Served) -> list[list[Edge]]:
         limit = self._settings.max_rollout_sequences
@@ -358,16 +231,6 @@ class VideoServicer(VideoGeneratorServicer):
             actions = convert.to_actions(message.actions, served.package, f"{field}.actions", limit=most)
             sequences.append([(action, seed) for action in actions])
         return sequences
-
-    def _fork_seeds(self, request: pb.ForkRequest) -> list[int | None]:
-        count = request.count or 1
-        if not 1 <= count <= self._settings.max_fork_count:
-            raise OutOfRange("count", count, 1, self._settings.max_fork_count)
-        if not request.seeds:
-            return [None] * count
-        if len(request.seeds) != count:
-            raise InvalidRequest("seeds", f"seeds must be empty or hold {count}, one a child, got {len(request.seeds)}")
-        return [convert.to_seed(seed, f"seeds[{index}]") for index, seed in enumerate(request.seeds)]
 
     def _ttl(
         self, request: pb.CreateSessionRequest | pb.ForkRequest | pb.RestoreRequest | pb.KeepAliveRequest

@@ -1,0 +1,157 @@
+"""The Play call at the gRPC edge: its terms checked, controls applied as they come, chunks and events streamed."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from worldtree.video.v1 import video_generator_pb2 as pb
+from worldtree_runtime.errors import DeadlineExceeded, InvalidRequest
+
+from worldtree_video import convert
+from worldtree_video.catalog import Catalog, Served
+from worldtree_video.config import VideoSettings
+from worldtree_video.domain import Action
+from worldtree_video.errors import OutOfRange
+from worldtree_video.live import LivePlay
+from worldtree_video.metrics import VideoMetrics
+from worldtree_video.play import Played
+
+_LOOKAHEAD_DEFAULT, _LOOKAHEAD_MAX, _FPS_MAX = 2, 64, 240
+
+
+class PlayCall:
+    """One call. What it promises stands in the proto."""
+
+    def __init__(self, catalog: Catalog, settings: VideoSettings, metrics: VideoMetrics) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._metrics = metrics
+
+    async def answer(self, requests: AsyncIterator[pb.PlayRequest]) -> AsyncGenerator[pb.PlayResponse]:
+        """Plays until the controls, the session or the reader end. Closing the generator ends the play at once."""
+        first = await self._first(requests)
+        begin = first.begin
+        served = self._catalog.of_session(first.session)
+        actions = self._actions(begin.actions, served, "begin.actions", least=0)
+        if begin.idle not in pb.PlayRequest.Idle.values():
+            raise OutOfRange("begin.idle", begin.idle, 0, max(pb.PlayRequest.Idle.values()))
+        if not 0 <= begin.fps <= _FPS_MAX:  # a NaN fails both comparisons
+            raise OutOfRange("begin.fps", begin.fps, 0, _FPS_MAX)
+        lookahead = begin.lookahead_chunks or _LOOKAHEAD_DEFAULT
+        if not 1 <= lookahead <= _LOOKAHEAD_MAX:
+            raise OutOfRange("begin.lookahead_chunks", lookahead, 1, _LOOKAHEAD_MAX)
+        async with LivePlay.open(
+            served.worlds,
+            first.session,
+            fps=begin.fps,
+            lookahead_chunks=lookahead,
+            repeat=begin.idle == pb.PlayRequest.IDLE_REPEAT,
+        ) as play:
+            yield pb.PlayResponse(begun=pb.PlayResponse.Begun(session=convert.from_session(play.session, served)))
+            if actions:
+                play.act(actions)
+            steering = asyncio.create_task(self._steer(play, served, first.session, requests))
+            try:
+                async for message in self._played(play, served):
+                    yield message
+            finally:
+                steering.cancel()
+                await asyncio.gather(steering, return_exceptions=True)
+
+    async def _played(self, play: LivePlay, served: Served) -> AsyncIterator[pb.PlayResponse]:
+        """Chunks and events in their order, until the play is over or nothing has happened for too long."""
+        while True:
+            try:
+                async with self._idle_limit():
+                    item = await anext(play.chunks)
+            except StopAsyncIteration:
+                return
+            if isinstance(item, pb.PlayResponse):
+                yield item
+                continue
+            assert isinstance(item, Played), f"a play brought {item!r}"
+            message = convert.from_played(item, served.package, play.now())
+            self._observe_played(item, message)
+            yield message
+            play.taken()
+
+    @asynccontextmanager
+    async def _idle_limit(self) -> AsyncIterator[None]:
+        limit_s = self._settings.play_idle_s
+        try:
+            async with asyncio.timeout(limit_s):
+                yield
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                "PLAY_IDLE", f"no control and no chunk for {limit_s:g} s", limit_s=f"{limit_s:g}"
+            ) from error
+
+    async def _steer(
+        self, play: LivePlay, served: Served, session: str, requests: AsyncIterator[pb.PlayRequest]
+    ) -> None:
+        """Applies controls as they come; the first bad one ends the play."""
+        try:
+            async for request in requests:
+                if request.session not in ("", session):
+                    raise InvalidRequest("session", f"session must stay {session} within a play, got {request.session}")
+                event = await self._control(play, served, request)
+                if event:
+                    play.chunks.put(event)
+            play.finish()
+        except Exception as error:  # the play's reader raises it, where the interceptor gives it a status
+            play.fail(error)
+
+    async def _control(self, play: LivePlay, served: Served, request: pb.PlayRequest) -> pb.PlayResponse | None:
+        match request.WhichOneof("control"):
+            case "act":
+                play.act(self._actions(request.act.actions, served, "act.actions"), replace=request.act.replace)
+            case "pause":
+                play.pause()
+                return pb.PlayResponse(paused=pb.PlayResponse.Paused(chunk_index=play.chunk_index))
+            case "resume":
+                play.resume()
+                return pb.PlayResponse(resumed=pb.PlayResponse.Resumed(chunk_index=play.chunk_index))
+            case "rewind":
+                frames = await play.rewind(request.rewind.chunk_count)
+                return pb.PlayResponse(
+                    rewound=pb.PlayResponse.Rewound(
+                        chunk_index=play.chunk_index, last_frame=convert.from_last_frame(frames, served.package)
+                    )
+                )
+            case "fork":
+                seeds = convert.to_fork_seeds(pb.ForkRequest(count=request.fork.count), self._settings)
+                children = served.worlds.fork(play.session.name, seeds=seeds, ttl_s=self._settings.session_ttl_s)
+                sessions = [convert.from_session(child, served) for child in children]
+                return pb.PlayResponse(forked=pb.PlayResponse.Forked(sessions=sessions))
+            case "stop":
+                play.stop()
+            case "begin":
+                raise InvalidRequest("begin", "begin belongs into the first message of a play only")
+            case _:
+                raise InvalidRequest("control", "a message of a play must set a control")
+        return None
+
+    async def _first(self, requests: AsyncIterator[pb.PlayRequest]) -> pb.PlayRequest:
+        try:
+            async with self._idle_limit():
+                first = await anext(aiter(requests))
+        except StopAsyncIteration:
+            raise InvalidRequest("begin", "a play must begin with a message that sets session and begin") from None
+        if not first.session:
+            raise InvalidRequest("session", "the first message of a play must name its session")
+        if not first.HasField("begin"):
+            raise InvalidRequest(
+                "begin", f"the first message of a play must set begin, got {first.WhichOneof('control')}"
+            )
+        return first
+
+    def _observe_played(self, played: Played, message: pb.PlayResponse) -> None:
+        if played.late_s:
+            self._metrics.deadline_missed.inc()
+        if message.played.HasField("control_latency"):
+            latency = message.played.control_latency
+            self._metrics.control_latency_seconds.observe(latency.seconds + latency.nanos / 1e9)
+
+    def _actions(self, messages: Sequence[pb.Action], served: Served, field: str, *, least: int = 1) -> list[Action]:
+        limit = self._settings.max_step_actions
+        return convert.to_actions(messages, served.package, field, limit=limit, least=least)

@@ -1,11 +1,9 @@
-"""Messages to the words of domain.py and back: pure functions, each refusal naming field, value and limit."""
+"""Messages to the words of domain.py: pure functions, each refusal naming field, value and limit."""
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.errors import InvalidRequest, NotFound
@@ -16,8 +14,6 @@ from worldtree_video.catalog import Served
 from worldtree_video.config import VideoSettings
 from worldtree_video.errors import OutOfRange
 from worldtree_video.pictures import PictureError, read_png
-from worldtree_video.play import Played
-from worldtree_video.sessions import Session
 from worldtree_video.worlds import Recipe
 
 _POLICY_KINDS = {
@@ -26,7 +22,6 @@ _POLICY_KINDS = {
     pb.KvPolicy.KIND_SINK_WINDOW: domain.PolicyKind.SINK_WINDOW,
     pb.KvPolicy.KIND_FULL: domain.PolicyKind.FULL,
 }
-_POLICY_MESSAGES = {kind: message for message, kind in _POLICY_KINDS.items() if message}
 
 
 def to_action(message: pb.Action, package: VideoPackage, field: str) -> domain.Action:
@@ -170,139 +165,6 @@ def to_ttl(message: Duration, given: bool, *, default_s: float, limit_s: float) 
     if not 0 < seconds <= limit_s:
         raise InvalidRequest("ttl", f"ttl must be above 0 to {limit_s:g} s, got {seconds:g} s", limit_s=f"{limit_s:g}")
     return seconds
-
-
-def from_frames(pixels: bytes, package: VideoPackage) -> common.Frames:
-    """Pixels of any number of frames, [frames, height, width, 3] uint8 in C order."""
-    frame = package.frame
-    frame_bytes = frame.height_px * frame.width_px * frame.channels
-    shape = [len(pixels) // frame_bytes, frame.height_px, frame.width_px, frame.channels]
-    return common.Frames(tensor=common.Tensor(dtype=common.Tensor.D_TYPE_UINT8, shape=shape, data=pixels))
-
-
-def from_last_frame(pixels: bytes, package: VideoPackage) -> common.Frames:
-    """The last frame of a chunk's pixels."""
-    return from_frames(pixels[-(len(pixels) // package.frames_per_chunk) :], package)
-
-
-def from_action(action: domain.Action) -> pb.Action:
-    """An action, discrete ones by id."""
-    if isinstance(action.value, int):
-        return pb.Action(id=action.value)
-    return pb.Action(vector=pb.Action.Vector(values=action.value))
-
-
-def from_chunk(chunk: domain.Chunk, package: VideoPackage, *, frames: bool = True) -> pb.Chunk:
-    """A generated chunk, with its frames or without."""
-    record, timing = chunk.record, chunk.timing
-    assert record.action is not None, f"chunk {record.chunk_index} was not generated"
-    return pb.Chunk(
-        index=record.chunk_index,
-        action=from_action(record.action),
-        frames=from_frames(chunk.frames, package) if frames else None,
-        timing=common.Timing(
-            queue_duration=from_seconds(timing.queue_s),
-            denoise_duration=from_seconds(timing.denoise_s),
-            commit_duration=from_seconds(timing.commit_s),
-            tick_count=timing.tick_count,
-            mean_batch_size=timing.mean_batch_size,
-            nfe=record.nfe,
-        ),
-        state_hash=record.key.hex(),
-    )
-
-
-def from_played(played: Played, package: VideoPackage, now_s: float) -> pb.PlayResponse:
-    """A chunk of a play."""
-    latency_s = None if played.control_arrival_s is None else max(0.0, now_s - played.control_arrival_s)
-    return pb.PlayResponse(
-        played=pb.PlayResponse.Played(
-            chunk=from_chunk(played.chunk, package),
-            control_latency=None if latency_s is None else from_seconds(latency_s),
-            late_duration=from_seconds(played.late_s),
-            queued_count=played.queued_count,
-        )
-    )
-
-
-def from_session(session: Session, served: Served) -> pb.Session:
-    """A session as it stands."""
-    with served.worlds.engine.lock:  # a play may be moving it
-        return _from_session(session, served)
-
-
-def _from_session(session: Session, served: Served) -> pb.Session:
-    branch, package = session.branch, served.package
-    policy = branch.table.policy
-    return pb.Session(
-        session=session.name,
-        model=served.ref,
-        chunk_index=branch.chunk_index,
-        start_frame_count=branch.start_count * package.frames_per_chunk,
-        seed=branch.seed,
-        nfe=branch.nfe,
-        kv=pb.KvPolicy(
-            kind=_POLICY_MESSAGES[policy.kind],
-            window_chunks=policy.window_chunks,
-            sink_chunks=policy.sink_chunks,
-            storage=pb.KvPolicy.STORAGE_FP32,
-        ),
-        state=pb.Session.STATE_BUSY if session.claim else pb.Session.STATE_IDLE,
-        parent=session.parent,
-        create_time=from_time(session.created_s),
-        expire_time=from_time(session.expires_s),
-        block_count=branch.table.held_count,
-        shared_block_count=branch.table.shared_count(),
-        state_hash=branch.key.hex(),
-        start=branch.origin.name,
-    )
-
-
-def from_model(served: Served) -> pb.Model:
-    """A model as a client needs to know it."""
-    package = served.package
-    if isinstance(package.action, DiscreteActions):
-        space = pb.ActionSpace(discrete=pb.ActionSpace.Discrete(names=package.action.names))
-    else:
-        action = package.action
-        space = pb.ActionSpace(continuous=pb.ActionSpace.Continuous(size=action.size, low=action.low, high=action.high))
-    return pb.Model(
-        ref=served.ref,
-        description=package.description,
-        height_px=package.frame.height_px,
-        width_px=package.frame.width_px,
-        fps=package.frame.fps,
-        frames_per_chunk=package.frames_per_chunk,
-        action_space=space,
-        nfe_choices=sorted(package.sampler.schedules),
-        nfe_default=package.sampler.default_nfe,
-        window_chunks=package.kv.window,
-        block_bytes=package.kv.block_bytes,
-        starts=[
-            pb.Start(
-                name=start.name,
-                description=start.description,
-                frame_count=len(served.starts[start.name].chunks) * package.frames_per_chunk,
-            )
-            for start in sorted(package.starts, key=lambda start: start.name)
-        ],
-        license=package.license,
-        prompt_supported=False,
-    )
-
-
-def from_seconds(seconds: float) -> Duration:
-    """A duration."""
-    message = Duration()
-    message.FromTimedelta(timedelta(seconds=seconds))
-    return message
-
-
-def from_time(seconds: float) -> Timestamp:
-    """An instant, from seconds of the wall clock."""
-    message = Timestamp()
-    message.FromDatetime(datetime.fromtimestamp(seconds, UTC))
-    return message
 
 
 def _discrete(message: pb.Action, kind: str, space: DiscreteActions, field: str) -> int:

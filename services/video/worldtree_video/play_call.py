@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.errors import DeadlineExceeded, InvalidRequest
 
-from worldtree_video import convert
+from worldtree_video import convert, replies
 from worldtree_video.catalog import Catalog, Served
 from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action
@@ -47,7 +47,7 @@ class PlayCall:
             lookahead_chunks=lookahead,
             repeat=begin.idle == pb.PlayRequest.IDLE_REPEAT,
         ) as play:
-            yield pb.PlayResponse(begun=pb.PlayResponse.Begun(session=convert.from_session(play.session, served)))
+            yield pb.PlayResponse(begun=pb.PlayResponse.Begun(session=replies.from_session(play.session, served)))
             if actions:
                 play.act(actions)
             steering = asyncio.create_task(self._steer(play, served, first.session, requests))
@@ -70,7 +70,7 @@ class PlayCall:
                 yield item
                 continue
             assert isinstance(item, Played), f"a play brought {item!r}"
-            message = convert.from_played(item, served.package, play.now())
+            message = replies.from_played(item, served.package, play.now())
             self._observe_played(item, message)
             yield message
             play.taken()
@@ -115,13 +115,13 @@ class PlayCall:
                 frames = await play.rewind(request.rewind.chunk_count)
                 return pb.PlayResponse(
                     rewound=pb.PlayResponse.Rewound(
-                        chunk_index=play.chunk_index, last_frame=convert.from_last_frame(frames, served.package)
+                        chunk_index=play.chunk_index, last_frame=replies.from_last_frame(frames, served.package)
                     )
                 )
             case "fork":
                 seeds = convert.to_fork_seeds(pb.ForkRequest(count=request.fork.count), self._settings)
                 children = served.worlds.fork(play.session.name, seeds=seeds, ttl_s=self._settings.session_ttl_s)
-                sessions = [convert.from_session(child, served) for child in children]
+                sessions = [replies.from_session(child, served) for child in children]
                 return pb.PlayResponse(forked=pb.PlayResponse.Forked(sessions=sessions))
             case "stop":
                 play.stop()

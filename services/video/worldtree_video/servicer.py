@@ -13,7 +13,7 @@ from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorServicer
 from worldtree_runtime.errors import InvalidRequest
 from worldtree_runtime.stores import Store
 
-from worldtree_video import convert
+from worldtree_video import convert, replies
 from worldtree_video import snapshot as snapshots
 from worldtree_video.catalog import Catalog, Served
 from worldtree_video.config import VideoSettings
@@ -44,11 +44,11 @@ class VideoServicer(VideoGeneratorServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         await context.send_initial_metadata(((REPLICA_KEY, self._settings.replica),))
-        return pb.ListModelsResponse(models=[convert.from_model(served) for served in self._catalog.newest()])
+        return pb.ListModelsResponse(models=[replies.from_model(served) for served in self._catalog.newest()])
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         await context.send_initial_metadata(((REPLICA_KEY, self._settings.replica),))
-        return pb.GetModelResponse(model=convert.from_model(self._model(request.model)))
+        return pb.GetModelResponse(model=replies.from_model(self._model(request.model)))
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
         served = self._model(request.model)
@@ -59,8 +59,8 @@ class VideoServicer(VideoGeneratorServicer):
         )
         served.worlds.get(session.name)  # a repeat may come after its session was closed
         return pb.CreateSessionResponse(
-            session=convert.from_session(session, served),
-            frames=convert.from_frames(b"".join(session.branch.origin.chunks), served.package),
+            session=replies.from_session(session, served),
+            frames=replies.from_frames(b"".join(session.branch.origin.chunks), served.package),
         )
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
@@ -70,7 +70,7 @@ class VideoServicer(VideoGeneratorServicer):
         actions = self._actions(request.actions, served, "actions", most=most)
         chunks = await served.worlds.step(request.session, actions, request_id=request.request_id)
         return pb.StepResponse(
-            chunks=[convert.from_chunk(chunk, served.package) for chunk in chunks],
+            chunks=[replies.from_chunk(chunk, served.package) for chunk in chunks],
             chunk_index=chunks[-1].record.chunk_index + 1,
         )
 
@@ -95,7 +95,7 @@ class VideoServicer(VideoGeneratorServicer):
                     detail == pb.RolloutRequest.DETAIL_LAST and bool(node.ends)
                 )
                 yield pb.RolloutResponse(
-                    chunk=convert.from_chunk(chunk, served.package, frames=frames),
+                    chunk=replies.from_chunk(chunk, served.package, frames=frames),
                     depth=node.depth,
                     sequences=node.sequences,
                     node_count=rollout.node_count,
@@ -108,10 +108,10 @@ class VideoServicer(VideoGeneratorServicer):
         actions = self._actions(request.actions, served, "actions")
         count = len(actions)
         async with aclosing(served.worlds.generate(recipe, actions)) as chunks:
-            start = convert.from_frames(b"".join(recipe.origin.chunks), served.package)
+            start = replies.from_frames(b"".join(recipe.origin.chunks), served.package)
             yield pb.GenerateResponse(start_frames=start, chunk_count=count)
             async for chunk in chunks:
-                yield pb.GenerateResponse(chunk=convert.from_chunk(chunk, served.package), chunk_count=count)
+                yield pb.GenerateResponse(chunk=replies.from_chunk(chunk, served.package), chunk_count=count)
 
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:
         served = self._catalog.of_session(request.session)
@@ -122,7 +122,7 @@ class VideoServicer(VideoGeneratorServicer):
             return served.worlds.fork(request.session, seeds=seeds, ttl_s=ttl_s)
 
         children = await self._calls.once(f"Fork {request.session}", request.request_id, fork)
-        return pb.ForkResponse(sessions=[convert.from_session(child, served) for child in children])
+        return pb.ForkResponse(sessions=[replies.from_session(child, served) for child in children])
 
     async def Rewind(self, request: pb.RewindRequest, context: Context) -> pb.RewindResponse:
         served = self._catalog.of_session(request.session)
@@ -145,7 +145,7 @@ class VideoServicer(VideoGeneratorServicer):
             data=data if request.include_data else b"",
             size_bytes=len(data),
             state_hash=state_hash,
-            expire_time=convert.from_time(served.worlds.now() + ttl_s),
+            expire_time=replies.from_time(served.worlds.now() + ttl_s),
         )
 
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
@@ -176,7 +176,7 @@ class VideoServicer(VideoGeneratorServicer):
         after = [entry for entry in every if _page_token(entry[0]) > request.page_token]
         page = after[:size]
         return pb.ListResponse(
-            sessions=[convert.from_session(session, served) for session, served in page],
+            sessions=[replies.from_session(session, served) for session, served in page],
             next_page_token=_page_token(page[-1][0]) if len(after) > size else "",
         )
 
@@ -188,7 +188,7 @@ class VideoServicer(VideoGeneratorServicer):
         served = self._catalog.of_session(request.session)
         ttl_s = self._ttl(request) if request.HasField("ttl") else None
         session = served.worlds.keep_alive(request.session, ttl_s)
-        return pb.KeepAliveResponse(expire_time=convert.from_time(session.expires_s))
+        return pb.KeepAliveResponse(expire_time=replies.from_time(session.expires_s))
 
     def _model(self, ref: common.ModelRef) -> Served:
         if not ref.name:
@@ -245,7 +245,7 @@ class VideoServicer(VideoGeneratorServicer):
     def _standing(self, session: Session, served: Served) -> tuple[pb.Session, common.Frames]:
         with served.worlds.engine.lock:  # or a play may move it between the two
             frames = served.worlds.last_frames(session.branch)
-            return convert.from_session(session, served), convert.from_last_frame(frames, served.package)
+            return replies.from_session(session, served), replies.from_last_frame(frames, served.package)
 
     async def _snapshot_bytes(self, request: pb.RestoreRequest) -> bytes:
         if bool(request.snapshot) == bool(request.data):

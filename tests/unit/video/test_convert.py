@@ -13,8 +13,7 @@ from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.errors import InvalidRequest, Kind, NotFound, WorldtreeError
 from worldtree_runtime.model_package import VideoPackage
 from worldtree_runtime.testing import TinyWorld
-from worldtree_video import convert
-from worldtree_video.catalog import Served
+from worldtree_video import convert, replies
 from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action, KvPolicy, PolicyKind
 
@@ -49,7 +48,7 @@ def frames(
 @pytest.mark.parametrize("message", [pb.Action(id=2), pb.Action(name="stay")])
 def test_a_discrete_action_goes_by_id_or_name(message: pb.Action) -> None:
     assert convert.to_action(message, DISCRETE, "a") == Action(2)
-    assert convert.from_action(Action(2)) == pb.Action(id=2)
+    assert replies.from_action(Action(2)) == pb.Action(id=2)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_a_vector_at_the_edge_of_its_box_is_inside(values: list[float]) -> None:
     """-0.1 as a 32-bit float lies below -0.1 as a 64-bit one."""
     action = convert.to_action(pb.Action(vector=pb.Action.Vector(values=values)), CONTINUOUS, "a")
     assert action.value == pytest.approx(tuple(values))
-    assert convert.from_action(action).vector.values == pytest.approx(values)
+    assert replies.from_action(action).vector.values == pytest.approx(values)
 
 
 @pytest.mark.parametrize(
@@ -257,27 +256,3 @@ def test_a_start_that_fills_a_full_policy_more_than_up_is_refused(serve: Any) ->
     error = refused(convert.to_origin, pb.Origin(start="dusk"), serve(), KvPolicy(PolicyKind.FULL, 2), SETTINGS)
     assert isinstance(error, InvalidRequest)
     assert error.message == "origin must hold 1 to 2 chunks under kv policy full, got 3"
-
-
-def test_a_model_is_described_whole(serve: Any) -> None:
-    served: Served = serve(TinyWorld(frames_per_chunk=2))
-    model = convert.from_model(served)
-    assert (model.ref.name, model.ref.version, len(model.ref.digest)) == ("tiny", "1", 64)
-    assert (model.height_px, model.width_px, model.fps, model.frames_per_chunk) == (4, 6, 10, 2)
-    assert list(model.action_space.discrete.names) == ["left", "right", "stay", "poison"]
-    assert (list(model.nfe_choices), model.nfe_default, model.window_chunks) == ([1, 2], 2, 4)
-    assert model.block_bytes == 4 * 2 * 2 * 3 * 4
-    assert [(start.name, start.frame_count) for start in model.starts] == [("dawn", 2), ("dusk", 6)]
-    assert (model.license, model.prompt_supported) == ("MIT", False)
-
-
-def test_a_continuous_model_tells_its_box(serve: Any) -> None:
-    space = convert.from_model(serve(TinyWorld(action_size=3))).action_space.continuous
-    assert (space.size, space.low, space.high) == (3, -1, 1)
-
-
-def test_the_last_frame_is_the_last_of_a_chunk() -> None:
-    pixels = bytes(range(144))
-    last = convert.from_last_frame(pixels, PAIRS)
-    assert list(last.tensor.shape) == [1, 4, 6, 3]
-    assert last.tensor.data == pixels[72:]

@@ -108,20 +108,22 @@ async def test_the_target_fps_is_kept(video: Any) -> None:
     async with playing(video, name, 1, fps=50, lookahead_chunks=1, idle=P.IDLE_REPEAT) as play:
         await play.chunk()
         begun = time.monotonic()
-        await play.chunks(25)
+        played = await play.chunks(25)
         took_s = time.monotonic() - begun
-    assert 0.4 < took_s < 0.9
+    # What a busy machine made late is said, and moved the clock.
+    late_s = sum(item.late_duration.ToTimedelta().total_seconds() for item in played)
+    assert 0.4 < took_s < 0.9 + late_s
 
 
 async def test_the_look_ahead_is_made_at_once(video: Any) -> None:
     name = await video.create()
-    async with playing(video, name, *[0] * 12, fps=10, lookahead_chunks=6) as play:
+    async with playing(video, name, *[0] * 12, fps=4, lookahead_chunks=6) as play:
         begun = time.monotonic()
         await play.chunks(6)
-        assert time.monotonic() - begun < 0.35
+        assert time.monotonic() - begun < 1.0  # one by one they would take 1.25 s
         await play.chunk()
         await play.chunk()
-        assert time.monotonic() - begun > 0.15
+        assert time.monotonic() - begun > 0.4
 
 
 async def test_a_play_repeats_its_last_action_where_it_was_asked_to(video: Any) -> None:

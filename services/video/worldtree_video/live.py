@@ -7,7 +7,7 @@ from worldtree_video.domain import Action
 from worldtree_video.errors import OutOfRange, SessionClosed
 from worldtree_video.mailbox import Mailbox
 from worldtree_video.play import Play
-from worldtree_video.sessions import Session
+from worldtree_video.sessions import Claim, Session
 from worldtree_video.worlds import Worlds
 
 
@@ -114,7 +114,7 @@ class LivePlay:
         )
         live = LivePlay(worlds, session, play, mailbox)
         # It grows the session's own branch: when that is closed under it, no chunk may be added any more.
-        async with worlds.claim(session, "Play", live.fail):
+        async with worlds.claim(session, Claim("Play", live.fail)):
             engine.submit(play)
             try:
                 yield live

@@ -1,6 +1,7 @@
 """The whole service as one context: models loaded, engines running, server up; and all of it down again."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -16,6 +17,7 @@ from worldtree_video.config import VideoSettings
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.servicer import VideoServicer
 
+log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["VideoGenerator"].full_name
 _HOUSEKEEPING_S = 1.0
 
@@ -58,6 +60,9 @@ def _open_store(settings: VideoSettings) -> Store:
 
 async def _keep_house(catalog: Catalog) -> None:
     while True:
-        catalog.expire()
-        catalog.observe()
+        try:
+            catalog.expire()
+            catalog.observe()
+        except Exception:  # the next round may do better; without one, no lease would ever end
+            log.exception("housekeeping failed")
         await asyncio.sleep(_HOUSEKEEPING_S)

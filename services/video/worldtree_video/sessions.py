@@ -1,5 +1,6 @@
 """The live sessions of one model: their branches, leases, and who is using them."""
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ class Claim:
 
     call: str
     close: Callable[[Exception], None]
+    request_id: str = ""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,13 +77,13 @@ class Sessions:
         session.touch(now_s)
         return session
 
-    def claim(self, session: Session, call: str, close: Callable[[Exception], None]) -> None:
+    def claim(self, session: Session, claim: Claim) -> None:
         """Takes a session for one call. Raises SessionBusy when another has it, SessionNotFound when it is gone."""
         if session.name not in self._sessions:
             raise SessionNotFound(session.name)
         if session.claim:
             raise SessionBusy(session.name, session.claim.call)
-        session.claim = Claim(call, close)
+        session.claim = claim
 
     def release(self, session: Session, now_s: float) -> None:
         """Ends a call's claim; the lease counts from now."""

@@ -27,7 +27,7 @@ from worldtree_video.kv_cache import BlockTable
 from worldtree_video.mailbox import Mailbox
 from worldtree_video.rollout import Edge, Rollout, TrieNode, build_trie, count_nodes
 from worldtree_video.sequence import Planned, Sequence
-from worldtree_video.sessions import Session
+from worldtree_video.sessions import Claim, Session
 from worldtree_video.snapshot import Snapshot
 
 Item = TypeVar("Item")
@@ -107,10 +107,13 @@ class Worlds:
     async def step(self, name: str, actions: Seq[Action], *, request_id: str = "") -> list[Chunk]:
         """One chunk for each action. All or nothing: until the last is made, the session stands where it stood."""
         session = self.get(name)
+        while request_id and session.claim and session.claim.request_id == request_id:
+            # A retry that overtook its first try: that one's answer, or its cancellation, is on its way.
+            await session.claim.ended.wait()
         if request_id and session.last_step[0] == request_id:
             return session.last_step[1]
         mailbox: Mailbox[Chunk] = Mailbox()
-        async with self.claim(session, "Step", mailbox.close):
+        async with self.claim(session, Claim("Step", mailbox.close, request_id)):
             branch = self._fork_branch(session.branch)
             try:
                 chunks = await self._run(branch, [Planned(action) for action in actions], Priority.STEP, mailbox)
@@ -126,7 +129,7 @@ class Worlds:
         """Goes back. Integer work within the reserve; further back the history is made again, bit for bit."""
         session = self.get(name)
         mailbox: Mailbox[Chunk] = Mailbox()
-        async with self.claim(session, "Rewind", mailbox.close):
+        async with self.claim(session, Claim("Rewind", mailbox.close)):
             if expected_chunk_index is not None and expected_chunk_index != session.branch.chunk_index:
                 raise ChunkIndexMismatch(expected_chunk_index, session.branch.chunk_index)
             self.swap(session, await self.rewound(session.branch, chunk_count, mailbox))
@@ -285,15 +288,16 @@ class Worlds:
             raise
 
     @asynccontextmanager
-    async def claim(self, session: Session, call: str, close: Callable[[Exception], None]) -> AsyncIterator[None]:
-        """Holds a session for one call; `close` ends that call when the session is deleted under it."""
+    async def claim(self, session: Session, claim: Claim) -> AsyncIterator[None]:
+        """Holds a session for one call; the claim's `close` ends that call when the session is deleted under it."""
         with self.engine.lock:
-            self.engine.sessions.claim(session, call, close)
+            self.engine.sessions.claim(session, claim)
         try:
             yield
         finally:
             with self.engine.lock:
                 self.engine.sessions.release(session, self._clock())
+            claim.ended.set()
 
     async def _taken_one_by_one(self, mailbox: Mailbox[Item], taken: Callable[[], None]) -> AsyncGenerator[Item]:
         """What a mailbox brings; `taken` is told each time that the reader asks for more."""

@@ -101,6 +101,15 @@ async def test_a_repeated_step_gets_its_first_answer_and_moves_nothing(video: An
     assert (await video.get(name)).session.chunk_index == 3
 
 
+async def test_a_retry_that_overtakes_its_first_try_waits_for_it(start_video: Any) -> None:
+    video = await start_video(TinyWorld(work=200))
+    session = await video.create()
+    request = pb.StepRequest(session=session, actions=turns(4), request_id="once")
+    first, second = await asyncio.gather(video.stub.Step(request), video.stub.Step(request))
+    assert first == second
+    assert (await video.get(session)).session.chunk_index == 4
+
+
 async def test_repeats_of_create_fork_and_restore_get_their_first_answer_even_at_once(video: Any) -> None:
     create = pb.CreateSessionRequest(model=video.model, origin=pb.Origin(start="dawn"), request_id="create-1")
     answers = await asyncio.gather(*(video.stub.CreateSession(create) for _ in range(3)))

@@ -7,7 +7,7 @@ from worldtree_video.branch import Branch
 from worldtree_video.domain import KvPolicy, Origin, PolicyKind
 from worldtree_video.errors import SessionBusy, SessionClosed, SessionNotFound
 from worldtree_video.kv_cache import BlockPool, BlockTable
-from worldtree_video.sessions import Session, Sessions
+from worldtree_video.sessions import Claim, Session, Sessions
 
 
 class Replica:
@@ -51,7 +51,7 @@ def test_touching_a_session_renews_its_lease() -> None:
 def test_idle_sessions_expire_and_used_ones_do_not() -> None:
     replica = Replica()
     idle, claimed, read, fresh = replica.open(), replica.open(), replica.open(), replica.open(now_s=5)
-    replica.sessions.claim(claimed, "Step", ignore)
+    replica.sessions.claim(claimed, Claim("Step", ignore))
     read.readers.add(ignore)
     assert replica.sessions.expired(9.9) == []
     assert replica.sessions.expired(10.0) == [idle]
@@ -64,20 +64,20 @@ def test_idle_sessions_expire_and_used_ones_do_not() -> None:
 def test_one_call_at_a_time_may_move_a_session_and_the_other_learns_which() -> None:
     replica = Replica()
     session = replica.open()
-    replica.sessions.claim(session, "Play", ignore)
+    replica.sessions.claim(session, Claim("Play", ignore))
     with pytest.raises(SessionBusy, match="busy with a Play") as caught:
-        replica.sessions.claim(session, "Step", ignore)
+        replica.sessions.claim(session, Claim("Step", ignore))
     assert caught.value.metadata == {"session": session.name}
     assert replica.sessions.busy_count == 1
     replica.sessions.release(session, 1.0)
-    replica.sessions.claim(session, "Step", ignore)
+    replica.sessions.claim(session, Claim("Step", ignore))
 
 
 def test_closing_a_session_ends_its_calls_and_gives_back_its_blocks() -> None:
     replica = Replica()
     session = replica.open()
     ended: list[Exception] = []
-    replica.sessions.claim(session, "Step", ended.append)
+    replica.sessions.claim(session, Claim("Step", ended.append))
     session.readers.add(ended.append)
     assert replica.sessions.remove(session) == 1
     assert [type(error) for error in ended] == [SessionClosed, SessionClosed]
@@ -87,7 +87,7 @@ def test_closing_a_session_ends_its_calls_and_gives_back_its_blocks() -> None:
     with pytest.raises(SessionNotFound):
         replica.sessions.get(session.name, 1.0)
     with pytest.raises(SessionNotFound):
-        replica.sessions.claim(session, "Step", ignore)
+        replica.sessions.claim(session, Claim("Step", ignore))
     assert session.name not in replica.sessions
 
 
@@ -95,7 +95,7 @@ def test_a_call_has_ended_before_the_blocks_it_uses_are_given_back() -> None:
     replica = Replica()
     session = replica.open()
     held: list[int] = []
-    replica.sessions.claim(session, "Play", lambda error: held.append(replica.pool.held_count))
+    replica.sessions.claim(session, Claim("Play", lambda error: held.append(replica.pool.held_count)))
     replica.sessions.remove(session)
     assert held == [1]
 

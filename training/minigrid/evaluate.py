@@ -187,6 +187,7 @@ def measure(
     kind, default = sampler["kind"], sampler["default_nfe"]
     depth = max(DEPTHS)
     episodes = record_many(split, episode_count, length=START_COUNT + depth, check_rate=0.02, lively=True)
+    long = record_many(split, long_count, length=START_COUNT + LONG_DEPTH, check_rate=0.0, lively=True)
     truth = truth_of(episodes, depth=depth, window=package.window)
     rows: list[dict[str, Any]] = []
     by_nfe: dict[int, Rollouts] = {}
@@ -199,19 +200,18 @@ def measure(
         closed = generate(package, episodes, turns, levels=levels, kind=kind, seed=2)
         equal = closed.ids[:, -1] == truth.last
         rows.append({"kind": "loop", "nfe": nfe, "loop_closure": float(equal.mean())})
+        far = generate(package, long, future_actions(long, LONG_DEPTH), levels=levels, kind=kind, seed=3)
+        rows.append(
+            {
+                "kind": "long",
+                "nfe": nfe,
+                "depth": LONG_DEPTH,
+                "real_share": float(far.real[:, -1].mean()),
+                "legal_share": float(legal_views(far.ids[:, -1]).mean()),
+            }
+        )
         if nfe == default:
             rows += group_rows(made, truth, nfe)
-            long = record_many(split, long_count, length=START_COUNT + LONG_DEPTH, check_rate=0.0, lively=True)
-            far = generate(package, long, future_actions(long, LONG_DEPTH), levels=levels, kind=kind, seed=3)
-            rows.append(
-                {
-                    "kind": "long",
-                    "nfe": nfe,
-                    "depth": LONG_DEPTH,
-                    "real_share": float(far.real[:, -1].mean()),
-                    "legal_share": float(legal_views(far.ids[:, -1]).mean()),
-                }
-            )
     return rows, by_nfe, episodes
 
 

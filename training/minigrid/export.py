@@ -23,12 +23,12 @@ DEFAULT_PACKAGE = Path("models/minigrid/1")
 # Chosen by `python -m training.minigrid.search` on validation seeds.
 SAMPLER: dict[str, Any] = {
     "kind": "renoise",
-    "default_nfe": 2,
+    "default_nfe": 4,
     "schedules": {
         1: [1.0],
-        2: [1.0, 0.35],
-        4: [1.0, 0.75, 0.55, 0.35],
-        8: [1.0, 0.95, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35],
+        2: [1.0, 0.5],
+        4: [1.0, 0.7, 0.6, 0.4],
+        8: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3],
     },
 }
 EXTERNAL_BYTES = 256  # smaller initialisers stay inside the graph, where shape inference needs them

@@ -18,16 +18,17 @@ from worldtree.types import Frames, ModelInfo, PlayedChunk
 from worldtree.world import World
 
 SEED = 7
-# For a world with MiniGrid's actions; another discrete world gets its own names in turn.
-TRUNK = ("forward", "forward", "left", "forward")
+# For a world with MiniGrid's actions; another discrete world gets its own names in turn. In the start `four-rooms` the
+# trunk ends before a doorway: the first future walks through it to the green goal, the others look further.
+TRUNK = ("right", "forward", "forward", "left")
 FUTURES = (
-    ("left", "left", "forward", "forward", "right"),
-    ("forward", "forward", "forward", "left", "forward"),
+    ("forward", "forward", "left", "forward", "forward"),
+    ("forward", "forward", "forward", "forward", "right"),
     ("right", "forward", "forward", "right", "forward"),
 )
-SECOND_THOUGHT = ("right", "right", "forward", "forward")
+SECOND_THOUGHT = ("right", "forward", "forward", "left")
 EPILOGUE = ("forward", "left")
-IMAGINED = (("left", "left", "forward"), ("left", "forward", "forward"), ("right", "forward", "right"))
+IMAGINED = (("forward", "forward", "right"), ("forward", "right", "forward"), ("right", "forward", "forward"))
 PLAYED = ("left", "forward", "forward", "right", "forward", "left", "left", "forward")
 REWIND_CHUNKS = 3
 

@@ -68,6 +68,11 @@ class Client:
             assert time.monotonic() < deadline_s, "it did not come true"
             await asyncio.sleep(0.01)
 
+    async def landed(self) -> None:
+        """Returns when every flight has ended: the callers have their answers a moment before they leave."""
+        await self.until(lambda: not self.gateway.flights._flights and self.gateway.flights.held_bytes == 0)
+        self.gateway.flights.check_integrity()
+
     @staticmethod
     def details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
         """The details of a status, by the name of their type."""

@@ -172,7 +172,7 @@ async def test_errors_are_passed_on_and_not_cached(start_backend, open_gateway) 
                 await clip(client, generate(7, "full"))
             assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert set(client.details(raised.value)) == {"ErrorInfo", "QuotaFailure", "RetryInfo"}
-        client.gateway.flights.check_integrity()
+        await client.landed()
         assert client.gateway.cache.byte_count == 0
     assert backend.calls["Generate"] == 2
 
@@ -186,7 +186,7 @@ async def test_fifty_who_ask_the_same_at_once_cost_one_call(start_backend, open_
         backend.hold.set()
         answers = await asyncio.gather(*asking)
         assert await client.metric("worldtree_cache_requests_total", result="joined") == 49
-        client.gateway.flights.check_integrity()
+        await client.landed()
     assert backend.calls["Generate"] == 1
     assert backend.calls["GetModel"] == 1
     assert len({tuple(messages) for messages, _ in answers}) == 1
@@ -237,7 +237,7 @@ async def test_the_call_ends_when_its_last_caller_has_left(start_backend, open_g
         assert backend.cancelled["Generate"] == 0
         calls[2].cancel()
         await client.until(lambda: backend.cancelled["Generate"] == 1)
-        client.gateway.flights.check_integrity()
+        await client.landed()
 
 
 async def test_a_leader_in_a_hurry_does_not_end_the_call_of_those_with_time(start_backend, open_gateway) -> None:
@@ -267,7 +267,7 @@ async def test_a_backend_that_dies_fails_leader_and_followers_alike(spawn_backen
                 await asyncio.wait_for(each, 5)
             assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
             assert client.details(raised.value)["ErrorInfo"].reason == "BACKEND_DOWN"
-        client.gateway.flights.check_integrity()
+        await client.landed()
 
 
 async def test_an_answer_too_large_for_the_cache_is_streamed_and_not_kept(start_backend, open_gateway) -> None:
@@ -279,7 +279,7 @@ async def test_an_answer_too_large_for_the_cache_is_streamed_and_not_kept(start_
             assert said == "miss"
             assert len(messages) == 64
         assert client.gateway.cache.byte_count == 0
-        client.gateway.flights.check_integrity()
+        await client.landed()
 
 
 async def test_a_slow_follower_of_a_large_answer_holds_nobody_up_and_misses_nothing(
@@ -299,7 +299,7 @@ async def test_a_slow_follower_of_a_large_answer_holds_nobody_up_and_misses_noth
             got.append(message.SerializeToString(deterministic=True))
         assert got == messages
         assert backend.calls["Generate"] == 2, "the slow one was left behind and went on with a call of its own"
-        client.gateway.flights.check_integrity()
+        await client.landed()
 
 
 async def test_a_reader_who_stops_in_a_large_answer_stops_the_backend_too(start_backend, open_gateway) -> None:

@@ -33,6 +33,13 @@ given {start_frames} real frames, then runs on its own frames. Default: {default
 - After {long_depth} frames of its own at {default_nfe} evaluations: real-tile share {long_real:.3f}, legal frames
   {long_legal:.3f}.
 
+What is made up, against the truth, in cells not determined (a frame, depths 1 to 4):
+
+{imagination}
+
+Fewer evaluations scatter things by chance; more of them settle on what is likeliest, which is an empty room. So the
+made-up parts are coherent rather than a fair sample of the worlds.
+
 ### By action (determined cells, default evaluations)
 
 {actions}
@@ -77,7 +84,8 @@ sequences a rank). A run from scratch under the settings in the code has not bee
 ## Limits
 
 - What was unseen for more than {window} frames is made up anew when a sliding window forgets it.
-- Freshly made-up views are the weak spot: see *new* and *legal* above.
+- Freshly made-up views are the weak spot: see *new* and *legal* above. They hold another number of things than real
+  ones do, and are not calibrated samples.
 - Nothing in MiniGrid moves by itself; worlds with moving obstacles were not learnt. Floors of other colours neither.
 - A box's contents follow the training distribution, not a hidden state.
 
@@ -112,6 +120,11 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
     default = settings["default_nfe"]
     long = next(r for r in rows if r["kind"] == "long" and r["nfe"] == default)
     bars = [[b["name"], _number(b["value"]), f"{b['bar']:g}", "yes" if b["holds"] else "no"] for b in document["bars"]]
+    imagined = [
+        [str(r["nfe"]), *(f"{r[name]:.2f}" for name in ("things_true", "things_made", "seen_true", "seen_made"))]
+        for r in rows
+        if r["kind"] == "imagination"
+    ]
     closure = ", ".join(f"{value:.3f} at nfe {nfe}" for nfe, value in loops.items())
     text = _TEXT.format(
         window=settings["window"],
@@ -123,6 +136,7 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
         depths=_table(["nfe", "depth", "determined", "strict", "copy", "real", "real, new", "legal"], depths),
         actions=_table(["action", "depth 1", "depths 1 to 8"], grouped["action"]),
         environments=_table(["environment", "depth 1", "depths 1 to 8"], grouped["environment"]),
+        imagination=_table(["nfe", "things, true", "things, made", "seen cells, true", "seen cells, made"], imagined),
         long_depth=long["depth"],
         long_real=long["real_share"],
         long_legal=long["legal_share"],

@@ -146,6 +146,24 @@ def depth_rows(made: Rollouts, truth: Truth, nfe: int) -> list[dict[str, Any]]:
     return rows
 
 
+def imagination_row(made: Rollouts, truth: Truth, nfe: int) -> dict[str, Any]:
+    """Things (all but floor and wall) and seen cells a frame among cells not determined, true and made; depths 1-4."""
+    opens = ~truth.plain[:, :4]
+
+    def count(ids: npt.NDArray[Any], *, things: bool) -> float:
+        hits = (ids > tiles.WALL) & (ids < tiles.AGENT) if things else ids != tiles.DARK
+        return float((hits[:, :4] & opens).sum(-1).mean())
+
+    return {
+        "kind": "imagination",
+        "nfe": nfe,
+        "things_true": count(truth.ids, things=True),
+        "things_made": count(made.ids, things=True),
+        "seen_true": count(truth.ids, things=False),
+        "seen_made": count(made.ids, things=False),
+    }
+
+
 def group_rows(made: Rollouts, truth: Truth, nfe: int) -> list[dict[str, Any]]:
     """By environment and by action, over depths 1 to 8."""
     right = (made.ids == truth.ids)[:, :8]
@@ -196,6 +214,7 @@ def measure(
         made = generate(package, episodes, future_actions(episodes, depth), levels=levels, kind=kind, seed=1)
         by_nfe[nfe] = made
         rows += depth_rows(made, truth, nfe)
+        rows.append(imagination_row(made, truth, nfe))
         turns = np.full((len(episodes), 4), pose.LEFT, np.int64)
         closed = generate(package, episodes, turns, levels=levels, kind=kind, seed=2)
         equal = closed.ids[:, -1] == truth.last
@@ -256,7 +275,10 @@ def print_table(bars: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
             values = [depths.get(d, {}).get(measure) for d in (*DEPTHS, LONG_DEPTH)]
             table.add_row(title, str(nfe), *(_text(v) for v in values))
         loop = next(r for r in rows if r["kind"] == "loop" and r["nfe"] == nfe)
-        table.add_row("loop closure, four lefts", str(nfe), "", f"{loop['loop_closure']:.3f}", end_section=True)
+        table.add_row("loop closure, four lefts", str(nfe), "", f"{loop['loop_closure']:.3f}")
+        made = next(r for r in rows if r["kind"] == "imagination" and r["nfe"] == nfe)
+        ratio = made["things_made"] / max(made["things_true"], 1e-9)
+        table.add_row("things made up, of true", str(nfe), "", f"{ratio:.2f}", end_section=True)
     for r in rows:
         if r["kind"] in ("environment", "action"):
             shares = [_text(r["depth_1"]), "", "", "", "", _text(r["depths_1_to_8"])]

@@ -19,13 +19,13 @@ from worldtree_video.scheduler import PendingChunk
 
 Array = NDArray[np.float32]
 
-# Both graphs are timed at these sizes when max_batch is not set: past some size a CPU loses what batching gained.
+# The denoiser is timed at these sizes when max_batch is not set: past some size a CPU loses what batching gained.
 _BATCH_CANDIDATES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
 class TickCost:
-    """Seconds of one tick (denoise and commit) at each batch size that was timed."""
+    """Seconds of one run of the denoiser, nearly all of a tick, at each batch size that was timed."""
 
     seconds: dict[int, float]
 
@@ -132,7 +132,7 @@ class VideoModel:
         self._frames[index] = pixels
 
     def measure(self, clock: Callable[[], float] = time.perf_counter, *, repeats: int = 3) -> TickCost:
-        """Times a tick at several batch sizes over a full window, in blocks that nobody holds yet."""
+        """Times the denoiser at several batch sizes over a full window, in blocks that nobody holds yet."""
         kv = self.package.kv
         seconds = {}
         for size in _BATCH_CANDIDATES:

@@ -118,10 +118,6 @@ class Scheduler:
         return len(self._entries)
 
     @property
-    def pending_count(self) -> int:
-        return sum(1 for entry in self._active.values() if entry.pending)
-
-    @property
     def has_work(self) -> bool:
         """Whether a run is ready or pending."""
         return bool(self._active)

@@ -46,10 +46,7 @@ class Relay:
         backend.in_flight += 1
         try:
             call = backend.callable(method)(request, timeout=timeout_s, metadata=forwarded(context))
-            response: bytes = await call
-            await pass_head(call, context)
-            await pass_trailers(call, context)
-            return response
+            return await _pass_answer(call, context)
         except grpc.aio.AioRpcError as error:
             await self.fail(error, backend, context, timeout_s)
         finally:
@@ -76,10 +73,7 @@ class Relay:
         call = backend.callable(method)(timeout=timeout_s, metadata=forwarded(context))
         requests = asyncio.create_task(_pass_requests(first, context, call), name="requests")
         try:
-            response: bytes = await call
-            await pass_head(call, context)
-            await pass_trailers(call, context)
-            return response
+            return await _pass_answer(call, context)
         except grpc.aio.AioRpcError as error:
             await self.fail(error, backend, context, timeout_s)
         finally:
@@ -189,6 +183,14 @@ async def pass_trailers(call: Any, context: Context) -> None:
     trailers = clean(await call.trailing_metadata())
     if replica or trailers:
         context.set_trailing_metadata((*trailers, *replica))
+
+
+async def _pass_answer(call: Any, context: Context) -> bytes:
+    """A call's one answer, its metadata and trailers passed on. Raises AioRpcError."""
+    response: bytes = await call
+    await pass_head(call, context)
+    await pass_trailers(call, context)
+    return response
 
 
 async def _receive(call: Any) -> bytes | None:

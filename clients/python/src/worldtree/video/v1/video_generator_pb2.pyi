@@ -145,6 +145,8 @@ class Model(google.protobuf.message.Message):
     STARTS_FIELD_NUMBER: builtins.int
     LICENSE_FIELD_NUMBER: builtins.int
     PROMPT_SUPPORTED_FIELD_NUMBER: builtins.int
+    STORAGE_FORMATS_FIELD_NUMBER: builtins.int
+    POLICY_PLUGINS_FIELD_NUMBER: builtins.int
     description: builtins.str
     """What it is, one line."""
     height_px: builtins.int
@@ -181,6 +183,14 @@ class Model(google.protobuf.message.Message):
     def starts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Start]:
         """Start scenes, by name."""
 
+    @property
+    def storage_formats(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StorageFormat]:
+        """How blocks can be stored here, and what each costs. `block_bytes` above is the cost in the model's own type."""
+
+    @property
+    def policy_plugins(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the KV policies that are installed as plug-ins here."""
+
     def __init__(
         self,
         *,
@@ -198,13 +208,42 @@ class Model(google.protobuf.message.Message):
         starts: collections.abc.Iterable[Global___Start] | None = ...,
         license: builtins.str = ...,
         prompt_supported: builtins.bool = ...,
+        storage_formats: collections.abc.Iterable[Global___StorageFormat] | None = ...,
+        policy_plugins: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["action_space", b"action_space", "ref", b"ref"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["action_space", b"action_space", "block_bytes", b"block_bytes", "description", b"description", "fps", b"fps", "frames_per_chunk", b"frames_per_chunk", "height_px", b"height_px", "license", b"license", "nfe_choices", b"nfe_choices", "nfe_default", b"nfe_default", "prompt_supported", b"prompt_supported", "ref", b"ref", "starts", b"starts", "width_px", b"width_px", "window_chunks", b"window_chunks"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["action_space", b"action_space", "block_bytes", b"block_bytes", "description", b"description", "fps", b"fps", "frames_per_chunk", b"frames_per_chunk", "height_px", b"height_px", "license", b"license", "nfe_choices", b"nfe_choices", "nfe_default", b"nfe_default", "policy_plugins", b"policy_plugins", "prompt_supported", b"prompt_supported", "ref", b"ref", "starts", b"starts", "storage_formats", b"storage_formats", "width_px", b"width_px", "window_chunks", b"window_chunks"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
+
+@typing.final
+class StorageFormat(google.protobuf.message.Message):
+    """One way to store blocks."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STORAGE_FIELD_NUMBER: builtins.int
+    BLOCK_BYTES_FIELD_NUMBER: builtins.int
+    BLOCK_COUNT_FIELD_NUMBER: builtins.int
+    storage: Global___KvPolicy.Storage.ValueType
+    """How a block's numbers are stored."""
+    block_bytes: builtins.int
+    """Bytes of one block, 1 or more."""
+    block_count: builtins.int
+    """Blocks in its pool, 1 or more."""
+    def __init__(
+        self,
+        *,
+        storage: Global___KvPolicy.Storage.ValueType = ...,
+        block_bytes: builtins.int = ...,
+        block_count: builtins.int = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_bytes", b"block_bytes", "block_count", b"block_count", "storage", b"storage"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___StorageFormat: typing_extensions.TypeAlias = StorageFormat
 
 @typing.final
 class Action(google.protobuf.message.Message):
@@ -313,6 +352,12 @@ class KvPolicy(google.protobuf.message.Message):
         """The first `sink_chunks` chunks and the last `window_chunks - sink_chunks`."""
         KIND_FULL: KvPolicy._Kind.ValueType  # 3
         """Everything: the session cannot grow past the model's window."""
+        KIND_RETRIEVE: KvPolicy._Kind.ValueType  # 4
+        """The first `sink_chunks` chunks, the last `recent_chunks`, and between them the older chunks that matter now:
+        by pose where the model keeps one, else by the similarity of their keys to those of the newest chunk.
+        """
+        KIND_PLUGIN: KvPolicy._Kind.ValueType  # 5
+        """The policy of a plug-in, named by `plugin`."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """Which blocks stay in view."""
@@ -325,6 +370,12 @@ class KvPolicy(google.protobuf.message.Message):
     """The first `sink_chunks` chunks and the last `window_chunks - sink_chunks`."""
     KIND_FULL: KvPolicy.Kind.ValueType  # 3
     """Everything: the session cannot grow past the model's window."""
+    KIND_RETRIEVE: KvPolicy.Kind.ValueType  # 4
+    """The first `sink_chunks` chunks, the last `recent_chunks`, and between them the older chunks that matter now:
+    by pose where the model keeps one, else by the similarity of their keys to those of the newest chunk.
+    """
+    KIND_PLUGIN: KvPolicy.Kind.ValueType  # 5
+    """The policy of a plug-in, named by `plugin`."""
 
     class _Storage:
         ValueType = typing.NewType("ValueType", builtins.int)
@@ -337,9 +388,9 @@ class KvPolicy(google.protobuf.message.Message):
         STORAGE_FP32: KvPolicy._Storage.ValueType  # 1
         """32-bit floats."""
         STORAGE_FP16: KvPolicy._Storage.ValueType  # 2
-        """16-bit floats. Not served yet: INVALID_ARGUMENT."""
+        """16-bit floats: half the bytes."""
         STORAGE_INT8: KvPolicy._Storage.ValueType  # 3
-        """8-bit integers with scales. Not served yet: INVALID_ARGUMENT."""
+        """8-bit integers with a scale for each head and channel: about a quarter of the bytes."""
 
     class Storage(_Storage, metaclass=_StorageEnumTypeWrapper):
         """How a block's numbers are stored."""
@@ -349,22 +400,37 @@ class KvPolicy(google.protobuf.message.Message):
     STORAGE_FP32: KvPolicy.Storage.ValueType  # 1
     """32-bit floats."""
     STORAGE_FP16: KvPolicy.Storage.ValueType  # 2
-    """16-bit floats. Not served yet: INVALID_ARGUMENT."""
+    """16-bit floats: half the bytes."""
     STORAGE_INT8: KvPolicy.Storage.ValueType  # 3
-    """8-bit integers with scales. Not served yet: INVALID_ARGUMENT."""
+    """8-bit integers with a scale for each head and channel: about a quarter of the bytes."""
 
     KIND_FIELD_NUMBER: builtins.int
     WINDOW_CHUNKS_FIELD_NUMBER: builtins.int
     SINK_CHUNKS_FIELD_NUMBER: builtins.int
     STORAGE_FIELD_NUMBER: builtins.int
+    RECENT_CHUNKS_FIELD_NUMBER: builtins.int
+    BANK_CHUNKS_FIELD_NUMBER: builtins.int
+    PLUGIN_FIELD_NUMBER: builtins.int
     kind: Global___KvPolicy.Kind.ValueType
     """Which blocks stay in view."""
     window_chunks: builtins.int
     """Chunks in view, 1 to the model's window. 0: the model's window."""
     sink_chunks: builtins.int
-    """Chunks of the start that always stay in view, 0 to window_chunks - 1. Only for KIND_SINK_WINDOW; unset: 1."""
+    """Chunks of the start that always stay in view, 0 to window_chunks - 1. Only for KIND_SINK_WINDOW and KIND_RETRIEVE;
+    unset: 1.
+    """
     storage: Global___KvPolicy.Storage.ValueType
-    """How a block's numbers are stored."""
+    """How a block's numbers are stored. INVALID_ARGUMENT: not one of Model.storage_formats."""
+    recent_chunks: builtins.int
+    """Newest chunks that always stay in view, 1 to window_chunks - sink_chunks. Only for KIND_RETRIEVE; 0: half of the
+    window.
+    """
+    bank_chunks: builtins.int
+    """Older chunks kept to choose from, 1 to the service's limit (default 256). Only for KIND_RETRIEVE and KIND_PLUGIN;
+    0: 64.
+    """
+    plugin: builtins.str
+    """A name out of Model.policy_plugins. Only for KIND_PLUGIN."""
     def __init__(
         self,
         *,
@@ -372,10 +438,13 @@ class KvPolicy(google.protobuf.message.Message):
         window_chunks: builtins.int = ...,
         sink_chunks: builtins.int | None = ...,
         storage: Global___KvPolicy.Storage.ValueType = ...,
+        recent_chunks: builtins.int = ...,
+        bank_chunks: builtins.int = ...,
+        plugin: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["_sink_chunks", b"_sink_chunks", "sink_chunks", b"sink_chunks"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_sink_chunks", b"_sink_chunks", "kind", b"kind", "sink_chunks", b"sink_chunks", "storage", b"storage", "window_chunks", b"window_chunks"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["_sink_chunks", b"_sink_chunks", "bank_chunks", b"bank_chunks", "kind", b"kind", "plugin", b"plugin", "recent_chunks", b"recent_chunks", "sink_chunks", b"sink_chunks", "storage", b"storage", "window_chunks", b"window_chunks"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sink_chunks: typing_extensions.TypeAlias = typing.Literal["sink_chunks"]
     _WhichOneofArgType__sink_chunks: typing_extensions.TypeAlias = typing.Literal["_sink_chunks", b"_sink_chunks"]
@@ -401,6 +470,8 @@ class Session(google.protobuf.message.Message):
         """Ready for a call."""
         STATE_BUSY: Session._State.ValueType  # 2
         """A Step, Play or rebuild is running."""
+        STATE_SPILLED: Session._State.ValueType  # 3
+        """Idle, its blocks moved out of the pool to a lower tier; the next call brings them back."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """What a session is doing."""
@@ -411,6 +482,8 @@ class Session(google.protobuf.message.Message):
     """Ready for a call."""
     STATE_BUSY: Session.State.ValueType  # 2
     """A Step, Play or rebuild is running."""
+    STATE_SPILLED: Session.State.ValueType  # 3
+    """Idle, its blocks moved out of the pool to a lower tier; the next call brings them back."""
 
     SESSION_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
@@ -427,6 +500,7 @@ class Session(google.protobuf.message.Message):
     SHARED_BLOCK_COUNT_FIELD_NUMBER: builtins.int
     STATE_HASH_FIELD_NUMBER: builtins.int
     START_FIELD_NUMBER: builtins.int
+    JOURNALED_FIELD_NUMBER: builtins.int
     session: builtins.str
     """Its id: an opaque part, a dot, and its home replica. Lower case, DNS-safe."""
     chunk_index: builtins.int
@@ -449,6 +523,8 @@ class Session(google.protobuf.message.Message):
     """Hash chain over model, start, seed, nfe and actions: equal hashes mean equal worlds. 64 hex digits."""
     start: builtins.str
     """Name of the start it was made from. Empty: frames or a prompt."""
+    journaled: builtins.bool
+    """Whether its journal is written, so that it outlives this replica's process (at most one chunk is made again)."""
     @property
     def model(self) -> worldtree.common.v1.common_pb2.ModelRef:
         """The model that generates it."""
@@ -483,10 +559,11 @@ class Session(google.protobuf.message.Message):
         shared_block_count: builtins.int = ...,
         state_hash: builtins.str = ...,
         start: builtins.str = ...,
+        journaled: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "kv", b"kv", "model", b"model"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_count", b"block_count", "chunk_index", b"chunk_index", "create_time", b"create_time", "expire_time", b"expire_time", "kv", b"kv", "model", b"model", "nfe", b"nfe", "parent", b"parent", "seed", b"seed", "session", b"session", "shared_block_count", b"shared_block_count", "start", b"start", "start_frame_count", b"start_frame_count", "state", b"state", "state_hash", b"state_hash"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_count", b"block_count", "chunk_index", b"chunk_index", "create_time", b"create_time", "expire_time", b"expire_time", "journaled", b"journaled", "kv", b"kv", "model", b"model", "nfe", b"nfe", "parent", b"parent", "seed", b"seed", "session", b"session", "shared_block_count", b"shared_block_count", "start", b"start", "start_frame_count", b"start_frame_count", "state", b"state", "state_hash", b"state_hash"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Session: typing_extensions.TypeAlias = Session
@@ -819,6 +896,29 @@ class PlayRequest(google.protobuf.message.Message):
     IDLE_REPEAT: PlayRequest.Idle.ValueType  # 2
     """Repeat the last action."""
 
+    class _Degrade:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _DegradeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[PlayRequest._Degrade.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        DEGRADE_UNSPECIFIED: PlayRequest._Degrade.ValueType  # 0
+        """The same as DEGRADE_NONE."""
+        DEGRADE_NONE: PlayRequest._Degrade.ValueType  # 1
+        """Nothing: a chunk that is late is late."""
+        DEGRADE_NFE: PlayRequest._Degrade.ValueType  # 2
+        """Function evaluations: a chunk that would be late is made with fewer (see Chunk.timing.nfe)."""
+
+    class Degrade(_Degrade, metaclass=_DegradeEnumTypeWrapper):
+        """What may be given up to keep the target fps."""
+
+    DEGRADE_UNSPECIFIED: PlayRequest.Degrade.ValueType  # 0
+    """The same as DEGRADE_NONE."""
+    DEGRADE_NONE: PlayRequest.Degrade.ValueType  # 1
+    """Nothing: a chunk that is late is late."""
+    DEGRADE_NFE: PlayRequest.Degrade.ValueType  # 2
+    """Function evaluations: a chunk that would be late is made with fewer (see Chunk.timing.nfe)."""
+
     @typing.final
     class Begin(google.protobuf.message.Message):
         """Starts the play. Only in the first message."""
@@ -829,15 +929,23 @@ class PlayRequest(google.protobuf.message.Message):
         LOOKAHEAD_CHUNKS_FIELD_NUMBER: builtins.int
         IDLE_FIELD_NUMBER: builtins.int
         ACTIONS_FIELD_NUMBER: builtins.int
+        DEGRADE_FIELD_NUMBER: builtins.int
+        RESUME_FROM_FIELD_NUMBER: builtins.int
         fps: builtins.float
         """Target frames a second, above 0 to 240. 0: as fast as it goes."""
         lookahead_chunks: builtins.int
         """Chunks that may be made ahead of the clock, 1 to 64. 0: 2."""
         idle: Global___PlayRequest.Idle.ValueType
         """What to do when no action is queued."""
+        degrade: Global___PlayRequest.Degrade.ValueType
+        """What may be given up to keep the target fps."""
         @property
         def actions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Action]:
             """First actions, 0 or more."""
+
+        @property
+        def resume_from(self) -> Global___PlayRequest.Continue:
+            """Goes on with a play that broke off, exactly where its reader stood."""
 
         def __init__(
             self,
@@ -846,8 +954,72 @@ class PlayRequest(google.protobuf.message.Message):
             lookahead_chunks: builtins.int = ...,
             idle: Global___PlayRequest.Idle.ValueType = ...,
             actions: collections.abc.Iterable[Global___Action] | None = ...,
+            degrade: Global___PlayRequest.Degrade.ValueType = ...,
+            resume_from: Global___PlayRequest.Continue | None = ...,
         ) -> None: ...
-        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "fps", b"fps", "idle", b"idle", "lookahead_chunks", b"lookahead_chunks"]
+        _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["resume_from", b"resume_from"]
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "degrade", b"degrade", "fps", b"fps", "idle", b"idle", "lookahead_chunks", b"lookahead_chunks", "resume_from", b"resume_from"]
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+    @typing.final
+    class Continue(google.protobuf.message.Message):
+        """Where the reader of a play that broke off stood. The session is brought there first: chunks it has and the reader
+        has not seen are made again as they are asked for, chunks that it lost are made again from `delivered`. Resumed comes
+        in the place of Begun. FAILED_PRECONDITION: the session ends before `delivered` begins. DATA_LOSS: what was made
+        again is not what was delivered.
+        """
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        @typing.final
+        class Delivered(google.protobuf.message.Message):
+            """A chunk that the reader has."""
+
+            DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+            INDEX_FIELD_NUMBER: builtins.int
+            ACTION_FIELD_NUMBER: builtins.int
+            NFE_FIELD_NUMBER: builtins.int
+            STATE_HASH_FIELD_NUMBER: builtins.int
+            index: builtins.int
+            """Its index."""
+            nfe: builtins.int
+            """Function evaluations it was made with."""
+            state_hash: builtins.str
+            """The session's state hash after it."""
+            @property
+            def action(self) -> Global___Action:
+                """The action that steered it."""
+
+            def __init__(
+                self,
+                *,
+                index: builtins.int = ...,
+                action: Global___Action | None = ...,
+                nfe: builtins.int = ...,
+                state_hash: builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["action", b"action"]
+            def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+            _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["action", b"action", "index", b"index", "nfe", b"nfe", "state_hash", b"state_hash"]
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+        CHUNK_INDEX_FIELD_NUMBER: builtins.int
+        DELIVERED_FIELD_NUMBER: builtins.int
+        chunk_index: builtins.int
+        """Index of the next chunk that the reader waits for."""
+        @property
+        def delivered(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PlayRequest.Continue.Delivered]:
+            """The last chunks before that one, oldest first, without gaps. May be empty."""
+
+        def __init__(
+            self,
+            *,
+            chunk_index: builtins.int = ...,
+            delivered: collections.abc.Iterable[Global___PlayRequest.Continue.Delivered] | None = ...,
+        ) -> None: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk_index", b"chunk_index", "delivered", b"delivered"]
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
     @typing.final
@@ -1013,8 +1185,13 @@ class PlayResponse(google.protobuf.message.Message):
         CONTROL_LATENCY_FIELD_NUMBER: builtins.int
         LATE_DURATION_FIELD_NUMBER: builtins.int
         QUEUED_COUNT_FIELD_NUMBER: builtins.int
+        DONE_ACTION_COUNT_FIELD_NUMBER: builtins.int
         queued_count: builtins.int
         """Actions still queued."""
+        done_action_count: builtins.int
+        """Actions that this play has used or forgotten (by `replace` or a rewind) so far, this chunk's included: of all the
+        actions it was sent, those after so many are still to be used.
+        """
         @property
         def chunk(self) -> Global___Chunk:
             """The chunk."""
@@ -1034,10 +1211,11 @@ class PlayResponse(google.protobuf.message.Message):
             control_latency: google.protobuf.duration_pb2.Duration | None = ...,
             late_duration: google.protobuf.duration_pb2.Duration | None = ...,
             queued_count: builtins.int = ...,
+            done_action_count: builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "control_latency", b"control_latency", "late_duration", b"late_duration"]
         def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "control_latency", b"control_latency", "late_duration", b"late_duration", "queued_count", b"queued_count"]
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "control_latency", b"control_latency", "done_action_count", b"done_action_count", "late_duration", b"late_duration", "queued_count", b"queued_count"]
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
     @typing.final
@@ -1129,14 +1307,34 @@ class PlayResponse(google.protobuf.message.Message):
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
         CHUNK_INDEX_FIELD_NUMBER: builtins.int
+        REHOMED_FIELD_NUMBER: builtins.int
+        REPLICA_FIELD_NUMBER: builtins.int
+        BIT_IDENTICAL_FIELD_NUMBER: builtins.int
+        PAUSE_DURATION_FIELD_NUMBER: builtins.int
         chunk_index: builtins.int
         """Chunks generated since the start, now."""
+        rehomed: builtins.bool
+        """Whether the session has been brought to life again, by the journal, since the last message."""
+        replica: builtins.str
+        """The replica it lives on now. Only when rehomed."""
+        bit_identical: builtins.bool
+        """False: it was made under another backend fingerprint, so new frames may differ in the last bit. Only when rehomed."""
+        @property
+        def pause_duration(self) -> google.protobuf.duration_pb2.Duration:
+            """How long the play stood still. Only when rehomed, and only from a gateway."""
+
         def __init__(
             self,
             *,
             chunk_index: builtins.int = ...,
+            rehomed: builtins.bool = ...,
+            replica: builtins.str = ...,
+            bit_identical: builtins.bool = ...,
+            pause_duration: google.protobuf.duration_pb2.Duration | None = ...,
         ) -> None: ...
-        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk_index", b"chunk_index"]
+        _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["pause_duration", b"pause_duration"]
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["bit_identical", b"bit_identical", "chunk_index", b"chunk_index", "pause_duration", b"pause_duration", "rehomed", b"rehomed", "replica", b"replica"]
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
     BEGUN_FIELD_NUMBER: builtins.int
@@ -1815,3 +2013,350 @@ class KeepAliveResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___KeepAliveResponse: typing_extensions.TypeAlias = KeepAliveResponse
+
+@typing.final
+class IntrospectRequest(google.protobuf.message.Message):
+    """Asks what a replica is doing."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: builtins.int
+    SESSION_LIMIT_FIELD_NUMBER: builtins.int
+    replica: builtins.str
+    """Which replica. Empty: whichever answers."""
+    session_limit: builtins.int
+    """At most so many sessions of each model, the busiest and latest touched first, 0 to 10,000. 0: 100."""
+    def __init__(
+        self,
+        *,
+        replica: builtins.str = ...,
+        session_limit: builtins.int = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["replica", b"replica", "session_limit", b"session_limit"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___IntrospectRequest: typing_extensions.TypeAlias = IntrospectRequest
+
+@typing.final
+class IntrospectResponse(google.protobuf.message.Message):
+    """What a replica is doing."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class Tier(google.protobuf.message.Message):
+        """Blocks in one place."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: builtins.int
+        STORAGE_FIELD_NUMBER: builtins.int
+        CAPACITY_BLOCK_COUNT_FIELD_NUMBER: builtins.int
+        HELD_BLOCK_COUNT_FIELD_NUMBER: builtins.int
+        CACHED_BLOCK_COUNT_FIELD_NUMBER: builtins.int
+        IN_FLIGHT_BLOCK_COUNT_FIELD_NUMBER: builtins.int
+        SHARED_BLOCK_COUNT_FIELD_NUMBER: builtins.int
+        USED_BYTES_FIELD_NUMBER: builtins.int
+        name: builtins.str
+        """"pool", "host", "redis" or "folder"."""
+        storage: Global___KvPolicy.Storage.ValueType
+        """How its blocks are stored. Only for pools."""
+        capacity_block_count: builtins.int
+        """Blocks that fit; 0: not limited here."""
+        held_block_count: builtins.int
+        """Blocks that sessions hold, or copies that sessions wait for."""
+        cached_block_count: builtins.int
+        """Blocks that nobody holds, kept because their content may be asked for again."""
+        in_flight_block_count: builtins.int
+        """Blocks that unfinished chunks will write."""
+        shared_block_count: builtins.int
+        """Of the held ones, those that more than one branch lists."""
+        used_bytes: builtins.int
+        """Bytes in use."""
+        def __init__(
+            self,
+            *,
+            name: builtins.str = ...,
+            storage: Global___KvPolicy.Storage.ValueType = ...,
+            capacity_block_count: builtins.int = ...,
+            held_block_count: builtins.int = ...,
+            cached_block_count: builtins.int = ...,
+            in_flight_block_count: builtins.int = ...,
+            shared_block_count: builtins.int = ...,
+            used_bytes: builtins.int = ...,
+        ) -> None: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cached_block_count", b"cached_block_count", "capacity_block_count", b"capacity_block_count", "held_block_count", b"held_block_count", "in_flight_block_count", b"in_flight_block_count", "name", b"name", "shared_block_count", b"shared_block_count", "storage", b"storage", "used_bytes", b"used_bytes"]
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+    @typing.final
+    class SessionStatus(google.protobuf.message.Message):
+        """One session."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        @typing.final
+        class Sharing(google.protobuf.message.Message):
+            """Other sessions that list some of the same blocks."""
+
+            DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+            SESSION_FIELD_NUMBER: builtins.int
+            BLOCK_COUNT_FIELD_NUMBER: builtins.int
+            session: builtins.str
+            """The other session."""
+            block_count: builtins.int
+            """Blocks that both list."""
+            def __init__(
+                self,
+                *,
+                session: builtins.str = ...,
+                block_count: builtins.int = ...,
+            ) -> None: ...
+            _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_count", b"block_count", "session", b"session"]
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+        SESSION_FIELD_NUMBER: builtins.int
+        TENANT_FIELD_NUMBER: builtins.int
+        CALL_FIELD_NUMBER: builtins.int
+        SHARING_FIELD_NUMBER: builtins.int
+        JOURNAL_BEHIND_COUNT_FIELD_NUMBER: builtins.int
+        tenant: builtins.str
+        """Who owns it."""
+        call: builtins.str
+        """The call that runs on it. Empty: none."""
+        journal_behind_count: builtins.int
+        """Chunks that its journal is behind. 0 where it is written, or there is no journal."""
+        @property
+        def session(self) -> Global___Session:
+            """The session."""
+
+        @property
+        def sharing(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___IntrospectResponse.SessionStatus.Sharing]:
+            """The sessions that share most with it, at most 8."""
+
+        def __init__(
+            self,
+            *,
+            session: Global___Session | None = ...,
+            tenant: builtins.str = ...,
+            call: builtins.str = ...,
+            sharing: collections.abc.Iterable[Global___IntrospectResponse.SessionStatus.Sharing] | None = ...,
+            journal_behind_count: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["session", b"session"]
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["call", b"call", "journal_behind_count", b"journal_behind_count", "session", b"session", "sharing", b"sharing", "tenant", b"tenant"]
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+    @typing.final
+    class PlayStatus(google.protobuf.message.Message):
+        """A play and its clock."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        SESSION_FIELD_NUMBER: builtins.int
+        FPS_FIELD_NUMBER: builtins.int
+        SLACK_DURATION_FIELD_NUMBER: builtins.int
+        CHUNK_COUNT_FIELD_NUMBER: builtins.int
+        MISSED_COUNT_FIELD_NUMBER: builtins.int
+        DEGRADED_COUNT_FIELD_NUMBER: builtins.int
+        session: builtins.str
+        """Its session."""
+        fps: builtins.float
+        """Its target; 0: as fast as it goes."""
+        chunk_count: builtins.int
+        """Chunks made so far."""
+        missed_count: builtins.int
+        """Of these, made after they were due."""
+        degraded_count: builtins.int
+        """Of these, made with fewer function evaluations than the session's own."""
+        @property
+        def slack_duration(self) -> google.protobuf.duration_pb2.Duration:
+            """Time left until its next chunk is due; negative: late."""
+
+        def __init__(
+            self,
+            *,
+            session: builtins.str = ...,
+            fps: builtins.float = ...,
+            slack_duration: google.protobuf.duration_pb2.Duration | None = ...,
+            chunk_count: builtins.int = ...,
+            missed_count: builtins.int = ...,
+            degraded_count: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["slack_duration", b"slack_duration"]
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk_count", b"chunk_count", "degraded_count", b"degraded_count", "fps", b"fps", "missed_count", b"missed_count", "session", b"session", "slack_duration", b"slack_duration"]
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+    @typing.final
+    class Tick(google.protobuf.message.Message):
+        """One tick."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        END_TIME_FIELD_NUMBER: builtins.int
+        DURATION_FIELD_NUMBER: builtins.int
+        PLAY_COUNT_FIELD_NUMBER: builtins.int
+        STEP_COUNT_FIELD_NUMBER: builtins.int
+        BULK_COUNT_FIELD_NUMBER: builtins.int
+        COMMIT_COUNT_FIELD_NUMBER: builtins.int
+        play_count: builtins.int
+        """Members that belong to plays."""
+        step_count: builtins.int
+        """Members that belong to steps, starts and replays."""
+        bulk_count: builtins.int
+        """Members that belong to rollouts and clips."""
+        commit_count: builtins.int
+        """Of all members, those that were committed in it."""
+        @property
+        def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+            """When it ended."""
+
+        @property
+        def duration(self) -> google.protobuf.duration_pb2.Duration:
+            """How long it took."""
+
+        def __init__(
+            self,
+            *,
+            end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+            duration: google.protobuf.duration_pb2.Duration | None = ...,
+            play_count: builtins.int = ...,
+            step_count: builtins.int = ...,
+            bulk_count: builtins.int = ...,
+            commit_count: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["duration", b"duration", "end_time", b"end_time"]
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["bulk_count", b"bulk_count", "commit_count", b"commit_count", "duration", b"duration", "end_time", b"end_time", "play_count", b"play_count", "step_count", b"step_count"]
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+    @typing.final
+    class TenantShare(google.protobuf.message.Message):
+        """What a tenant has had of the bulk work."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        TENANT_FIELD_NUMBER: builtins.int
+        CHUNK_COUNT_FIELD_NUMBER: builtins.int
+        WAITING_COUNT_FIELD_NUMBER: builtins.int
+        tenant: builtins.str
+        """The tenant."""
+        chunk_count: builtins.int
+        """Chunks made for its rollouts and clips."""
+        waiting_count: builtins.int
+        """Of its runs, those that wait for a place."""
+        def __init__(
+            self,
+            *,
+            tenant: builtins.str = ...,
+            chunk_count: builtins.int = ...,
+            waiting_count: builtins.int = ...,
+        ) -> None: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk_count", b"chunk_count", "tenant", b"tenant", "waiting_count", b"waiting_count"]
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+    @typing.final
+    class ModelStatus(google.protobuf.message.Message):
+        """One model."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        MODEL_FIELD_NUMBER: builtins.int
+        TIERS_FIELD_NUMBER: builtins.int
+        SESSIONS_FIELD_NUMBER: builtins.int
+        SESSION_COUNT_FIELD_NUMBER: builtins.int
+        PLAYS_FIELD_NUMBER: builtins.int
+        TICKS_FIELD_NUMBER: builtins.int
+        TENANTS_FIELD_NUMBER: builtins.int
+        PREFIX_HIT_COUNT_FIELD_NUMBER: builtins.int
+        PLAY_LOAD_FIELD_NUMBER: builtins.int
+        MAX_BATCH_SIZE_FIELD_NUMBER: builtins.int
+        session_count: builtins.int
+        """All its sessions."""
+        prefix_hit_count: builtins.int
+        """Chunks served from known blocks, without a tick."""
+        play_load: builtins.float
+        """Share of the engine's time that plays have been promised, 0 to 1."""
+        max_batch_size: builtins.int
+        """Members of a tick at most."""
+        @property
+        def model(self) -> worldtree.common.v1.common_pb2.ModelRef:
+            """The model."""
+
+        @property
+        def tiers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___IntrospectResponse.Tier]:
+            """Blocks by tier."""
+
+        @property
+        def sessions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___IntrospectResponse.SessionStatus]:
+            """Sessions, up to the limit asked for."""
+
+        @property
+        def plays(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___IntrospectResponse.PlayStatus]:
+            """Its plays."""
+
+        @property
+        def ticks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___IntrospectResponse.Tick]:
+            """The last ticks, oldest first, at most 64."""
+
+        @property
+        def tenants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___IntrospectResponse.TenantShare]:
+            """Tenants with bulk work."""
+
+        def __init__(
+            self,
+            *,
+            model: worldtree.common.v1.common_pb2.ModelRef | None = ...,
+            tiers: collections.abc.Iterable[Global___IntrospectResponse.Tier] | None = ...,
+            sessions: collections.abc.Iterable[Global___IntrospectResponse.SessionStatus] | None = ...,
+            session_count: builtins.int = ...,
+            plays: collections.abc.Iterable[Global___IntrospectResponse.PlayStatus] | None = ...,
+            ticks: collections.abc.Iterable[Global___IntrospectResponse.Tick] | None = ...,
+            tenants: collections.abc.Iterable[Global___IntrospectResponse.TenantShare] | None = ...,
+            prefix_hit_count: builtins.int = ...,
+            play_load: builtins.float = ...,
+            max_batch_size: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["model", b"model"]
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["max_batch_size", b"max_batch_size", "model", b"model", "play_load", b"play_load", "plays", b"plays", "prefix_hit_count", b"prefix_hit_count", "session_count", b"session_count", "sessions", b"sessions", "tenants", b"tenants", "ticks", b"ticks", "tiers", b"tiers"]
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+    REPLICA_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    UPTIME_DURATION_FIELD_NUMBER: builtins.int
+    MODELS_FIELD_NUMBER: builtins.int
+    DRAINING_FIELD_NUMBER: builtins.int
+    replica: builtins.str
+    """The replica's name."""
+    draining: builtins.bool
+    """Whether it is stopping: it takes on nothing new and saves what it has."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The replica's clock."""
+
+    @property
+    def uptime_duration(self) -> google.protobuf.duration_pb2.Duration:
+        """Since it started."""
+
+    @property
+    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___IntrospectResponse.ModelStatus]:
+        """The models it serves."""
+
+    def __init__(
+        self,
+        *,
+        replica: builtins.str = ...,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        uptime_duration: google.protobuf.duration_pb2.Duration | None = ...,
+        models: collections.abc.Iterable[Global___IntrospectResponse.ModelStatus] | None = ...,
+        draining: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["time", b"time", "uptime_duration", b"uptime_duration"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["draining", b"draining", "models", b"models", "replica", b"replica", "time", b"time", "uptime_duration", b"uptime_duration"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___IntrospectResponse: typing_extensions.TypeAlias = IntrospectResponse

@@ -115,6 +115,11 @@ class VideoGeneratorStub(object):
                 request_serializer=worldtree_dot_video_dot_v1_dot_video__generator__pb2.KeepAliveRequest.SerializeToString,
                 response_deserializer=worldtree_dot_video_dot_v1_dot_video__generator__pb2.KeepAliveResponse.FromString,
                 _registered_method=True)
+        self.Introspect = channel.unary_unary(
+                '/worldtree.video.v1.VideoGenerator/Introspect',
+                request_serializer=worldtree_dot_video_dot_v1_dot_video__generator__pb2.IntrospectRequest.SerializeToString,
+                response_deserializer=worldtree_dot_video_dot_v1_dot_video__generator__pb2.IntrospectResponse.FromString,
+                _registered_method=True)
 
 
 class VideoGeneratorServicer(object):
@@ -239,6 +244,14 @@ class VideoGeneratorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Introspect(self, request, context):
+        """Shows what a replica is doing, for its operators: sessions, blocks by tier, who shares what, the composition of
+        recent ticks, the slack of deadlines. NOT_FOUND: no such replica.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VideoGeneratorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -316,6 +329,11 @@ def add_VideoGeneratorServicer_to_server(servicer, server):
                     servicer.KeepAlive,
                     request_deserializer=worldtree_dot_video_dot_v1_dot_video__generator__pb2.KeepAliveRequest.FromString,
                     response_serializer=worldtree_dot_video_dot_v1_dot_video__generator__pb2.KeepAliveResponse.SerializeToString,
+            ),
+            'Introspect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Introspect,
+                    request_deserializer=worldtree_dot_video_dot_v1_dot_video__generator__pb2.IntrospectRequest.FromString,
+                    response_serializer=worldtree_dot_video_dot_v1_dot_video__generator__pb2.IntrospectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -729,6 +747,33 @@ class VideoGenerator(object):
             '/worldtree.video.v1.VideoGenerator/KeepAlive',
             worldtree_dot_video_dot_v1_dot_video__generator__pb2.KeepAliveRequest.SerializeToString,
             worldtree_dot_video_dot_v1_dot_video__generator__pb2.KeepAliveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Introspect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/worldtree.video.v1.VideoGenerator/Introspect',
+            worldtree_dot_video_dot_v1_dot_video__generator__pb2.IntrospectRequest.SerializeToString,
+            worldtree_dot_video_dot_v1_dot_video__generator__pb2.IntrospectResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,10 @@ class VideoGeneratorStub:
     """Closes a session and gives back its blocks. What is running on it ends with ABORTED (SESSION_CLOSED)."""
     KeepAlive: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.KeepAliveRequest, worldtree.video.v1.video_generator_pb2.KeepAliveResponse]
     """Renews a session's lease."""
+    Introspect: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.IntrospectRequest, worldtree.video.v1.video_generator_pb2.IntrospectResponse]
+    """Shows what a replica is doing, for its operators: sessions, blocks by tier, who shares what, the composition of
+    recent ticks, the slack of deadlines. NOT_FOUND: no such replica.
+    """
 
 @typing.type_check_only
 class VideoGeneratorAsyncStub(VideoGeneratorStub):
@@ -133,6 +137,10 @@ class VideoGeneratorAsyncStub(VideoGeneratorStub):
     """Closes a session and gives back its blocks. What is running on it ends with ABORTED (SESSION_CLOSED)."""
     KeepAlive: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.KeepAliveRequest, worldtree.video.v1.video_generator_pb2.KeepAliveResponse]  # type: ignore[assignment]
     """Renews a session's lease."""
+    Introspect: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.IntrospectRequest, worldtree.video.v1.video_generator_pb2.IntrospectResponse]  # type: ignore[assignment]
+    """Shows what a replica is doing, for its operators: sessions, blocks by tier, who shares what, the composition of
+    recent ticks, the slack of deadlines. NOT_FOUND: no such replica.
+    """
 
 class VideoGeneratorServicer(metaclass=abc.ABCMeta):
     """Serves generative world models.
@@ -276,5 +284,15 @@ class VideoGeneratorServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[worldtree.video.v1.video_generator_pb2.KeepAliveResponse, collections.abc.Awaitable[worldtree.video.v1.video_generator_pb2.KeepAliveResponse]]:
         """Renews a session's lease."""
+
+    @abc.abstractmethod
+    def Introspect(
+        self,
+        request: worldtree.video.v1.video_generator_pb2.IntrospectRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[worldtree.video.v1.video_generator_pb2.IntrospectResponse, collections.abc.Awaitable[worldtree.video.v1.video_generator_pb2.IntrospectResponse]]:
+        """Shows what a replica is doing, for its operators: sessions, blocks by tier, who shares what, the composition of
+        recent ticks, the slack of deadlines. NOT_FOUND: no such replica.
+        """
 
 def add_VideoGeneratorServicer_to_server(servicer: VideoGeneratorServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

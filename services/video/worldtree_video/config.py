@@ -18,12 +18,26 @@ class VideoSettings(ServiceSettings):
     max_batch: int | None = Field(None, ge=1, le=1024, description="members of a tick; unset: measured at start")
     reserve_chunks: int = Field(16, ge=0, description="chunks out of view that a session keeps for instant rewinds")
     headroom_blocks: int = Field(32, ge=0, description="free blocks below which no new session is admitted")
+    host_mib: int = Field(256, ge=0, description="MiB of host memory for blocks of idle sessions; 0: none")
+    tier_url: str | None = Field(
+        None, description="folder or fsspec URL for blocks below host memory; unset: Redis where redis_url is set"
+    )
+    tier_ttl_s: float = Field(86_400.0, gt=0, description="how long a block is kept there")
+    journal_folder: str | None = Field(
+        None, description="folder for the journals of sessions when there is no Redis; unset: none, they die with us"
+    )
+    journal_grace_s: float = Field(3600.0, gt=0, description="how long a journal outlives its session's lease")
+    journal_timeout_s: float = Field(0.5, gt=0, le=60, description="what a stream waits for its journal at most")
+    checkpoint_chunks: int = Field(
+        16, ge=1, description="chunks between two checkpoints of a journaled session's blocks"
+    )
     max_sessions: int = Field(1024, ge=1, description="sessions of one model")
     session_ttl_s: float = Field(600.0, gt=0, description="lease of a session that asks for none")
     session_ttl_max_s: float = Field(86_400.0, gt=0, description="longest lease")
     snapshot_ttl_s: float = Field(86_400.0, gt=0, description="how long a snapshot is kept that asks for no time")
     snapshot_store_mib: int = Field(256, ge=1, description="MiB of snapshots kept in memory when there is no Redis")
     sink_chunks: int = Field(1, ge=0, description="chunks of the start that stay in view by default")
+    max_bank_chunks: int = Field(256, ge=1, description="older chunks that a retrieving session keeps to choose from")
     max_step_actions: int = Field(256, ge=1, description="actions of one Step or Generate")
     max_rollout_sequences: int = Field(256, ge=1, description="sequences of one Rollout")
     max_rollout_chunks: int = Field(4096, ge=1, description="chunks of one Rollout, all sequences together")

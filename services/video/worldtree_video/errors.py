@@ -138,6 +138,13 @@ class SnapshotCorrupt(DataLoss):
         super().__init__("SNAPSHOT_CORRUPT", f"the snapshot cannot be restored: {problem}")
 
 
+class BlockCorrupt(DataLoss):
+    """The bytes are no stored block, were cut short, or belong to another history, model or format."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("BLOCK_CORRUPT", f"the stored block cannot be used: {problem}")
+
+
 class OutOfRange(InvalidRequest):
     """A number outside its limits."""
 

@@ -29,6 +29,14 @@ class Action:
         return struct.pack(f"<cq{len(self.value)}f", b"c", len(self.value), *self.value)
 
 
+class Storage(Enum):
+    """How the numbers of a block are stored."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
 class PolicyKind(Enum):
     """Which blocks of a history stay in view."""
 
@@ -39,11 +47,12 @@ class PolicyKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class KvPolicy:
-    """Which chunks of a history the model sees when it makes the next one."""
+    """Which chunks of a history the model sees when it makes the next one, and how they are stored."""
 
     kind: PolicyKind
     window_chunks: int
     sink_chunks: int = 0
+    storage: Storage = Storage.FP32
 
     def __post_init__(self) -> None:
         if self.window_chunks < 1:
@@ -63,8 +72,10 @@ class KvPolicy:
         return self.kind is not PolicyKind.FULL or length < self.window_chunks
 
     def encode(self) -> bytes:
-        """Canonical bytes, for hashing: what is in view decides what the keys and values are."""
-        return struct.pack("<qq", self.window_chunks, self.sink_chunks)
+        """Canonical bytes, for hashing: what is in view, and how exactly, decides what the keys and values are."""
+        # Nothing is added for FP32: the keys of snapshots made before there were formats stay what they are.
+        storage = b"" if self.storage is Storage.FP32 else self.storage.value.encode()
+        return struct.pack("<qq", self.window_chunks, self.sink_chunks) + storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,17 @@ class Timing:
     @property
     def mean_batch_size(self) -> float:
         return self.batch_size_sum / self.tick_count if self.tick_count else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a commit gives. `frames`: uint8 pixels [frames_per_chunk, height, width, 3] in C order.
+
+    `summary`: what a retrieval policy may compare; () where the session's policy does not ask.
+    """
+
+    frames: bytes
+    summary: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

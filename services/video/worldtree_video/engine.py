@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from worldtree_video.domain import Made, Storage
 from worldtree_video.errors import EngineBroken
 from worldtree_video.kv_cache import BlockPool
 from worldtree_video.metrics import VideoMetrics
@@ -39,15 +40,25 @@ class Engine:
         self.name = model.package.name
         self.clock = clock
         self.lock = threading.RLock()
-        self.pool = BlockPool(model.block_count)
+        self.pools = {Storage.FP32: BlockPool(model.block_count)}
         self.sessions = Sessions(home)
-        self.scheduler = Scheduler(self.pool, max_batch=max_batch, reclaim=self._reclaim, forget=model.forget)
+        self.scheduler = Scheduler(
+            max_batch=max_batch,
+            reclaim=self._reclaim,
+            forget=model.forget,
+            recall=lambda pool, block_id: model.frames(pool.storage, block_id),
+        )
         self._metrics = metrics
         self._errands: deque[Callable[[], None]] = deque()
         self._work = threading.Condition(self.lock)
         self._stopping = False
         self.broken = False  # by a bug: no chunk will be made any more
         self._thread = threading.Thread(target=self._loop, name=f"engine-{self.name}", daemon=True)
+
+    @property
+    def pool(self) -> BlockPool:
+        """The blocks in the model's own type."""
+        return self.pools[Storage.FP32]
 
     def step(self) -> bool:
         """One tick; False when there was nothing to do."""
@@ -102,22 +113,25 @@ class Engine:
             self._work.notify()
         return future
 
-    def has_room(self, block_count: int) -> bool:
-        """Whether so many blocks are free, taking back reserves if need be."""
+    def has_room(self, block_count: int, storage: Storage = Storage.FP32) -> bool:
+        """Whether so many blocks of a format are free, taking back reserves if need be."""
+        pool = self.pools[storage]
         with self.lock:
-            while self.pool.free_count < block_count:
-                if not self._reclaim():
+            while pool.free_count < block_count:
+                if not self._reclaim(pool):
                     return False
             return True
 
     def check_integrity(self) -> None:
         """Recounts every block. Raises AssertionError with the numbers when one is lost."""
         with self.lock:
-            self.pool.check_integrity()
-            in_flight = self.scheduler.in_flight()
-            assert len(in_flight) == self.pool.in_flight_count, (
-                f"{self.pool.in_flight_count} blocks are in flight, {len(in_flight)} chunks are being made"
-            )
+            for pool in self.pools.values():
+                pool.check_integrity()
+                in_flight = self.scheduler.in_flight(pool)
+                assert len(in_flight) == pool.in_flight_count, (
+                    f"{pool.in_flight_count} {pool.storage.value} blocks are in flight, "
+                    f"{len(in_flight)} chunks are being made"
+                )
 
     def observe(self) -> None:
         """Sets the gauges."""
@@ -129,7 +143,7 @@ class Engine:
         with self.lock:
             return self.scheduler.next_batch(self.clock())
 
-    def _run(self, batch: Batch) -> dict[PendingChunk, bytes]:
+    def _run(self, batch: Batch) -> dict[PendingChunk, Made]:
         begun = self.clock()
         try:
             self.model.denoise(batch.denoising)
@@ -143,7 +157,7 @@ class Engine:
             self._metrics.observe_tick(self.name, batch, list(chunks), self.clock() - begun)
         return chunks
 
-    def _complete(self, batch: Batch, chunks: dict[PendingChunk, bytes]) -> None:
+    def _complete(self, batch: Batch, chunks: dict[PendingChunk, Made]) -> None:
         with self.lock:
             self.scheduler.complete(batch, chunks, self.clock())
 
@@ -178,6 +192,7 @@ class Engine:
                     return True
                 self._work.wait(None if due is None else min(due - self.clock(), _LONGEST_WAIT_S))
 
-    def _reclaim(self) -> bool:
-        """Takes back the reserve of the session that has been left alone longest; False when there is none."""
-        return any(session.branch.table.drop_reserve() for session in self.sessions.least_recently_touched())
+    def _reclaim(self, pool: BlockPool) -> bool:
+        """Takes back a pool's reserve of the session that has been left alone longest; False when there is none."""
+        tables = (session.branch.table for session in self.sessions.least_recently_touched())
+        return any(table.drop_reserve() for table in tables if table.pool is pool)

@@ -14,16 +14,17 @@ table:     one entry a chunk of a history, oldest first; None where the block wa
 from collections import Counter
 from collections.abc import Iterable
 
-from worldtree_video.domain import KvPolicy
+from worldtree_video.domain import KvPolicy, Storage
 
 
 class BlockPool:
-    """Hands out block ids and counts who holds them."""
+    """Hands out the ids of the blocks of one storage format, and counts who holds them."""
 
-    def __init__(self, block_count: int) -> None:
+    def __init__(self, block_count: int, storage: Storage = Storage.FP32) -> None:
         if block_count < 1:
             raise ValueError(f"block_count must be 1 or more, got {block_count}")
         self.block_count = block_count
+        self.storage = storage
         # A stack: the block freed last is the one most likely still in the processor's cache.
         self._free = list(range(block_count - 1, -1, -1))
         self._in_flight: set[int] = set()

@@ -13,7 +13,7 @@ from worldtree_runtime.model_package import DiscreteActions, VideoPackage
 from worldtree_runtime.model_repository import StoredPackage
 
 from worldtree_video import noise
-from worldtree_video.domain import Action
+from worldtree_video.domain import Action, Made, Storage
 from worldtree_video.errors import NotFinite
 from worldtree_video.scheduler import PendingChunk
 
@@ -66,7 +66,7 @@ class VideoModel:
         # On the CPU the OrtValue shares the array's memory; on a GPU nothing of the pool stays on the host.
         self._host_pool = pool if device == "cpu" else None
         self._frames = np.zeros((block_count, *self.package.chunk_shape), np.uint8)  # [blocks, frames, h, w, 3]
-        self._latents: dict[int, Array] = {}  # x of each unfinished chunk, by the block it will become
+        self._latents: dict[PendingChunk, Array] = {}  # x of each unfinished chunk
 
     def denoise(self, members: Sequence[PendingChunk]) -> None:
         """One evaluation for each member; those whose answer is not finite get an error and no other is touched."""
@@ -86,8 +86,8 @@ class VideoModel:
             member.timing.tick_count += 1
             member.timing.batch_size_sum += len(members)
 
-    def commit(self, members: Sequence[PendingChunk]) -> dict[PendingChunk, bytes]:
-        """Writes each member's block and returns its pixels. Blocks of one batch never depend on one another."""
+    def commit(self, members: Sequence[PendingChunk]) -> dict[PendingChunk, Made]:
+        """Writes each member's block and returns what became of it. Blocks of one batch never depend on one another."""
         if not members:
             return {}
         started = time.perf_counter()
@@ -101,27 +101,32 @@ class VideoModel:
         chunks = {}
         for member, image in zip(members, pixels, strict=True):
             self._frames[member.block_id] = image
-            self._latents.pop(member.block_id, None)
+            self._latents.pop(member, None)
             member.timing.commit_s += elapsed
-            chunks[member] = image.tobytes()
+            chunks[member] = Made(image.tobytes())
         return chunks
 
-    def forget(self, block_id: int) -> None:
+    def forget(self, pending: PendingChunk) -> None:
         """Drops what is held of an unfinished chunk."""
-        self._latents.pop(block_id, None)
+        self._latents.pop(pending, None)
 
-    def frames(self, block_id: int) -> bytes:
+    def frames(self, storage: Storage, block_id: int) -> bytes:
         """Pixels of a committed chunk. Any thread, while the block is held."""
+        self._check_storage(storage)
         return bytes(self._frames[block_id])
 
-    def read_blocks(self, block_ids: Sequence[int]) -> tuple[Array, NDArray[np.uint8]]:
+    def read_blocks(self, storage: Storage, block_ids: Sequence[int]) -> tuple[Array, NDArray[np.uint8]]:
         """Copies of blocks [n, layers, 2, heads, tokens, head_dim] and their pixels [n, frames, h, w, 3]."""
+        self._check_storage(storage)
         pool = self._pool.numpy() if self._host_pool is None else self._host_pool
         index = list(block_ids)
         return pool[index], self._frames[index]
 
-    def write_blocks(self, block_ids: Sequence[int], blocks: Array, pixels: NDArray[np.uint8]) -> None:
+    def write_blocks(
+        self, storage: Storage, block_ids: Sequence[int], blocks: Array, pixels: NDArray[np.uint8]
+    ) -> None:
         """Puts copies back, into blocks that were allocated for them."""
+        self._check_storage(storage)
         index = list(block_ids)
         if self._host_pool is None:
             pool = self._pool.numpy()
@@ -151,6 +156,10 @@ class VideoModel:
             seconds[size] = sorted(samples)[repeats // 2]
         return TickCost(seconds)
 
+    def _check_storage(self, storage: Storage) -> None:
+        if storage is not Storage.FP32:
+            raise ValueError(f"storage must be fp32, got {storage.value}")
+
     def _advance(self, member: PendingChunk, noisy: Array, x0: Array) -> None:
         if not np.isfinite(x0).all():
             member.error = NotFinite(member.record.chunk_index)
@@ -158,19 +167,19 @@ class VideoModel:
         levels = self._levels(member)
         member.step += 1
         if member.denoised:
-            self._latents[member.block_id] = x0.copy()
+            self._latents[member] = x0.copy()
             return
         following = np.float32(levels[member.step])
         if self.package.sampler.kind == "renoise":
             direction = self._noise(member)
         else:
             direction = _noise_in(noisy, x0, np.float32(levels[member.step - 1]))
-        self._latents[member.block_id] = (np.float32(1) - following) * x0 + following * direction
+        self._latents[member] = (np.float32(1) - following) * x0 + following * direction
 
     def _latent(self, member: PendingChunk) -> Array:
         if member.step == 0:
             return self._noise(member)
-        return self._latents[member.block_id]
+        return self._latents[member]
 
     def _noise(self, member: PendingChunk) -> Array:
         record = member.record
@@ -179,7 +188,7 @@ class VideoModel:
     def _pixels(self, member: PendingChunk) -> NDArray[np.uint8]:
         if member.given is not None:
             return np.frombuffer(member.given, np.uint8).reshape(self.package.chunk_shape)
-        return _to_uint8(self._latents[member.block_id])
+        return _to_uint8(self._latents[member])
 
     def _levels(self, member: PendingChunk) -> tuple[float, ...]:
         return self.package.sampler.schedules[member.record.nfe]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from worldtree_video.branch import Branch
-from worldtree_video.domain import Chunk, Priority, Record, Timing
+from worldtree_video.domain import Chunk, Made, Priority, Record, Storage, Timing
 from worldtree_video.errors import KvCacheFull, KvWindowFull
 from worldtree_video.kv_cache import BlockPool
 
@@ -44,10 +44,11 @@ class Run(Protocol):
 
 @dataclass(slots=True, eq=False)
 class PendingChunk:
-    """A chunk being made: `step` evaluations are done; the commit will write `block_id`."""
+    """A chunk being made: `step` evaluations are done; the commit will write `block_id` of `pool`."""
 
     run: Run
     record: Record
+    pool: BlockPool
     block_id: int
     context: tuple[int, ...]
     given: bytes | None
@@ -56,6 +57,11 @@ class PendingChunk:
     timing: Timing = field(default_factory=Timing)
     cancelled: bool = False
     error: Exception | None = None
+
+    @property
+    def storage(self) -> Storage:
+        """The format of its block and of its context."""
+        return self.pool.storage
 
     @property
     def denoised(self) -> bool:
@@ -94,19 +100,25 @@ class _Entry:
 class Scheduler:
     """Chooses, tick by tick, among all runs. Nobody starves: a run's place is its arrival plus its priority's handicap.
 
-    `reclaim` is asked to free blocks when the pool is dry; `forget` drops what the model holds of an unfinished chunk.
+    Blocks come from the pool of a run's own table. `reclaim` is asked to free some when that is dry; `forget` drops
+    what the model holds of an unfinished chunk; `recall` gives the pixels of a committed block.
     """
 
     def __init__(
-        self, pool: BlockPool, *, max_batch: int, reclaim: Callable[[], bool], forget: Callable[[int], None]
+        self,
+        *,
+        max_batch: int,
+        reclaim: Callable[[BlockPool], bool],
+        forget: Callable[[PendingChunk], None],
+        recall: Callable[[BlockPool, int], bytes],
     ) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch must be 1 or more, got {max_batch}")
-        self.pool = pool
         self.max_batch = max_batch
         self.tick = 0
         self._reclaim = reclaim
         self._forget = forget
+        self._recall = recall
         self._entries: dict[Run, _Entry] = {}  # every run that is not over
         self._active: dict[Run, _Entry] = {}  # of these, ready or pending
         self._timers: list[tuple[float, int, Run]] = []
@@ -183,8 +195,8 @@ class Scheduler:
         self._running.update(members)
         return Batch(members)
 
-    def complete(self, batch: Batch, chunks: dict[PendingChunk, bytes], now: float) -> None:
-        """Ends a tick: `chunks` holds the pixels of those that were committed."""
+    def complete(self, batch: Batch, chunks: dict[PendingChunk, Made], now: float) -> None:
+        """Ends a tick: `chunks` holds those that were committed."""
         for member in batch.members:
             if member.cancelled:
                 continue
@@ -206,10 +218,11 @@ class Scheduler:
             if run in self._entries:
                 self._fail(run, error)
 
-    def in_flight(self) -> set[int]:
-        """Block ids that unfinished chunks will write, for integrity checks."""
-        dropped = {member.block_id for member in self._running if member.cancelled}
-        return dropped | {entry.pending.block_id for entry in self._active.values() if entry.pending}
+    def in_flight(self, pool: BlockPool) -> set[int]:
+        """Ids of the pool's blocks that unfinished chunks will write, for integrity checks."""
+        dropped = [member for member in self._running if member.cancelled]
+        pending = [entry.pending for entry in self._active.values() if entry.pending]
+        return {member.block_id for member in (*dropped, *pending) if member.pool is pool}
 
     def _wake_timed(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
@@ -231,24 +244,25 @@ class Scheduler:
         if not branch.table.policy.can_grow(len(branch.table)):
             self._fail(run, KvWindowFull(branch.table.policy.window_chunks))
             return None
-        block_id = self.pool.allocate()
-        while block_id is None and (self._reclaim() or branch.table.drop_reserve()):
-            block_id = self.pool.allocate()
+        pool = branch.table.pool
+        block_id = pool.allocate()
+        while block_id is None and (self._reclaim(pool) or branch.table.drop_reserve()):
+            block_id = pool.allocate()
         if block_id is None:
-            self._fail(run, KvCacheFull(self.pool.block_count))
+            self._fail(run, KvCacheFull(pool.block_count))
             return None
         record = run.next_record()
         given = branch.origin.chunks[len(branch.records)] if record.given else None
-        entry.pending = PendingChunk(run, record, block_id, branch.table.context(), given, now)
+        entry.pending = PendingChunk(run, record, pool, block_id, branch.table.context(), given, now)
         entry.pending.timing.queue_s = now - entry.ready_since_s
         return entry.pending
 
-    def _commit(self, member: PendingChunk, frames: bytes, now: float) -> None:
+    def _commit(self, member: PendingChunk, made: Made, now: float) -> None:
         run = member.run
         self._active.pop(run)
         self._entries[run].pending = None
         run.branch.append(member.record, member.block_id)
-        run.deliver(Chunk(member.record, frames, member.timing), now)
+        run.deliver(Chunk(member.record, made.frames, member.timing), now)
         self.wake(run, now)
         if run.over:
             self._entries.pop(run, None)
@@ -265,5 +279,5 @@ class Scheduler:
             self._give_back(pending)
 
     def _give_back(self, pending: PendingChunk) -> None:
-        self.pool.abandon(pending.block_id)
-        self._forget(pending.block_id)
+        pending.pool.abandon(pending.block_id)
+        self._forget(pending)

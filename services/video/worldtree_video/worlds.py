@@ -102,7 +102,7 @@ class Worlds:
     def last_frames(self, branch: Branch) -> bytes:
         """Pixels of a branch's newest chunk."""
         with self.engine.lock:
-            return self.model.frames(branch.table.last)
+            return self.model.frames(branch.table.pool.storage, branch.table.last)
 
     async def step(self, name: str, actions: Seq[Action], *, request_id: str = "") -> list[Chunk]:
         """One chunk for each action. All or nothing: until the last is made, the session stands where it stood."""
@@ -235,7 +235,7 @@ class Worlds:
         try:
             positions = branch.table.policy.visible(len(branch.records))
             context = branch.table.context()
-            reading = self.engine.between_ticks(lambda: self.model.read_blocks(context))
+            reading = self.engine.between_ticks(lambda: self.model.read_blocks(branch.table.pool.storage, context))
             blocks, pixels = await asyncio.wrap_future(reading)
             saved = Snapshot(
                 model=self.model.package.name,
@@ -269,11 +269,14 @@ class Worlds:
             if branch.key.hex() != saved.state_hash:
                 raise SnapshotCorrupt("its history does not lead to its state hash")
             with self.engine.lock:
-                self.engine.has_room(len(saved.positions))  # takes back reserves
+                pool = branch.table.pool
+                self.engine.has_room(len(saved.positions), pool.storage)  # takes back reserves
                 block_ids = branch.table.restore(len(branch.records))
                 if block_ids is None:
-                    raise KvCacheFull(self.engine.pool.block_count)
-            writing = self.engine.between_ticks(lambda: self.model.write_blocks(block_ids, saved.blocks, saved.pixels))
+                    raise KvCacheFull(pool.block_count)
+            writing = self.engine.between_ticks(
+                lambda: self.model.write_blocks(pool.storage, block_ids, saved.blocks, saved.pixels)
+            )
             try:
                 await asyncio.wrap_future(writing)
             except asyncio.CancelledError:
@@ -327,7 +330,9 @@ class Worlds:
     def _blank(self, recipe: Recipe, fingerprint: str | None = None) -> Branch:
         root = root_key(self.model.stored.digest, fingerprint or self.model.fingerprint, recipe.policy)
         with self.engine.lock:
-            table = BlockTable(self.engine.pool, recipe.policy, reserve_chunks=self.settings.reserve_chunks)
+            table = BlockTable(
+                self.engine.pools[recipe.policy.storage], recipe.policy, reserve_chunks=self.settings.reserve_chunks
+            )
         return Branch(recipe.origin, root, recipe.seed, recipe.nfe, table)
 
     def _fork_branch(self, branch: Branch) -> Branch:

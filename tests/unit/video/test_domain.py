@@ -1,12 +1,13 @@
 """Policies, and the chain of keys by which equal worlds are known."""
 
 import itertools
+import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from worldtree_video.branch import Branch
-from worldtree_video.domain import Action, KvPolicy, Origin, PolicyKind, Timing, chain_key, root_key
+from worldtree_video.domain import Action, KvPolicy, Origin, PolicyKind, Storage, Timing, chain_key, root_key
 from worldtree_video.kv_cache import BlockPool, BlockTable
 
 POLICY = KvPolicy(PolicyKind.SINK_WINDOW, 4, 1)
@@ -74,6 +75,11 @@ def test_the_root_tells_models_backends_and_policies_apart() -> None:
         )
     }
     assert len(keys) == 12
+
+
+def test_a_format_is_another_world_and_the_keys_of_fp32_are_those_from_before_there_were_formats() -> None:
+    assert KvPolicy(PolicyKind.SINK_WINDOW, 4, 1, Storage.FP32).encode() == struct.pack("<qq", 4, 1)
+    assert len({KvPolicy(PolicyKind.SINK_WINDOW, 4, 1, storage).encode() for storage in Storage}) == len(Storage)
 
 
 def blank(*, seed: int = 7, pixels: bytes = b"start") -> Branch:

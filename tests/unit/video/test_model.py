@@ -13,7 +13,7 @@ from worldtree_runtime.settings import SettingsError
 from worldtree_runtime.testing import TinyWorld
 from worldtree_video import noise
 from worldtree_video.branch import Branch
-from worldtree_video.domain import Action, KvPolicy, Origin, PolicyKind
+from worldtree_video.domain import Action, KvPolicy, Origin, PolicyKind, Storage
 from worldtree_video.errors import NotFinite
 from worldtree_video.kv_cache import BlockPool, BlockTable
 from worldtree_video.model import TickCost, VideoModel
@@ -45,7 +45,7 @@ class Bench:
         given = None if action else branch.origin.chunks[len(branch.records)]
         block = self.pool.allocate()
         assert block is not None
-        member = PendingChunk(None, record, block, branch.table.context(), given, 0.0)  # type: ignore[arg-type]
+        member = PendingChunk(None, record, self.pool, block, branch.table.context(), given, 0.0)  # type: ignore[arg-type]
         self.branches[id(member)] = branch
         return member
 
@@ -60,8 +60,8 @@ class Bench:
                 branch.append(member.record, member.block_id)
             else:
                 self.pool.abandon(member.block_id)
-                self.model.forget(member.block_id)
-        return [chunks.get(member) for member in members]
+                self.model.forget(member)
+        return [chunks[member].frames if member in chunks else None for member in members]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_nan_in_a_block_that_somebody_holds_reaches_nobody_else(bench: Callabl
     expected = table.make([table.pending(table.branch(), Action(1))])[0]
     nan = np.full((len(poisoned), *table.tiny.block_shape), np.nan, np.float32)
     pixels = np.zeros((len(poisoned), *table.model.package.chunk_shape), np.uint8)
-    table.model.write_blocks([block for block in poisoned if block is not None], nan, pixels)
+    table.model.write_blocks(Storage.FP32, [block for block in poisoned if block is not None], nan, pixels)
     assert table.make([table.pending(table.branch(), Action(1))])[0] == expected
 
 
@@ -136,11 +136,11 @@ def test_the_context_holds_what_was_shown_so_given_frames_and_made_ones_are_alik
     branch = table.branch()
     pixels = table.make([table.pending(branch, Action(1))])[0]
     assert pixels is not None
-    made, _ = table.model.read_blocks([branch.table.last])
+    made, _ = table.model.read_blocks(Storage.FP32, [branch.table.last])
     again = table.pending(branch, Action(1))
     again.given, again.step, again.context = pixels, 2, branch.table.context()[:-1]
     table.model.commit([again])
-    given, shown = table.model.read_blocks([again.block_id])
+    given, shown = table.model.read_blocks(Storage.FP32, [again.block_id])
     assert np.array_equal(made, given)
     assert shown.tobytes() == pixels
     table.pool.abandon(again.block_id)
@@ -150,12 +150,12 @@ def test_blocks_that_were_read_can_be_put_back_elsewhere(bench: Callable[..., Be
     table = bench()
     branch = table.branch()
     table.make([table.pending(branch, Action(1))])
-    blocks, pixels = table.model.read_blocks(branch.table.context())
+    blocks, pixels = table.model.read_blocks(Storage.FP32, branch.table.context())
     expected = table.make([table.pending(branch, Action(2))])[0]
     twin = Branch(branch.origin, b"root", 7, 2, BlockTable(table.pool, POLICY), records=branch.records[:2])
     fresh = twin.table.restore(2)
     assert fresh is not None
-    table.model.write_blocks(fresh, blocks, pixels)
+    table.model.write_blocks(Storage.FP32, fresh, blocks, pixels)
     assert table.make([table.pending(twin, Action(2))])[0] == expected
 
 
@@ -164,7 +164,7 @@ def test_renoising_draws_fresh_noise_and_euler_goes_on_with_the_first(bench: Cal
         table = bench(TinyWorld(name=sampler, sampler=sampler))
         member = table.pending(table.branch(), Action(1))
         table.model.denoise([member])
-        latent = table.model._latents[member.block_id]
+        latent = table.model._latents[member]
         shape = table.model.package.chunk_shape
         first, second = noise.draw(7, 0, 0, shape), noise.draw(7, 0, 1, shape)
         drawn = first if same else second

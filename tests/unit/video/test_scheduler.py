@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from worldtree_runtime.errors import WorldtreeError
 from worldtree_video.branch import Branch
-from worldtree_video.domain import Action, Chunk, KvPolicy, Origin, PolicyKind, Priority, Record
+from worldtree_video.domain import Action, Chunk, KvPolicy, Made, Origin, PolicyKind, Priority, Record
 from worldtree_video.errors import KvCacheFull, KvWindowFull, NotFinite
 from worldtree_video.kv_cache import BlockPool, BlockTable
 from worldtree_video.rollout import Rollout, build_trie
@@ -38,9 +38,12 @@ class Machine:
         self.pool = BlockPool(block_count)
         self.now = 0.0
         self.reserves: list[BlockTable] = []
-        self.forgotten: list[int] = []
+        self.pictures: dict[tuple[BlockPool, int], bytes] = {}
+        self.forgotten: list[PendingChunk] = []
         self.during: Callable[[Batch], None] = lambda batch: None
-        self.scheduler = Scheduler(self.pool, max_batch=max_batch, reclaim=self._reclaim, forget=self.forgotten.append)
+        self.scheduler = Scheduler(
+            max_batch=max_batch, reclaim=self._reclaim, forget=self.forgotten.append, recall=self._recall
+        )
 
     def branch(
         self, *, start: int = 1, nfe: int = 2, policy: KvPolicy | None = None, reserve_chunks: int = 0
@@ -70,7 +73,9 @@ class Machine:
                 member.error = NotFinite(member.record.chunk_index)
             else:
                 member.step += 1
-        chunks = {member: _pixels(member) for member in batch.committing}
+        chunks = {member: Made(_pixels(member)) for member in batch.committing}
+        for member, made in chunks.items():
+            self.pictures[member.pool, member.block_id] = made.frames
         self.during(batch)
         self.scheduler.complete(batch, chunks, self.now)
         self.check()
@@ -84,10 +89,13 @@ class Machine:
 
     def check(self) -> None:
         self.pool.check_integrity()
-        assert len(self.scheduler.in_flight()) == self.pool.in_flight_count
+        assert len(self.scheduler.in_flight(self.pool)) == self.pool.in_flight_count
 
-    def _reclaim(self) -> bool:
-        return any(table.drop_reserve() for table in self.reserves)
+    def _reclaim(self, pool: BlockPool) -> bool:
+        return any(table.drop_reserve() for table in self.reserves if table.pool is pool)
+
+    def _recall(self, pool: BlockPool, block_id: int) -> bytes:
+        return self.pictures[pool, block_id]
 
 
 def _pixels(member: PendingChunk) -> bytes:
@@ -351,7 +359,7 @@ def test_a_rollout_that_finds_the_pool_dry_in_the_middle_of_a_batch_gives_everyt
         batch = machine.scheduler.next_batch(machine.now)
         for member in batch.denoising:
             member.step += 1
-        machine.scheduler.complete(batch, dict.fromkeys(batch.committing, b""), machine.now)
+        machine.scheduler.complete(batch, dict.fromkeys(batch.committing, Made(b"")), machine.now)
         machine.pool.check_integrity()
     assert box.closed == 1
     assert isinstance(box.error, WorldtreeError)

@@ -10,13 +10,16 @@ import worldtree.aio
 
 PUBLIC = {
     "Aborted", "Action", "Begun", "Cancelled", "Chunk", "Client", "Clip", "ContinuousActions", "DataLoss",
-    "DeadlineExceeded", "FailedPrecondition", "Forked", "InternalError", "InvalidRequest", "KvPolicy", "LiveActions",
-    "MissingExtra", "ModelInfo", "NotFound", "Paused", "PermissionDenied", "Play", "PlayedChunk", "ResourceExhausted",
-    "Resumed", "Rewound", "Rollout", "SessionBusy", "SessionClosed", "SessionInfo", "Snapshot", "Start", "Timing",
-    "Unauthenticated", "Unavailable", "Unimplemented", "World", "WorldtreeError", "__version__", "aio",
+    "DeadlineExceeded", "FailedPrecondition", "Forked", "FpsUnavailable", "InternalError", "InvalidRequest",
+    "KvPolicy", "LiveActions", "MissingExtra", "ModelInfo", "ModelStatus", "NotFound", "Paused", "PermissionDenied",
+    "Play", "PlayStatus", "PlayedChunk", "ReplicaStatus", "ResourceExhausted", "Resumed", "Rewound", "Rollout",
+    "SessionBusy", "SessionClosed", "SessionInfo", "SessionStatus", "Sharing", "Snapshot", "Start", "StorageFormat",
+    "TenantShare", "Tick", "Tier", "Timing", "Unauthenticated", "Unavailable", "Unimplemented", "World",
+    "WorldtreeError", "__version__", "aio",
 }  # fmt: skip
 CLIENT = {
-    "address", "close", "generate", "model", "models", "restore", "session", "sessions", "wait_ready", "world"
+    "address", "close", "generate", "introspect", "model", "models", "replicas", "restore", "session", "sessions",
+    "wait_ready", "world",
 }  # fmt: skip
 WORLD = {
     "chunk_index", "close", "fork", "id", "keep_alive", "last_frame", "model", "nfe", "play", "refresh", "rewind",

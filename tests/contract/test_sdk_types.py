@@ -33,6 +33,10 @@ def synchronous() -> None:
             assert_type(chunk.frames, Pixels)
         assert_type(client.generate("minigrid", start="four-rooms", actions=["forward"] * 8), worldtree.Clip)
         assert_type(client.sessions(), list[worldtree.SessionInfo])
+        assert_type(client.introspect("video-1").models[0].tiers[0], worldtree.Tier)
+        assert_type(client.replicas(), list[str])
+        world.play(["left"], degrade="nfe").rehomed_count + 1
+        world.play(["left"], degrade="fps")  # type: ignore[arg-type]
         world.rollout([["left"]], detail="some")  # type: ignore[arg-type]
         client.world("minigrid", "four-rooms")  # type: ignore[call-arg]
         world.play(["left"], idle="dance")  # type: ignore[arg-type]
@@ -46,6 +50,7 @@ async def asynchronous() -> None:
         assert_type(await world.fork(), worldtree.aio.World)
         assert_type(await world.fork(8), list[worldtree.aio.World])
         assert_type(await world.rollout([["left"]]), list[worldtree.Rollout])
+        assert_type(await client.introspect(), worldtree.ReplicaStatus)
         async for chunk in world.play(["left"]):
             assert_type(chunk, worldtree.PlayedChunk)
 """

@@ -60,6 +60,8 @@ class Held:
     kv: pb.KvPolicy
     parent: str = ""
     busy: bool = False
+    journaled: bool = True
+    rest: pb.Session.State.ValueType = pb.Session.STATE_IDLE
 
     @property
     def message(self) -> pb.Session:
@@ -71,10 +73,12 @@ class Held:
             seed=self.seed,
             nfe=self.nfe,
             kv=self.kv,
-            state=pb.Session.STATE_BUSY if self.busy else pb.Session.STATE_IDLE,
+            state=pb.Session.STATE_BUSY if self.busy else self.rest,
             parent=self.parent,
+            block_count=len(self.hashes),
             state_hash=self.hashes[-1],
             start=self.start,
+            journaled=self.journaled,
         )
 
     @property
@@ -117,6 +121,8 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         self.snapshots: dict[str, Held] = {}
         self.node_delay_s = 0.0
         self.page_size = 1000
+        self.other_replicas: list[str] = []  # what a gateway would name beside this one
+        self.rehomed_before: int | None = None  # index of the chunk before which a play says that it was re-homed
         self._ids = itertools.count()
 
     def fail(
@@ -282,6 +288,60 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         answer.expire_time.FromSeconds(request.ttl.seconds)
         return answer
 
+    async def Introspect(self, request, context):
+        await self.enter("Introspect", request, context)
+        known = ["echo", *self.other_replicas]
+        if self.other_replicas:
+            await context.send_initial_metadata((("worldtree-replicas", ",".join(reversed(known))),))
+        if request.replica and request.replica not in known:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no replica {request.replica}")
+        return self.introspection(request.replica or "echo", request.session_limit or 100)
+
+    def introspection(self, replica: str, session_limit: int) -> pb.IntrospectResponse:
+        """The sessions that are held, each chunk a block; they share what their hashes have in common."""
+        here = [held for held in self.sessions.values() if held.id.endswith(f".{replica}")]
+        blocks = Counter(state_hash for held in here for state_hash in held.hashes)
+        model = pb.IntrospectResponse.ModelStatus(
+            model=common_pb2.ModelRef(name="echo", version="1", digest="0" * 64),
+            tiers=[
+                pb.IntrospectResponse.Tier(
+                    name="pool",
+                    storage=pb.KvPolicy.STORAGE_FP32,
+                    capacity_block_count=64,
+                    held_block_count=len(blocks),
+                    cached_block_count=5,
+                    in_flight_block_count=2,
+                    shared_block_count=sum(count > 1 for count in blocks.values()),
+                    used_bytes=1024 * len(blocks),
+                ),
+                pb.IntrospectResponse.Tier(name="folder", cached_block_count=9, used_bytes=9 * 1024),
+            ],
+            session_count=len(here),
+            ticks=[
+                pb.IntrospectResponse.Tick(play_count=index % 3, step_count=1, bulk_count=8, commit_count=2)
+                for index in range(64)
+            ],
+            tenants=[pb.IntrospectResponse.TenantShare(tenant="anonymous", chunk_count=7, waiting_count=1)],
+            prefix_hit_count=3,
+            play_load=0.25,
+            max_batch_size=16,
+        )
+        for tick in model.ticks:
+            tick.duration.FromMilliseconds(4)
+        for held in here[:session_limit]:
+            status = model.sessions.add(session=held.message, tenant="anonymous", call="Play" if held.busy else "")
+            for other in here:
+                common = len(set(other.hashes) & set(held.hashes))
+                if other is not held and common:
+                    status.sharing.add(session=other.id, block_count=common)
+            if held.busy:
+                play = model.plays.add(session=held.id, fps=10, chunk_count=9, missed_count=2, degraded_count=1)
+                play.slack_duration.FromMilliseconds(-30)
+        answer = pb.IntrospectResponse(replica=replica, models=[model], draining=bool(self.other_replicas))
+        answer.time.GetCurrentTime()
+        answer.uptime_duration.FromSeconds(3700)
+        return answer
+
     async def Rollout(self, request, context):
         await self.enter("Rollout", request, context)
         held = await self.held(request.session, context)
@@ -368,6 +428,9 @@ class EchoPlay:
             while not self.stopped:
                 while events:
                     yield events.popleft()
+                if self.index == self.server.rehomed_before:
+                    self.server.rehomed_before = None
+                    yield self.rehomed()
                 changed.clear()
                 repeat = self.begin.idle == pb.PlayRequest.IDLE_REPEAT and last is not None
                 if not self.paused and (self.queued or (repeat and not self.input_ended)):
@@ -417,6 +480,11 @@ class EchoPlay:
         self.input_ended = True
         changed.set()
 
+    def rehomed(self) -> pb.PlayResponse:
+        resumed = pb.PlayResponse.Resumed(chunk_index=self.index, rehomed=True, replica="echo-2", bit_identical=True)
+        resumed.pause_duration.FromMilliseconds(1250)
+        return pb.PlayResponse(resumed=resumed)
+
     @property
     def index(self) -> int:
         return len(self.held.hashes) - 1
@@ -437,6 +505,11 @@ def echo_model() -> pb.Model:
         block_bytes=1024,
         starts=[pb.Start(name="four-rooms", description="four rooms", frame_count=1)],
         license="MIT",
+        storage_formats=[
+            pb.StorageFormat(storage=pb.KvPolicy.STORAGE_FP32, block_bytes=1024, block_count=64),
+            pb.StorageFormat(storage=pb.KvPolicy.STORAGE_INT8, block_bytes=288, block_count=227),
+        ],
+        policy_plugins=["surprise"],
     )
 
 

@@ -1,6 +1,7 @@
 """One test body, both clients: what holds for worldtree.Client holds for worldtree.aio.Client, over a real socket."""
 
 import asyncio
+import logging
 import queue
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -76,6 +77,10 @@ async def test_models_tell_what_can_be_asked(client: Any) -> None:
     )  # fmt: skip
     assert model.actions[2] == "forward"
     assert (model.nfe_choices, model.nfe_default) == ((1, 2, 4), 2)
+    assert [(each.storage, each.block_bytes, each.block_count) for each in model.storage_formats] == [
+        ("fp32", 1024, 64), ("int8", 288, 227),
+    ]  # fmt: skip
+    assert model.policy_plugins == ("surprise",)
 
 
 async def test_steps_concatenate_the_frames_of_their_chunks(world: Any) -> None:
@@ -392,6 +397,58 @@ async def test_live_actions_rewind_fork_pause_and_stop(world: Any) -> None:
     assert world.chunk_index == 2
 
 
+async def test_a_play_that_is_re_homed_goes_on_and_says_so_beside_its_chunks(
+    world: Any, echo: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    echo.servicer.rehomed_before = 2
+    events: list[Any] = []
+    play = world.play(["left"] * 4, fps=0, on_event=events.append)
+    assert (play.rehomed_count, play.last_rehoming) == (0, None)
+    with caplog.at_level(logging.INFO, logger="worldtree"):
+        seen = [chunk.index async for chunk in play]
+    assert seen == [0, 1, 2, 3]
+    assert play.rehomed_count == 1
+    assert play.last_rehoming == worldtree.Resumed(2, rehomed=True, replica="echo-2", bit_identical=True, pause_s=1.25)
+    assert events[-1] == play.last_rehoming
+    (record,) = caplog.records
+    assert record.getMessage() == f"the play of {world.id} goes on from chunk 2 on echo-2 after 1.25 s"
+
+
+async def test_what_a_play_may_give_up_is_said_at_its_beginning(world: Any, echo: Any) -> None:
+    for degrade, sent in ((None, 1), ("nfe", 2)):
+        assert len([chunk async for chunk in world.play(["left"], fps=0, degrade=degrade)]) == 1
+        assert echo.servicer.requests["Play"].begin.degrade == sent
+
+
+async def test_a_replica_tells_what_it_is_doing(client: Any, world: Any, echo: Any) -> None:
+    await world.step(["left", "left"])
+    child = await world.fork()
+    await child.step("right")
+    status = await client.introspect()
+    assert (status.replica, status.draining, status.uptime_s) == ("echo", False, 3700)
+    (model,) = status.models
+    pool, folder = model.tiers
+    assert (pool.storage, pool.held_block_count, pool.shared_block_count, pool.free_block_count) == ("fp32", 4, 3, 53)
+    assert (folder.storage, folder.free_block_count) == (None, None)
+    assert [each.session.id for each in model.sessions] == [world.id, child.id]
+    assert model.sessions[0].sharing == (worldtree.Sharing(child.id, 3),)
+    assert (model.sessions[0].call, model.session_count) == (None, 2)
+    assert len(model.ticks) == 64
+    assert model.ticks[-1].duration_s == 0.004
+    assert len((await client.introspect("echo", session_limit=1)).models[0].sessions) == 1
+
+
+async def test_a_replica_is_asked_for_by_its_name(client: Any, echo: Any) -> None:
+    assert await client.replicas() == ["echo"]
+    echo.servicer.other_replicas = ["echo-2"]
+    assert await client.replicas() == ["echo", "echo-2"]
+    assert (await client.introspect("echo-2")).replica == "echo-2"
+    with pytest.raises(worldtree.NotFound):
+        await client.introspect("echo-3")
+    with pytest.raises(worldtree.InvalidRequest, match="session_limit"):
+        await client.introspect(session_limit=0)
+
+
 async def test_idle_repeat_goes_on_with_the_last_action(world: Any) -> None:
     live = worldtree.LiveActions()
     live.put("left")
@@ -417,7 +474,9 @@ async def test_replace_forgets_what_was_queued(world: Any) -> None:
     assert len(seen) < 20
 
 
-@pytest.mark.parametrize("wrong", [{"fps": -1}, {"fps": float("nan")}, {"lookahead": 0}, {"idle": "dance"}])
+@pytest.mark.parametrize(
+    "wrong", [{"fps": -1}, {"fps": float("nan")}, {"lookahead": 0}, {"idle": "dance"}, {"degrade": "fps"}]
+)
 async def test_wrong_terms_of_a_play_are_refused_at_once(world: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(worldtree.InvalidRequest, match=next(iter(wrong))):
         world.play(["left"], **wrong)

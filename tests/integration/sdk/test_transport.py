@@ -97,6 +97,7 @@ CALLS: list[tuple[str, Any, bool]] = [
     ("CreateSession", lambda client, world: client.world("echo", start="four-rooms"), True),
     ("Get", lambda client, world: client.session(world.id), True),
     ("List", lambda client, world: client.sessions(), True),
+    ("Introspect", lambda client, world: client.introspect(), True),
     ("Step", lambda client, world: world.step("left"), True),
     ("Fork", lambda client, world: world.fork(2), True),
     ("Restore", lambda client, world: client.restore("snapshot-0"), True),

@@ -97,6 +97,16 @@ def test_retry_info_says_when(code: str) -> None:
     assert error.remedy == "try again in 1.5 s"
 
 
+@pytest.mark.parametrize(("said", "fps"), [("7.5", 7.5), ("0", None), ("nan", None), ("soon", None), (None, None)])
+def test_an_fps_that_cannot_be_held_comes_with_the_one_that_can(said: str | None, fps: float | None) -> None:
+    metadata = {} if said is None else {"fps_possible": said}
+    error = error_from_call("RESOURCE_EXHAUSTED", "", status_of(info("FPS_UNAVAILABLE", **metadata)))
+    assert isinstance(error, worldtree.FpsUnavailable)
+    assert error.fps_possible == fps
+    assert ("fps=7.5 or less" in str(error)) is (fps is not None)
+    assert "degrade='nfe'" in str(error)
+
+
 def test_quota_and_precondition_name_their_subject() -> None:
     quota = details.QuotaFailure(violations=[details.QuotaFailure.Violation(subject="key:demo")])
     error = error_from_call("RESOURCE_EXHAUSTED", "", status_of(info("QUOTA"), quota))

@@ -3,7 +3,7 @@
 Both clients run these same values, so they cannot drift apart.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import uuid4
@@ -15,9 +15,14 @@ from worldtree.actions import ActionsLike, actions_to_pb
 from worldtree.common.v1 import common_pb2
 from worldtree.errors import InvalidRequest
 from worldtree.folds import ClipFold, RolloutFold
+from worldtree.introspection import ReplicaStatus, replica_from_pb
 from worldtree.types import Clip, Detail, Frames, KvPolicy, ModelInfo, Progress, Rollout, Seconds, SessionInfo, Snapshot
 from worldtree.video.v1 import video_generator_pb2 as pb
 
+# A gateway names the replicas that it knows here, separated by commas.
+REPLICAS_KEY = "worldtree-replicas"
+
+Metadata = Iterable[tuple[str, str | bytes]]
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -32,12 +37,16 @@ class Fold(Protocol[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """A unary call. `retry`: a repeat changes nothing, because it reads only or carries a request_id."""
+    """A unary call. `retry`: a repeat changes nothing, because it reads only or carries a request_id.
+
+    `heed` is for a call whose answer lies partly in its initial metadata: given what was read, and those.
+    """
 
     method: str
     request: Message
     read: Callable[[Any], T]
     retry: bool
+    heed: Callable[[T, Metadata], T] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +168,9 @@ def step(session: str, actions: ActionsLike) -> Call[Stepped]:
 
 
 def fork(session: str, *, count: int, seeds: Sequence[int] | None, ttl: Seconds | None) -> Call[list[SessionInfo]]:
-    count = convert.integer(count, field="count", bits=32)
-    if count < 1:
-        # On the wire 0 means 1; a program that computes 0 children should hear of it.
-        raise InvalidRequest(f"count must be 1 or more, got {count}", field="count", metadata={"count": str(count)})
     request = pb.ForkRequest(
         session=session,
-        count=count,
+        count=integer_from_one(count, field="count"),
         seeds=[] if seeds is None else [convert.integer(seed, field="seeds") for seed in seeds],
         ttl=convert.duration_to_pb(ttl, field="ttl"),
         request_id=request_id(),
@@ -262,6 +267,41 @@ def generate(
         kv=convert.kv_to_pb(kv),
     )
     return StreamCall("Generate", request, lambda: ClipFold(list(request.actions), progress=progress))
+
+
+def introspect(replica: str | None, *, session_limit: int) -> Call[ReplicaStatus]:
+    limit = integer_from_one(session_limit, field="session_limit")
+    request = pb.IntrospectRequest(replica=replica or "", session_limit=limit)
+    return Call("Introspect", request, lambda answer: replica_from_pb(answer), retry=True)
+
+
+def replicas() -> Call[list[str]]:
+    return Call(
+        "Introspect",
+        pb.IntrospectRequest(session_limit=1),
+        lambda answer: [str(answer.replica)],
+        retry=True,
+        heed=_named_replicas,
+    )
+
+
+def integer_from_one(value: int, *, field: str) -> int:
+    """For a count whose 0 means a default on the wire: a program that computes 0 should hear of it."""
+    number = convert.integer(value, field=field, bits=32)
+    if number < 1:
+        raise InvalidRequest(f"{field} must be 1 or more, got {number}", field=field, metadata={field: str(number)})
+    return number
+
+
+def _named_replicas(answering: list[str], metadata: Metadata) -> list[str]:
+    """Those that a gateway names; without a gateway, the one that answered."""
+    named = [
+        value.decode("ascii", "replace") if isinstance(value, bytes) else value
+        for key, value in metadata
+        if key == REPLICAS_KEY
+    ]
+    found = {name.strip() for value in named for name in value.split(",")} - {""}
+    return sorted(found) or answering
 
 
 def _opened_at_start(answer: pb.CreateSessionResponse) -> Opened:

@@ -1,6 +1,7 @@
 """Reads a failed call's google.rpc.Status into the SDK's error family. Knows no channel, sync or async."""
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import TypeVar
 
 import grpc
@@ -13,6 +14,7 @@ from worldtree.errors import (
     DataLoss,
     DeadlineExceeded,
     FailedPrecondition,
+    FpsUnavailable,
     InternalError,
     InvalidRequest,
     NotFound,
@@ -45,7 +47,11 @@ KINDS: tuple[type[WorldtreeError], ...] = (
     InternalError,
 )
 BY_CODE = {kind.code: kind for kind in KINDS} | {"OUT_OF_RANGE": InvalidRequest}
-BY_REASON: dict[str, type[WorldtreeError]] = {"SESSION_BUSY": SessionBusy, "SESSION_CLOSED": SessionClosed}
+BY_REASON: dict[str, type[WorldtreeError]] = {
+    "SESSION_BUSY": SessionBusy,
+    "SESSION_CLOSED": SessionClosed,
+    "FPS_UNAVAILABLE": FpsUnavailable,
+}
 
 Detail = TypeVar("Detail", bound=Message)
 Trailers = Iterable[tuple[str, str | bytes]]
@@ -113,10 +119,24 @@ def _add_details(error: WorldtreeError, status: status_pb2.Status) -> None:
             quota = _detail(status, error_details_pb2.QuotaFailure())
             if quota and quota.violations:
                 error.subject = quota.violations[0].subject
+            if isinstance(error, FpsUnavailable):
+                _add_possible_fps(error)
         case Unavailable():
             error.retry_after_s = retry_after_s
     if retry_after_s is not None and not error.remedy and "try again" not in error.message:
         error.remedy = f"try again in {retry_after_s:.3g} s"
+
+
+def _add_possible_fps(error: FpsUnavailable) -> None:
+    try:
+        fps = float(error.metadata.get("fps_possible", ""))
+    except ValueError:
+        fps = 0.0
+    # A play at fps 0 is one as fast as it goes, so a server that says 0 says that none could be held.
+    error.fps_possible = fps if isfinite(fps) and fps > 0 else None
+    if not error.remedy:
+        at = "" if error.fps_possible is None else f"play at fps={error.fps_possible:g} or less, or "
+        error.remedy = f"{at}let it give up evaluations with degrade='nfe', or wait until another play ends"
 
 
 def _parse(data: bytes) -> status_pb2.Status:

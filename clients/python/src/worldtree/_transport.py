@@ -39,11 +39,14 @@ class Transport:
         method = self._method(call.method)
         while True:
             try:
-                answer = method(call.request, timeout=attempts.remaining_s, metadata=self.settings.metadata)
+                answer, done = method.with_call(
+                    call.request, timeout=attempts.remaining_s, metadata=self.settings.metadata
+                )
             except grpc.RpcError as error:
                 self._wait_or_raise(attempts, error)
             else:
-                return call.read(answer)
+                value = call.read(answer)
+                return value if call.heed is None else call.heed(value, done.initial_metadata())
 
     def gather(self, call: StreamCall[T], *, timeout: Seconds | None = None) -> T:
         """Runs a stream to its end. Without a timeout it may take as long as its frames do."""

@@ -12,6 +12,7 @@ from worldtree._transport import Transport
 from worldtree.actions import ActionsLike
 from worldtree.convert import seconds
 from worldtree.errors import Unavailable
+from worldtree.introspection import ReplicaStatus
 from worldtree.types import Clip, KvPolicy, ModelInfo, Progress, Seconds, SessionInfo, Snapshot
 from worldtree.world import World
 
@@ -130,6 +131,19 @@ class Client:
             progress=progress,
         )
         return self._transport.gather(call, timeout=timeout)
+
+    def introspect(
+        self, replica: str | None = None, *, session_limit: int = 100, timeout: Seconds | None = None
+    ) -> ReplicaStatus:
+        """What a replica is doing, for its operators: sessions, blocks by tier, who shares what, ticks, deadlines.
+
+        Without a name, whichever answers; of each model at most `session_limit` sessions, the busiest first.
+        """
+        return self._transport.call(_calls.introspect(replica, session_limit=session_limit), timeout=timeout)
+
+    def replicas(self, *, timeout: Seconds | None = None) -> list[str]:
+        """The names of the video replicas behind a gateway; without a gateway, of the one that answers."""
+        return self._transport.call(_calls.replicas(), timeout=timeout)
 
     def close(self) -> None:
         """Closes the channel. Worlds stay on the server until they are closed or their lease ends."""

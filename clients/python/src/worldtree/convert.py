@@ -1,7 +1,7 @@
 """Protobuf to the SDK's values and back: pure functions, no channel."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from operator import index
 from typing import Any, Literal, get_args
@@ -20,9 +20,12 @@ from worldtree.types import (
     KvPolicy,
     ModelInfo,
     PlayedChunk,
+    Resumed,
     Seconds,
     SessionInfo,
     Start,
+    Storage,
+    StorageFormat,
     Timing,
 )
 from worldtree.video.v1 import video_generator_pb2 as pb
@@ -36,7 +39,10 @@ DTYPES = {
     np.dtype(np.bool_): common_pb2.Tensor.D_TYPE_BOOL,
 }
 KV_KINDS = get_args(KvPolicy.__annotations__["kind"])
-KV_STORAGES = get_args(KvPolicy.__annotations__["storage"])
+KV_STORAGES = get_args(Storage)
+KV_KEYS = tuple(field.name for field in fields(KvPolicy))
+# The wire's names of the same things.
+KV_SPELLINGS = {f"{key}_chunks": key for key in ("window", "sink", "recent", "bank")}
 MAX_DURATION_S = 315_576_000_000  # 10,000 years: what a Duration of the wire holds
 
 
@@ -150,25 +156,29 @@ def model_from_pb(message: pb.Model) -> ModelInfo:
             Start(start.name, description=start.description, frame_count=start.frame_count) for start in message.starts
         ),
         prompt_supported=message.prompt_supported,
+        storage_formats=tuple(
+            StorageFormat(storage_from_pb(each.storage), block_bytes=each.block_bytes, block_count=each.block_count)
+            for each in message.storage_formats
+        ),
+        policy_plugins=tuple(message.policy_plugins),
     )
 
 
 def kv_to_pb(kv: KvPolicy | Mapping[str, Any] | None) -> pb.KvPolicy | None:
-    """A KV policy, also as a mapping with the same keys: {"kind": "sink_window", "window": 8, "sink": 1}."""
+    """A KV policy, also as a mapping with the same keys: {"kind": "sink_window", "window": 8, "sink": 1}, or with the
+    wire's: {"window_chunks": 8, "sink_chunks": 1}."""
     if kv is None:
         return None
     if not isinstance(kv, KvPolicy):
-        accepted = ("kind", "window", "sink", "storage")
-        for key in kv:
-            if key not in accepted:
-                raise InvalidRequest(f"kv has no {key!r}; it takes {', '.join(accepted)}", field=f"kv.{key}")
-        kv = KvPolicy(**kv)
+        kv = _kv_of_mapping(kv)
     for key, value, choices in (("kind", kv.kind, KV_KINDS), ("storage", kv.storage, KV_STORAGES)):
         if value not in choices:
             raise InvalidRequest(f"kv.{key} must be one of {', '.join(choices)}, got {value!r}", field=f"kv.{key}")
     if kv.kind == "sliding" and kv.sink is not None:
         # A window that slides but keeps a sink has a name of its own on the wire; without a sink there is none to name.
         kv = replace(kv, kind="sink_window") if kv.sink else replace(kv, sink=None)
+    if not isinstance(kv.plugin, str):
+        raise InvalidRequest(f"kv.plugin must be a policy's name, got {kv.plugin!r}", field="kv.plugin")
     return pb.KvPolicy(
         kind=pb.KvPolicy.Kind.Value("KIND_" + ("UNSPECIFIED" if kv.kind == "default" else kv.kind.upper())),
         window_chunks=integer(kv.window, field="kv.window", bits=32),
@@ -176,23 +186,55 @@ def kv_to_pb(kv: KvPolicy | Mapping[str, Any] | None) -> pb.KvPolicy | None:
         storage=pb.KvPolicy.Storage.Value(
             "STORAGE_" + ("UNSPECIFIED" if kv.storage == "default" else kv.storage.upper())
         ),
+        recent_chunks=integer(kv.recent, field="kv.recent", bits=32),
+        bank_chunks=integer(kv.bank, field="kv.bank", bits=32),
+        plugin=kv.plugin,
     )
+
+
+def _kv_of_mapping(kv: Mapping[str, Any]) -> KvPolicy:
+    given: dict[str, Any] = {}
+    for key, value in kv.items():
+        name = KV_SPELLINGS.get(key, key)
+        if name not in KV_KEYS:
+            accepted = ", ".join((*KV_KEYS, *KV_SPELLINGS))
+            raise InvalidRequest(f"kv has no {key!r} (got {value!r}); it takes {accepted}", field=f"kv.{key}")
+        if name in given:
+            raise InvalidRequest(f"kv.{key} is kv.{name} in another spelling: give one of them", field=f"kv.{key}")
+        given[name] = value
+    if given.get("plugin"):
+        given.setdefault("kind", "plugin")
+    return KvPolicy(**given)
 
 
 def kv_from_pb(message: pb.KvPolicy) -> KvPolicy:
     # A kind of a newer server than this SDK reads as the default.
     kind: Any = KV_KINDS[message.kind] if 0 <= message.kind < len(KV_KINDS) else "default"
-    storage: Any = KV_STORAGES[message.storage] if 0 <= message.storage < len(KV_STORAGES) else "default"
-    sink = message.sink_chunks if message.HasField("sink_chunks") else None
-    return KvPolicy(kind=kind, window=message.window_chunks, sink=sink, storage=storage)
+    return KvPolicy(
+        kind=kind,
+        window=message.window_chunks,
+        sink=message.sink_chunks if message.HasField("sink_chunks") else None,
+        storage=storage_from_pb(message.storage),
+        recent=message.recent_chunks,
+        bank=message.bank_chunks,
+        plugin=message.plugin,
+    )
 
 
-def state_from_pb(state: pb.Session.State.ValueType) -> Literal["idle", "busy", "unknown"]:
+def storage_from_pb(storage: pb.KvPolicy.Storage.ValueType) -> Storage:
+    """A format of a newer server than this SDK reads as the default."""
+    known: Storage = KV_STORAGES[storage] if 0 <= storage < len(KV_STORAGES) else "default"
+    return known
+
+
+def state_from_pb(state: pb.Session.State.ValueType) -> Literal["idle", "busy", "spilled", "unknown"]:
     match state:
         case pb.Session.STATE_IDLE:
             return "idle"
         case pb.Session.STATE_BUSY:
             return "busy"
+        case pb.Session.STATE_SPILLED:
+            return "spilled"
         case _:
             return "unknown"
 
@@ -216,6 +258,7 @@ def session_from_pb(message: pb.Session) -> SessionInfo:
         block_count=message.block_count,
         shared_block_count=message.shared_block_count,
         state_hash=message.state_hash,
+        journaled=message.journaled,
     )
 
 
@@ -251,6 +294,19 @@ def played_from_pb(message: pb.PlayResponse.Played, action_names: Sequence[str])
         control_latency_s=(duration_from_pb(message.control_latency) if message.HasField("control_latency") else None),
         late_s=duration_from_pb(message.late_duration),
         queued_count=message.queued_count,
+        done_action_count=message.done_action_count,
+    )
+
+
+def resumed_from_pb(message: pb.PlayResponse.Resumed) -> Resumed:
+    if not message.rehomed:
+        return Resumed(message.chunk_index)
+    return Resumed(
+        message.chunk_index,
+        rehomed=True,
+        replica=message.replica,
+        bit_identical=message.bit_identical,
+        pause_s=duration_from_pb(message.pause_duration) if message.HasField("pause_duration") else None,
     )
 
 

@@ -110,6 +110,13 @@ class ResourceExhausted(WorldtreeError):
     subject = ""
 
 
+class FpsUnavailable(ResourceExhausted):
+    """A play that could not hold its fps beside the plays that are running. `fps_possible` is what could be held now;
+    None: the server did not say, or none could."""
+
+    fps_possible: float | None = None
+
+
 class Unavailable(WorldtreeError):
     """Nobody could answer. Safe calls were already retried. `retry_after_s` says when to try again, if known."""
 

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import grpc
 
-from worldtree._play_plan import ForkedSessions, PlayPlan, read_event
+from worldtree._play_plan import ForkedSessions, PlayPlan, Rehomings, read_event
 from worldtree._status import error_from_rpc
 from worldtree._world_state import WorldState
 from worldtree.actions import ActionLike, one_or_many
 from worldtree.live import LiveActions
-from worldtree.types import Forked, PlayedChunk, Rewound
+from worldtree.types import Forked, PlayedChunk, Resumed, Rewound
 from worldtree.video.v1 import video_generator_pb2 as pb
 
 # What steers a play: any iterable of actions, a queue (None in it ends the play), or LiveActions.
@@ -44,10 +44,21 @@ class Play(Iterator[PlayedChunk]):
         self._world = world
         self._plan = plan
         self._on_event = on_event
+        self._rehomings = Rehomings()
         self._ended = False
         self._action_names = opener.action_names()
         self._feed = Feed(plan, actions)
         self._stream = opener.open_play(self._feed.requests())
+
+    @property
+    def rehomed_count(self) -> int:
+        """How often the session has moved to another replica, because its own was lost. The chunks do not show it."""
+        return self._rehomings.count
+
+    @property
+    def last_rehoming(self) -> Resumed | None:
+        """The last of these moves: where to, and how long the play stood still. None: it never moved."""
+        return self._rehomings.last
 
     def __next__(self) -> PlayedChunk:
         try:
@@ -100,6 +111,8 @@ class Play(Iterator[PlayedChunk]):
             event = Forked(self._opener.adopt(event))
         elif isinstance(event, Rewound):
             self._world._saw_rewound(event)
+        elif isinstance(event, Resumed) and event.rehomed:
+            self._rehomings.saw(self._plan.session, event)
         if self._on_event is not None and event is not None:
             self._on_event(event)
 

@@ -20,6 +20,9 @@ Seconds = float | timedelta
 Progress = Callable[[int, int], None]
 Detail = Literal["all", "last", "none"]
 Idle = Literal["wait", "repeat"]
+# What a play may give up to keep its fps: function evaluations.
+Degrade = Literal["nfe"]
+Storage = Literal["default", "fp32", "fp16", "int8"]
 World = TypeVar("World", covariant=True)
 
 
@@ -51,8 +54,20 @@ class ContinuousActions:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageFormat:
+    """One way in which a model's blocks can be stored, and what it costs: bytes a block, blocks in its pool."""
+
+    storage: Storage
+    block_bytes: int
+    block_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A served model. `actions` are the names by id of a discrete model; `continuous` is set for one that is not."""
+    """A served model. `actions` are the names by id of a discrete model; `continuous` is set for one that is not.
+
+    `storage_formats` are what kv={"storage": ...} may name, `policy_plugins` what kv={"plugin": ...} may.
+    """
 
     name: str
     version: str
@@ -71,16 +86,24 @@ class ModelInfo:
     block_bytes: int
     starts: tuple[Start, ...]
     prompt_supported: bool
+    storage_formats: tuple[StorageFormat, ...]
+    policy_plugins: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class KvPolicy:
-    """Which chunks of its history a session sees, and how their keys and values are stored."""
+    """Which chunks of its history a session sees, and how their keys and values are stored.
 
-    kind: Literal["default", "sliding", "sink_window", "full"] = "default"
+    What goes together, and up to which number, the server says.
+    """
+
+    kind: Literal["default", "sliding", "sink_window", "full", "retrieve", "plugin"] = "default"
     window: int = 0  # chunks in view; 0: the model's window
     sink: int | None = None  # chunks of the start that stay in view
-    storage: Literal["default", "fp32", "fp16", "int8"] = "default"
+    storage: Storage = "default"
+    recent: int = 0  # newest chunks that stay in view beside what is retrieved; 0: half of the window
+    bank: int = 0  # older chunks kept to choose from; 0: 64
+    plugin: str = ""  # the policy's name, for kind "plugin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +119,7 @@ class SessionInfo:
     seed: int
     nfe: int
     kv: KvPolicy
-    state: Literal["idle", "busy", "unknown"]
+    state: Literal["idle", "busy", "spilled", "unknown"]
     parent: str | None
     start: str | None
     create_time: datetime
@@ -104,6 +127,7 @@ class SessionInfo:
     block_count: int
     shared_block_count: int
     state_hash: str
+    journaled: bool  # its journal is written: it outlives the process of its replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +165,7 @@ class PlayedChunk:
     control_latency_s: float | None  # from the arrival of its control to its frames; None: the action was repeated
     late_s: float
     queued_count: int
+    done_action_count: int  # actions that this play has used or forgotten so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +210,13 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A play goes on: after a pause, or after its session moved to another replica."""
+    """A play goes on: after a pause, or (`rehomed`) after its session was brought to life on another replica."""
 
     chunk_index: int
+    rehomed: bool = False
+    replica: str = ""  # where it lives now; only when rehomed
+    bit_identical: bool = True  # False: another kind of machine, so new frames may differ in the last bit
+    pause_s: float | None = None  # how long the play stood still; None: not rehomed, or nobody measured it
 
 
 @dataclass(frozen=True, slots=True)

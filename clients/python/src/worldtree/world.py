@@ -14,7 +14,7 @@ from worldtree._world_state import WorldState, settle_delays_s
 from worldtree.actions import ActionsLike
 from worldtree.errors import NotFound
 from worldtree.play import OnEvent, Play, PlayActions
-from worldtree.types import Detail, Frames, Idle, Progress, Rollout, Seconds, SessionInfo, Snapshot
+from worldtree.types import Degrade, Detail, Frames, Idle, Progress, Rollout, Seconds, SessionInfo, Snapshot
 from worldtree.video.v1 import video_generator_pb2 as pb
 
 
@@ -83,15 +83,18 @@ class World(WorldState):
         fps: float = 10.0,
         lookahead: int = DEFAULT_LOOKAHEAD,
         idle: Idle = "wait",
+        degrade: Degrade | None = None,
         on_event: OnEvent | None = None,
     ) -> Play:
         """Plays in real time; iterate the chunks as they come.
 
         `actions` is any iterable (drawn from a few ahead of the play), a queue.Queue (None in it ends the play) or
-        LiveActions. `fps` 0 plays as fast as it goes; at most `lookahead` chunks are made ahead of the clock.
+        LiveActions. `fps` 0 plays as fast as it goes; at most `lookahead` chunks are made ahead of the clock. An fps
+        that cannot be held is refused as FpsUnavailable. With `degrade` "nfe" a chunk that would be late is made with
+        fewer evaluations instead (chunk.timing.nfe).
         """
         self._settle()
-        return Play(self, self, PlayPlan(self.id, fps, lookahead, idle), actions, on_event=on_event)
+        return Play(self, self, PlayPlan(self.id, fps, lookahead, idle, degrade), actions, on_event=on_event)
 
     def save(self, *, include_data: bool = False, ttl: Seconds | None = None) -> Snapshot:
         """Saves the world in the server's store; with `include_data` the snapshot also comes as bytes."""

@@ -38,11 +38,13 @@ class Transport:
         method = self._method(call.method)
         while True:
             try:
-                answer = await method(call.request, timeout=attempts.remaining_s, metadata=self.settings.metadata)
+                under_way = method(call.request, timeout=attempts.remaining_s, metadata=self.settings.metadata)
+                answer = await under_way
             except grpc.RpcError as error:
                 await self._wait_or_raise(attempts, error)
             else:
-                return call.read(answer)
+                value = call.read(answer)
+                return value if call.heed is None else call.heed(value, await under_way.initial_metadata())
 
     async def gather(self, call: StreamCall[T], *, timeout: Seconds | None = None) -> T:
         """Runs a stream to its end. Without a timeout it may take as long as its frames do."""

@@ -14,6 +14,7 @@ from worldtree.aio._transport import Transport
 from worldtree.aio.world import World
 from worldtree.convert import seconds
 from worldtree.errors import Unavailable
+from worldtree.introspection import ReplicaStatus
 from worldtree.types import Clip, KvPolicy, ModelInfo, Progress, Seconds, SessionInfo, Snapshot
 
 READY_POLL_S = 0.2
@@ -131,6 +132,19 @@ class Client:
             progress=progress,
         )
         return await self._transport.gather(call, timeout=timeout)
+
+    async def introspect(
+        self, replica: str | None = None, *, session_limit: int = 100, timeout: Seconds | None = None
+    ) -> ReplicaStatus:
+        """What a replica is doing, for its operators: sessions, blocks by tier, who shares what, ticks, deadlines.
+
+        Without a name, whichever answers; of each model at most `session_limit` sessions, the busiest first.
+        """
+        return await self._transport.call(_calls.introspect(replica, session_limit=session_limit), timeout=timeout)
+
+    async def replicas(self, *, timeout: Seconds | None = None) -> list[str]:
+        """The names of the video replicas behind a gateway; without a gateway, of the one that answers."""
+        return await self._transport.call(_calls.replicas(), timeout=timeout)
 
     async def close(self) -> None:
         """Closes the channel. Worlds stay on the server until they are closed or their lease ends."""

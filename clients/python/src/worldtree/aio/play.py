@@ -7,14 +7,14 @@ from threading import Event
 from types import TracebackType
 from typing import Any, Protocol
 
-from worldtree._play_plan import ForkedSessions, PlayPlan, read_event
+from worldtree._play_plan import ForkedSessions, PlayPlan, Rehomings, read_event
 from worldtree._world_state import WorldState
 from worldtree.actions import ActionLike, one_or_many
 from worldtree.aio._stream import Stream
 from worldtree.errors import Cancelled, WorldtreeError
 from worldtree.live import LiveActions
 from worldtree.play import OnEvent, next_of_queue
-from worldtree.types import Forked, PlayedChunk, Rewound
+from worldtree.types import Forked, PlayedChunk, Resumed, Rewound
 from worldtree.video.v1 import video_generator_pb2 as pb
 
 # What steers a play: an iterable or async iterable of actions, a queue (None in it ends the play), or LiveActions.
@@ -42,11 +42,22 @@ class Play(AsyncIterator[PlayedChunk]):
         self._world = world
         self._plan = plan
         self._on_event = on_event
+        self._rehomings = Rehomings()
         self._ended = False
         self._action_names: Sequence[str] = ()
         self._feed = Feed(plan, actions)
         self._stream: Stream | None = None
         self._sender: asyncio.Task[None] | None = None
+
+    @property
+    def rehomed_count(self) -> int:
+        """How often the session has moved to another replica, because its own was lost. The chunks do not show it."""
+        return self._rehomings.count
+
+    @property
+    def last_rehoming(self) -> Resumed | None:
+        """The last of these moves: where to, and how long the play stood still. None: it never moved."""
+        return self._rehomings.last
 
     async def __anext__(self) -> PlayedChunk:
         try:
@@ -114,6 +125,8 @@ class Play(AsyncIterator[PlayedChunk]):
             event = Forked(await self._opener.adopt(event))
         elif isinstance(event, Rewound):
             self._world._saw_rewound(event)
+        elif isinstance(event, Resumed) and event.rehomed:
+            self._rehomings.saw(self._plan.session, event)
         if self._on_event is not None and event is not None:
             self._on_event(event)
 

@@ -82,6 +82,26 @@ class KvWindowFull(FailedPrecondition):
         )
 
 
+class FpsUnavailable(Exhausted):
+    """A play cannot be held at its target beside the others. `load`: the share of the engine's time they are promised.
+
+    `fps_possible`: what could be held now, 0 when none could.
+    """
+
+    def __init__(self, fps: float, fps_possible: float, *, load: float, load_max: float) -> None:
+        possible = f"{fps_possible:g} fps could be" if fps_possible else "no fps could be"
+        super().__init__(
+            "FPS_UNAVAILABLE",
+            f"{fps:g} fps cannot be held now, {possible}: plays are promised {load:.2f} of the engine's time, "
+            f"at most {load_max:.2f} may be",
+            retry_after_s=1.0,
+            fps=f"{fps:g}",
+            fps_possible=f"{fps_possible:g}",
+            play_load=f"{load:.2f}",
+            play_load_max=f"{load_max:.2f}",
+        )
+
+
 class TooManySessions(Exhausted):
     """The replica holds as many sessions as its settings allow."""
 

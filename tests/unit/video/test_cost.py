@@ -1,0 +1,54 @@
+"""What a tick is expected to cost, from what was timed and what was seen."""
+
+import pytest
+from worldtree_video.cost import CostModel
+
+CPU = {1: 0.003, 2: 0.0054, 4: 0.0102, 8: 0.0198}
+GPU = {1: 0.010, 2: 0.010, 4: 0.010, 8: 0.011}
+
+
+def test_sizes_between_those_timed_lie_on_a_line_and_larger_ones_go_on_along_the_last() -> None:
+    cost = CostModel(CPU)
+    assert cost.denoise_s(4) == 0.0102
+    assert cost.denoise_s(3) == pytest.approx(0.0078)
+    assert cost.denoise_s(10) == pytest.approx(0.0198 + 2 * 0.0024)
+
+
+def test_a_chunk_costs_its_evaluations_and_a_commit() -> None:
+    cost = CostModel(CPU)
+    assert cost.chunk_s(4) == pytest.approx(4 * 0.003 + 0.003)  # the commit is guessed until one was seen
+    for _ in range(200):
+        cost.observe(denoised_count=0, denoise_s=0.0, committed_count=1, commit_s=0.001)
+    assert cost.chunk_s(4) == pytest.approx(4 * 0.003 + 0.001, rel=0.01)
+    assert cost.chunk_s(2, 2) == pytest.approx(2 * 0.0054 + cost.commit_s(2))
+
+
+def test_one_hiccup_moves_an_estimate_by_a_tenth_and_a_slower_machine_is_learnt() -> None:
+    cost = CostModel(CPU)
+    cost.observe(denoised_count=1, denoise_s=1.0, committed_count=0, commit_s=0.0)
+    assert cost.denoise_s(1) == pytest.approx(0.0033)
+    for _ in range(60):
+        cost.observe(denoised_count=1, denoise_s=0.009, committed_count=0, commit_s=0.0)
+    assert cost.denoise_s(1) == pytest.approx(0.009, rel=0.05)
+
+
+def test_members_share_a_tick_where_a_batch_is_nearly_free() -> None:
+    assert CostModel(CPU).together(8, 1.25) == 1
+    assert CostModel(GPU).together(8, 1.25) == 8
+    assert CostModel(GPU).together(3, 1.25) == 3
+
+
+def test_a_tick_is_as_large_as_the_time_it_has_and_never_empty() -> None:
+    cost = CostModel(CPU)
+    assert cost.within(8, 1.0) == 8
+    assert cost.within(8, 0.011) == 4
+    assert cost.within(8, -1.0) == 1
+
+
+def test_nothing_timed_is_free_until_it_was_seen() -> None:
+    cost = CostModel({})
+    assert cost.chunk_s(4) == 0.0
+    cost.observe(denoised_count=2, denoise_s=0.02, committed_count=2, commit_s=0.01)
+    assert cost.denoise_s(2) == 0.02
+    assert cost.denoise_s(1) == 0.02
+    assert cost.chunk_s(4, 2) == pytest.approx(0.09)

@@ -3,7 +3,7 @@
 import heapq
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from worldtree_runtime.stores.store import ttl_milliseconds
@@ -48,6 +48,9 @@ class MemoryStore:
         self._entries.move_to_end(key)
         return entry.value
 
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [await self.get(key) for key in keys]
+
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
         expires_s = self._clock() + ttl_milliseconds(ttl_s) / 1000
         self._expire()
@@ -61,6 +64,11 @@ class MemoryStore:
         while self._used_bytes > self._max_bytes:
             self._remove(next(iter(self._entries)))
         self._compact()
+
+    async def set_many(self, items: Mapping[str, bytes], ttl_s: float) -> None:
+        ttl_milliseconds(ttl_s)
+        for key, value in items.items():
+            await self.set(key, value, ttl_s)
 
     async def delete(self, key: str) -> None:
         self._expire()

@@ -1,5 +1,6 @@
 """What every store promises."""
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from worldtree_runtime.errors import Unavailable
@@ -21,7 +22,14 @@ class Store(Protocol):
 
     async def get(self, key: str) -> bytes | None: ...
 
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The value of each key, in their order, in as few round trips as stay small."""
+        ...
+
     async def set(self, key: str, value: bytes, ttl_s: float) -> None: ...
+
+    async def set_many(self, items: Mapping[str, bytes], ttl_s: float) -> None:
+        """Sets each value; when it raises, some may have been set."""
 
     async def delete(self, key: str) -> None:
         """Deletes what is there, if anything."""
@@ -35,7 +43,7 @@ class Store(Protocol):
 
 
 def ttl_milliseconds(ttl_s: float) -> int:
-    """Redis counts in milliseconds, so both stores do. A positive time never becomes zero, which would be for ever."""
+    """Redis counts in milliseconds, so all stores do. A positive time never becomes zero, which would be for ever."""
     if not 0 < ttl_s <= 10 * 365 * 86_400:
         raise ValueError(f"ttl_s must be more than 0 and at most 10 years, got {ttl_s!r}")
     return max(1, round(ttl_s * 1000))

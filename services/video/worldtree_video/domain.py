@@ -43,25 +43,58 @@ class PolicyKind(Enum):
     SLIDING = "sliding"
     SINK_WINDOW = "sink_window"
     FULL = "full"
+    RETRIEVE = "retrieve"
+    PLUGIN = "plugin"
 
 
 @dataclass(frozen=True, slots=True)
 class KvPolicy:
-    """Which chunks of a history the model sees when it makes the next one, and how they are stored."""
+    """Which chunks of a history the model sees when it makes the next one, and how they are stored.
+
+    The rules themselves are in policies.py. `recent_chunks`: of kind retrieve, the newest that always stay in view;
+    `bank_chunks`: of kinds retrieve and plugin, the older ones kept to choose from; `plugin`: its name.
+    """
 
     kind: PolicyKind
     window_chunks: int
     sink_chunks: int = 0
     storage: Storage = Storage.FP32
+    recent_chunks: int = 0
+    bank_chunks: int = 0
+    plugin: str = ""
 
     def __post_init__(self) -> None:
         if self.window_chunks < 1:
             raise ValueError(f"window_chunks must be 1 or more, got {self.window_chunks}")
         if not 0 <= self.sink_chunks < self.window_chunks:
             raise ValueError(f"sink_chunks must be 0 to {self.window_chunks - 1}, got {self.sink_chunks}")
+        # What a kind does not use must be unset: equal worlds have equal keys.
+        most_recent = self.window_chunks - self.sink_chunks
+        if self.kind is not PolicyKind.RETRIEVE:
+            if self.recent_chunks:
+                raise ValueError(f"recent_chunks must be 0 for kind {self.kind.value}, got {self.recent_chunks}")
+        elif not 1 <= self.recent_chunks <= most_recent:
+            raise ValueError(f"recent_chunks must be 1 to {most_recent}, got {self.recent_chunks}")
+        if not self.compares:
+            if self.bank_chunks:
+                raise ValueError(f"bank_chunks must be 0 for kind {self.kind.value}, got {self.bank_chunks}")
+        elif self.bank_chunks < 1:
+            raise ValueError(f"bank_chunks must be 1 or more, got {self.bank_chunks}")
+        if (self.kind is PolicyKind.PLUGIN) != bool(self.plugin):
+            raise ValueError(f"plugin must be set for kind plugin and for no other, got {self.plugin[:80]!r}")
+
+    @property
+    def compares(self) -> bool:
+        """Whether it may ask for the summaries of chunks."""
+        return self.kind in (PolicyKind.RETRIEVE, PolicyKind.PLUGIN)
 
     def visible(self, length: int) -> list[int]:
-        """Positions in view after `length` chunks, ascending, at most `window_chunks`; the last is always there."""
+        """Positions in view after `length` chunks, ascending, at most `window_chunks`; the last is always there.
+
+        Only where they follow from the length alone: ask the table of a history that `compares`.
+        """
+        if self.compares:
+            raise ValueError(f"what kind {self.kind.value} shows does not follow from a history's length")
         if length <= self.window_chunks:
             return list(range(length))
         recent = self.window_chunks - self.sink_chunks
@@ -75,7 +108,11 @@ class KvPolicy:
         """Canonical bytes, for hashing: what is in view, and how exactly, decides what the keys and values are."""
         # Nothing is added for FP32: the keys of snapshots made before there were formats stay what they are.
         storage = b"" if self.storage is Storage.FP32 else self.storage.value.encode()
-        return struct.pack("<qq", self.window_chunks, self.sink_chunks) + storage
+        parts = [struct.pack("<qq", self.window_chunks, self.sink_chunks), storage]
+        if self.compares:
+            chosen = struct.pack("<qq", self.recent_chunks, self.bank_chunks)
+            parts += [b"\0", self.kind.value.encode(), chosen, self.plugin.encode()]
+        return b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +175,39 @@ class Timing:
         return self.batch_size_sum / self.tick_count if self.tick_count else 0.0
 
 
+class SummaryKind(Enum):
+    """What the numbers of a summary mean."""
+
+    POSE = "pose"
+    KEY = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a policy may compare of a chunk. All summaries of one history are of one kind and length.
+
+    `pose`: (x, y, heading) at the end of the chunk, integrated from actions: x and y in steps (the way of one step
+    forward is 1), heading in turns, counter-clockwise (a quarter turn is 0.25, and 0.25 and 1.25 look the same way).
+    `key`: a mean of the chunk's keys, of any length, compared by its direction only.
+    """
+
+    kind: SummaryKind
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values or (self.kind is SummaryKind.POSE and len(self.values) != 3):
+            raise ValueError(f"a {self.kind.value} cannot have {len(self.values)} values")
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """What a commit gives. `frames`: uint8 pixels [frames_per_chunk, height, width, 3] in C order.
 
-    `summary`: what a retrieval policy may compare; () where the session's policy does not ask.
+    `summary`: where the session's policy `compares`.
     """
 
     frames: bytes
-    summary: tuple[float, ...] = ()
+    summary: Summary | None = None
 
 
 @dataclass(frozen=True, slots=True)

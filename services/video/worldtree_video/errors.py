@@ -172,3 +172,22 @@ class OutOfRange(InvalidRequest):
         super().__init__(
             field, f"{field} must be {low} to {high}, got {value}", value=str(value), low=str(low), high=str(high)
         )
+
+
+class UnknownPolicy(InvalidRequest):
+    """No plug-in of this name is installed here."""
+
+    def __init__(self, plugin: str, known: list[str]) -> None:
+        names = ", ".join(known) or "none"
+        super().__init__(
+            "kv.plugin", f"kv.plugin {plugin[:80]!r} is not installed here, known: {names}", value=plugin[:80]
+        )
+
+
+class PolicyBroken(FailedPrecondition):
+    """A KV policy's plug-in raised, or gave an answer that no session can go on with."""
+
+    def __init__(self, plugin: str, problem: str) -> None:
+        super().__init__(
+            "KV_POLICY_BROKEN", f"the KV policy plug-in {plugin!r}: {problem}", subject="kv.plugin", plugin=plugin
+        )

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from worldtree_video.domain import Action
 from worldtree_video.errors import OutOfRange, SessionClosed
+from worldtree_video.introspection import PlayRecord
 from worldtree_video.mailbox import Mailbox
 from worldtree_video.play import Play
 from worldtree_video.sessions import Claim, Session
@@ -27,6 +28,11 @@ class LivePlay:
     @property
     def chunk_index(self) -> int:
         return self.session.branch.chunk_index
+
+    def record(self) -> PlayRecord:
+        """How it keeps its time."""
+        with self._engine.lock:
+            return self._play.record(self._engine.clock())
 
     def now(self) -> float:
         """The clock of `Played.control_arrival_s`."""
@@ -97,13 +103,25 @@ class LivePlay:
     @staticmethod
     @asynccontextmanager
     async def open(
-        worlds: Worlds, name: str, *, fps: float, lookahead_chunks: int, repeat: bool
+        worlds: Worlds,
+        name: str,
+        *,
+        fps: float,
+        lookahead_chunks: int,
+        repeat: bool,
+        degrade: bool = False,
+        tenant: str = "anonymous",
     ) -> "AsyncIterator[LivePlay]":
-        """Claims a session and plays it until the context is left. `fps` 0: as fast as it goes."""
+        """Claims a session and plays it until the context is left. `fps` 0: as fast as it goes.
+
+        `degrade`: make chunks with fewer evaluations rather than late. Raises FpsUnavailable when it cannot be held
+        at its fps beside the plays that are running.
+        """
         session = worlds.get(name)
         mailbox: Mailbox[object] = Mailbox()
         engine = worlds.engine
-        period_s = worlds.model.package.frames_per_chunk / fps if fps else 0.0
+        package = worlds.model.package
+        period_s = package.frames_per_chunk / fps if fps else 0.0
         play = Play(
             session.branch,
             period_s=period_s,
@@ -111,6 +129,9 @@ class LivePlay:
             repeat=repeat,
             sink=mailbox,
             now=engine.clock(),
+            frames_per_chunk=package.frames_per_chunk,
+            degrade_to=tuple(package.sampler.schedules) if degrade else (),
+            tenant=tenant,
         )
         live = LivePlay(worlds, session, play, mailbox)
         # It grows the session's own branch: when that is closed under it, no chunk may be added any more.

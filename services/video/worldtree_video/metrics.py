@@ -42,6 +42,12 @@ class VideoMetrics:
         self.deadline_missed = Counter(
             "worldtree_deadline_missed", "Chunks of a Play made after they were due.", registry=registry
         )
+        self.degraded_chunks = Counter(
+            "worldtree_degraded_chunks",
+            "Chunks of a Play made with fewer function evaluations than its session's.",
+            ["model"],
+            registry=registry,
+        )
         self.kv_blocks = Gauge(
             "worldtree_kv_blocks", "KV blocks by tier and state.", ["model", "tier", "state"], registry=registry
         )

@@ -1,22 +1,31 @@
 """A run in real time: a person steers, chunks are made against a clock, a bounded look ahead of it."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from worldtree_video.admission import Paced
 from worldtree_video.branch import Branch
+from worldtree_video.degrade import NfeLadder
 from worldtree_video.domain import Action, Chunk, Priority, Record
+from worldtree_video.introspection import PlayRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """A chunk and how it kept its time. `control_latency_s`: None when the action was repeated."""
+    """A chunk and how it kept its time. `control_arrival_s`: None when the action was repeated.
+
+    `done_action_count`: of the actions it was sent, those that were used or forgotten so far, this chunk's included.
+    `degraded`: made with fewer evaluations than its session asks for.
+    """
 
     chunk: Chunk
     control_arrival_s: float | None
     late_s: float
     queued_count: int
+    done_action_count: int = 0
+    degraded: bool = False
 
 
 class PlaySink(Protocol):
@@ -36,16 +45,35 @@ class Play:
 
     Waiting for an action and pauses move the anchor, so time lost to a person is never made up for in a burst; so
     does a late chunk, once its lateness has been reported. Every method is called under the engine's lock.
+
+    `period_s` 0: without a clock, as fast as it goes; it has no deadline, so it is worked off like a step.
+    `degrade_to`: numbers of evaluations to take instead of its own when a chunk would be late; empty: none.
     """
 
-    priority = Priority.PLAY
-
     def __init__(
-        self, branch: Branch, *, period_s: float, lookahead_chunks: int, repeat: bool, sink: PlaySink, now: float
+        self,
+        branch: Branch,
+        *,
+        period_s: float,
+        lookahead_chunks: int,
+        repeat: bool,
+        sink: PlaySink,
+        now: float,
+        frames_per_chunk: int = 1,
+        degrade_to: Sequence[int] = (),
+        tenant: str = "anonymous",
     ) -> None:
         self.branch = branch
+        self.tenant = tenant
+        self.priority = Priority.PLAY if period_s else Priority.STEP
         self.period_s = period_s
+        self.fps = frames_per_chunk / period_s if period_s else 0.0
         self.lookahead_chunks = lookahead_chunks
+        self.chunk_count = 0
+        self.missed_count = 0  # of these, made after they were due
+        self.degraded_count = 0  # of these, made with fewer evaluations
+        self._ladder = NfeLadder(branch.nfe, degrade_to)
+        self._sent_count = 0  # actions
         self._repeat = repeat
         self._sink = sink
         self._queue: deque[tuple[Action, float]] = deque()
@@ -72,6 +100,27 @@ class Play:
     def queued_count(self) -> int:
         return len(self._queue)
 
+    @property
+    def paced(self) -> Paced | None:
+        return self if self.period_s else None
+
+    @property
+    def full_nfe(self) -> int:
+        return self.branch.nfe
+
+    @property
+    def deadline_s(self) -> float:
+        return self._anchor_s + (self._made_count + 1) * self.period_s
+
+    def pace(self, left_s: float, chunk_s: Callable[[int], float]) -> None:
+        self._ladder.choose(left_s, chunk_s)
+
+    def record(self, now: float) -> PlayRecord:
+        """How it keeps its time. A clock that stands has a whole period left."""
+        stands = self._paused or self._starving or self.held
+        slack_s = self.period_s if stands or not self.period_s else self.deadline_s - now
+        return PlayRecord(self.fps, slack_s, self.chunk_count, self.missed_count, self.degraded_count)
+
     def due(self, now: float) -> float | None:
         if self._closed or self._paused or self.held or self._unsent_count >= self.lookahead_chunks:
             return None
@@ -89,18 +138,22 @@ class Play:
             assert self._last is not None, "a play with no queued and no last action is never due"
             self._making = (self._last, None)
         self._last = self._making[0]
-        return self.branch.next_record(self._last)
+        return self.branch.next_record(self._last, nfe=self._ladder.nfe)
 
     def deliver(self, chunk: Chunk, now: float) -> None:
         assert self._making is not None, "a chunk came that the play did not ask for"
         _, arrival_s = self._making
         self._making = None
-        due_s = self._anchor_s + (self._made_count + 1) * self.period_s
-        late_s = max(0.0, now - due_s) if self.period_s else 0.0
+        late_s = max(0.0, now - self.deadline_s) if self.period_s else 0.0
+        degraded = chunk.record.nfe < self.branch.nfe
+        self.chunk_count += 1
+        self.missed_count += late_s > 0
+        self.degraded_count += degraded
         self._anchor_s += late_s
         self._made_count += 1
         self._unsent_count += 1
-        self._sink.put(Played(chunk, arrival_s, late_s, len(self._queue)))
+        done_count = self._sent_count - len(self._queue)
+        self._sink.put(Played(chunk, arrival_s, late_s, len(self._queue), done_count, degraded))
         self._starving = not self._queue and not self._repeat
         self._close_if_done()
 
@@ -113,7 +166,9 @@ class Play:
             return
         if replace:
             self._queue.clear()
-        self._queue.extend((action, now) for action in actions)
+        for action in actions:
+            self._queue.append((action, now))
+            self._sent_count += 1
         if self._queue and self._starving:
             # The clock waited with us: the next chunk is due one period from now at the earliest.
             behind_s = now - (self._anchor_s + self._made_count * self.period_s)

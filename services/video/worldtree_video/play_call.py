@@ -35,6 +35,8 @@ class PlayCall:
         actions = self._actions(begin.actions, served, "begin.actions", least=0)
         if begin.idle not in pb.PlayRequest.Idle.values():
             raise OutOfRange("begin.idle", begin.idle, 0, max(pb.PlayRequest.Idle.values()))
+        if begin.degrade not in pb.PlayRequest.Degrade.values():
+            raise OutOfRange("begin.degrade", begin.degrade, 0, max(pb.PlayRequest.Degrade.values()))
         if not 0 <= begin.fps <= _FPS_MAX:  # a NaN fails both comparisons
             raise OutOfRange("begin.fps", begin.fps, 0, _FPS_MAX)
         lookahead = begin.lookahead_chunks or _LOOKAHEAD_DEFAULT
@@ -46,6 +48,7 @@ class PlayCall:
             fps=begin.fps,
             lookahead_chunks=lookahead,
             repeat=begin.idle == pb.PlayRequest.IDLE_REPEAT,
+            degrade=begin.degrade == pb.PlayRequest.DEGRADE_NFE,
         ) as play:
             yield pb.PlayResponse(begun=pb.PlayResponse.Begun(session=replies.from_session(play.session, served)))
             if actions:
@@ -71,7 +74,7 @@ class PlayCall:
                 continue
             assert isinstance(item, Played), f"a play brought {item!r}"
             message = replies.from_played(item, served.package, play.now())
-            self._observe_played(item, message)
+            self._observe_played(item, message, served)
             yield message
             play.taken()
 
@@ -145,9 +148,11 @@ class PlayCall:
             )
         return first
 
-    def _observe_played(self, played: Played, message: pb.PlayResponse) -> None:
+    def _observe_played(self, played: Played, message: pb.PlayResponse, served: Served) -> None:
         if played.late_s:
             self._metrics.deadline_missed.inc()
+        if played.degraded:
+            self._metrics.degraded_chunks.labels(served.stored.name).inc()
         if message.played.HasField("control_latency"):
             latency = message.played.control_latency
             self._metrics.control_latency_seconds.observe(latency.seconds + latency.nanos / 1e9)

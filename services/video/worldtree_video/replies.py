@@ -69,6 +69,7 @@ def from_played(played: Played, package: VideoPackage, now_s: float) -> pb.PlayR
             control_latency=None if latency_s is None else from_seconds(latency_s),
             late_duration=from_seconds(played.late_s),
             queued_count=played.queued_count,
+            done_action_count=played.done_action_count,
         )
     )
 

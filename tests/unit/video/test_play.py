@@ -2,7 +2,7 @@
 
 import pytest
 from worldtree_video.branch import Branch
-from worldtree_video.domain import Action, Chunk, KvPolicy, Origin, PolicyKind
+from worldtree_video.domain import Action, Chunk, KvPolicy, Origin, PolicyKind, Priority
 from worldtree_video.kv_cache import BlockPool, BlockTable
 from worldtree_video.play import Play, Played
 
@@ -13,7 +13,14 @@ class Stage:
     """A play, its clock, and an engine that takes `making_s` for a chunk."""
 
     def __init__(
-        self, *, lookahead_chunks: int = 1, repeat: bool = False, period_s: float = PERIOD_S, making_s: float = 0.0
+        self,
+        *,
+        lookahead_chunks: int = 1,
+        repeat: bool = False,
+        period_s: float = PERIOD_S,
+        making_s: float = 0.0,
+        nfe: int = 1,
+        degrade_to: tuple[int, ...] = (),
     ) -> None:
         self.now = 100.0
         self.making_s = making_s
@@ -21,7 +28,9 @@ class Stage:
         self.times: list[float] = []
         self.ends: list[Exception | None] = []
         pool = BlockPool(64)
-        self.branch = Branch(Origin((b"start",), ()), b"root", 7, 1, BlockTable(pool, KvPolicy(PolicyKind.SLIDING, 4)))
+        self.branch = Branch(
+            Origin((b"start",), ()), b"root", 7, nfe, BlockTable(pool, KvPolicy(PolicyKind.SLIDING, 4))
+        )
         self._grow(self.branch.given_record())
         self.play = Play(
             self.branch,
@@ -30,6 +39,7 @@ class Stage:
             repeat=repeat,
             sink=self,
             now=self.now,
+            degrade_to=degrade_to,
         )
 
     def put(self, item: Played) -> None:
@@ -273,3 +283,58 @@ def test_a_failed_play_ends_once_with_its_error() -> None:
     stage.play.finish()
     assert stage.ends == [error]
     assert stage.play.due(stage.now) is None
+
+
+def test_actions_used_and_forgotten_are_done_with() -> None:
+    stage = Stage(repeat=True)
+    stage.act(1, 2, 3)
+    stage.run_until(0.05)
+    assert [played.done_action_count for played in stage.played] == [1]
+    stage.act(4, 5, replace=True)  # 2 and 3 are forgotten
+    stage.run_until(0.35)
+    assert stage.actions == [1, 4, 5, 5]
+    assert [played.done_action_count for played in stage.played] == [1, 4, 5, 5]
+    stage.play.next_record()
+    stage.act(6)
+    stage.play.cleared()  # a rewind: what was in the making and what was queued
+    stage.act(7)
+    stage.run_until(0.75)
+    assert (stage.actions[-1], stage.played[4].done_action_count) == (7, 7)
+
+
+def test_a_play_with_a_clock_has_a_deadline_and_one_without_is_worked_off_like_a_step() -> None:
+    stage = Stage(lookahead_chunks=2)
+    stage.act(*range(5))
+    assert stage.play.paced is stage.play
+    assert (stage.play.priority, stage.play.fps) == (Priority.PLAY, pytest.approx(10.0))
+    assert stage.play.deadline_s == pytest.approx(100.1)
+    stage.make()
+    assert stage.play.deadline_s == pytest.approx(100.2)
+    free = Stage(period_s=0.0).play
+    assert (free.paced, free.priority, free.fps) == (None, Priority.STEP, 0.0)
+
+
+def test_a_chunk_without_time_is_made_with_fewer_evaluations_and_counted() -> None:
+    stage = Stage(repeat=True, nfe=4, degrade_to=(1, 2, 4, 8))
+    stage.act(1)
+
+    def chunk_s(nfe: int) -> float:
+        return 0.01 * nfe
+
+    for left_s in (0.1, 0.03, 0.1, 0.1, 0.1, 0.1):
+        stage.play.pace(left_s, chunk_s)
+        stage.make()
+    assert [played.chunk.record.nfe for played in stage.played] == [4, 2, 2, 2, 2, 4]
+    assert [played.degraded for played in stage.played] == [False, True, True, True, True, False]
+    record = stage.play.record(stage.now)
+    assert (record.chunk_count, record.degraded_count, record.missed_count) == (6, 4, 0)
+
+
+def test_the_record_of_a_play_tells_its_slack_and_what_it_missed() -> None:
+    stage = Stage(making_s=0.15)
+    assert stage.play.record(stage.now).slack_s == pytest.approx(PERIOD_S)  # its clock waits for an action
+    stage.act(1, 2)
+    stage.make()
+    record = stage.play.record(stage.now + 0.03)
+    assert (record.chunk_count, record.missed_count) == (1, 1)
+    assert record.slack_s == pytest.approx(PERIOD_S - 0.03)

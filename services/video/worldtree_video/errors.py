@@ -165,6 +165,58 @@ class BlockCorrupt(DataLoss):
         super().__init__("BLOCK_CORRUPT", f"the stored block cannot be used: {problem}")
 
 
+class SessionMoved(FailedPrecondition):
+    """The journal says that another replica owns the session."""
+
+    def __init__(self, session: str, replica: str) -> None:
+        super().__init__(
+            "SESSION_MOVED",
+            f"session {session} is owned by replica {replica}",
+            subject="session",
+            session=session,
+            replica=replica,
+        )
+        self.replica = replica
+
+
+class JournalCorrupt(DataLoss):
+    """What the journal holds of a session cannot be read."""
+
+    def __init__(self, session: str, problem: str) -> None:
+        super().__init__(
+            "JOURNAL_CORRUPT", f"the journal of session {session} cannot be used: {problem}", session=session
+        )
+
+
+class JournalFolderInUse(Unavailable):
+    """Another process has the journal's folder: two that wrote there would spoil each other's sessions."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(
+            "JOURNAL_FOLDER_IN_USE",
+            f"another process is writing to the journal folder {folder}; give each replica its own, or use Redis",
+            retry_after_s=1.0,
+            folder=folder,
+        )
+
+
+class JournalLost(Exception):  # noqa: N818 - told to the owner of the session, never to a caller
+    """A write was refused: the session was adopted by `owner` meanwhile (empty: closed, or released)."""
+
+    def __init__(self, session: str, owner: str) -> None:
+        super().__init__(f"session {session} belongs to replica {owner!r} now")
+        self.session = session
+        self.owner = owner
+
+
+class JournalBehind(Exception):  # noqa: N818 - told to the scribe, never to a caller
+    """A write was refused: the journal lacks what it builds on, so the session must be written anew."""
+
+    def __init__(self, session: str) -> None:
+        super().__init__(f"the journal lacks chunks of session {session}")
+        self.session = session
+
+
 class OutOfRange(InvalidRequest):
     """A number outside its limits."""
 

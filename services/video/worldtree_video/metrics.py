@@ -54,6 +54,24 @@ class VideoMetrics:
         self.kv_shared_blocks = Gauge(
             "worldtree_kv_shared_blocks", "KV blocks that more than one branch holds.", ["model"], registry=registry
         )
+        self.tier_refused = Counter(
+            "worldtree_tier_refused", "Stored blocks that were corrupt or foreign.", ["tier"], registry=registry
+        )
+        self.tier_dropped = Counter(
+            "worldtree_tier_dropped",
+            "Blocks that did not reach a tier because it was slow or down.",
+            ["tier"],
+            registry=registry,
+        )
+        self.tier_unavailable = Counter(
+            "worldtree_tier_unavailable", "Calls that a tier did not answer.", ["tier"], registry=registry
+        )
+        self.unprotected_sessions = Gauge(
+            "worldtree_unprotected_sessions",
+            "Sessions that the journal could not rebuild as they are now.",
+            ["model"],
+            registry=registry,
+        )
         self.sessions = Gauge("worldtree_sessions", "Sessions by state.", ["model", "state"], registry=registry)
 
     def observe_tick(self, model: str, batch: Batch, committed: Sequence[PendingChunk], seconds: float) -> None:

@@ -37,6 +37,33 @@ class StoredBlock:
         return self.pixels.nbytes + sum(tensor.nbytes for tensor in self.tensors.values())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockFormat:
+    """What every block of one model in one storage format looks like.
+
+    `spec`: dtype and shape of each tensor of one block; `pixels_shape` of one chunk.
+    """
+
+    digest: str
+    storage: str
+    spec: Spec
+    pixels_shape: tuple[int, ...]
+
+    def encode(self, key: bytes, block: StoredBlock) -> bytes:
+        return encode(block, key=key, storage=self.storage, digest=self.digest)
+
+    def decode(self, key: bytes, data: bytes) -> StoredBlock:
+        """Raises BlockCorrupt."""
+        return decode(
+            data,
+            key=key,
+            storage=self.storage,
+            digest=self.digest,
+            spec=self.spec,
+            pixels_shape=self.pixels_shape,
+        )
+
+
 def encode(block: StoredBlock, *, key: bytes, storage: str, digest: str) -> bytes:
     """The block as a safetensors file that names its record key, format and model digest."""
     assert _PIXELS not in block.tensors, f"a tensor of a block cannot be called {_PIXELS}"

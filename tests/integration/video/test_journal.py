@@ -1,0 +1,625 @@
+"""The journal in Redis and in a folder: one promise, two places."""
+
+import asyncio
+import os
+import resource
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from redis import Redis
+from worldtree_runtime.errors import Kind
+from worldtree_runtime.stores import StoreUnavailable
+from worldtree_video.errors import JournalBehind, JournalCorrupt, JournalFolderInUse, JournalLost, SessionMoved
+from worldtree_video.journal import Adopted, Entry, FolderJournal, Head, History, Journal, RedisJournal, Step
+
+SESSION = "0123abcd.replica-a"
+
+
+def head(session: str = SESSION, **other: Any) -> Head:
+    values: dict[str, Any] = {
+        "session": session,
+        "model": "minigrid",
+        "version": "1",
+        "digest": "d" * 64,
+        "fingerprint": "cpu",
+        "seed": 2**53 - 1,
+        "nfe": 2,
+        "policy": {"kind": "sliding", "window_chunks": 8, "sink_chunks": 0, "storage": "int8"},
+        "start_name": "four-rooms",
+        "start_actions": (3, (0.5, -1e-9, 0.1)),
+        "start_chunks": (bytes(range(256)), b"\xff" * 100, b""),
+        "parent": "",
+        "tenant": "anonymous",
+        "created_s": 1_700_000_000.25,
+        "ttl_s": 600.0,
+    }
+    return Head(**{**values, **other})
+
+
+def entry(i: int, frames: bytes | None = None) -> Entry:
+    action: int | tuple[float, ...] = i % 5 if i % 3 else (0.1 * i, -1.5)
+    return Entry(
+        Step(action, seed=2**53 - 1 - i, nfe=1 + i % 4), b"frames of %d " % i * 20 if frames is None else frames
+    )
+
+
+def entries(first: int, last: int) -> list[Entry]:
+    return [entry(i) for i in range(first, last)]
+
+
+def lease() -> float:
+    return time.time() + 600
+
+
+@dataclass
+class Replicas:
+    """Journals of replicas that share a place; in a folder the one before has to die first."""
+
+    open: Callable[[str], Journal]
+    opened: list[Journal]
+    shared: bool
+
+    async def next(self, name: str) -> Journal:
+        if not self.shared and self.opened:
+            await self.opened[-1].aclose()
+        self.opened.append(self.open(name))
+        return self.opened[-1]
+
+
+@pytest.fixture(params=["folder", "redis"])
+async def replicas(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Replicas]:
+    opened: list[Journal] = []
+    if request.param == "folder":
+        yield Replicas(lambda name: FolderJournal(tmp_path / "journal", name), opened, shared=False)
+    else:
+        url = request.getfixturevalue("valkey").url
+        yield Replicas(lambda name: RedisJournal(url, name, timeout_s=10.0), opened, shared=True)
+    for journal in opened:
+        await journal.aclose()
+
+
+async def append(journal: Journal, first: int, last: int, request_id: str = "", session: str = SESSION) -> None:
+    await journal.append(session, first, entries(first, last), request_id=request_id, lease_end_s=lease())
+
+
+async def adopt(replicas: Replicas, session: str = SESSION) -> Adopted:
+    found = await (await replicas.next("replica-b")).adopt(session, dead="replica-a")
+    assert found is not None
+    return found
+
+
+def expect(found: History, length: int, *, frames_first: int = 0, snapshot_length: int = 0) -> None:
+    assert found.steps == tuple(entry(i).step for i in range(length))
+    assert found.frames_first == frames_first
+    assert found.frames == tuple(entry(i).frames for i in range(frames_first, length))
+    assert found.snapshot_length == snapshot_length
+
+
+async def test_a_session_comes_back_as_it_was(replicas: Replicas) -> None:
+    journal = await replicas.next("replica-a")
+    ends_s = round(lease(), 3)
+    await journal.create(head(), History(), ends_s)
+    await append(journal, 0, 3)
+    await journal.append(SESSION, 3, entries(3, 5), request_id="step-7", lease_end_s=ends_s)
+    found = await adopt(replicas)
+    assert found.head == head()
+    expect(found.history, 5)
+    assert (found.history.request_id, found.history.request_chunk_count) == ("step-7", 2)
+    assert found.lease_end_s == pytest.approx(ends_s, abs=0.002)
+    assert found.epoch == 2
+
+
+async def test_a_session_written_in_full_comes_back_and_goes_on(replicas: Replicas) -> None:
+    journal = await replicas.next("replica-a")
+    steps = tuple(entry(i).step for i in range(2500))
+    history = History(steps, (entry(2499).frames,), 2499, 2490, "r", 4)
+    await append_is_behind(journal)
+    await journal.create(head(), history, lease())
+    await journal.create(head(), history, lease())  # again: nothing more
+    await append(journal, 2500, 2501)
+    found = (await adopt(replicas)).history
+    expect(found, 2501, frames_first=2499, snapshot_length=2490)
+    assert (found.request_id, found.request_chunk_count) == ("", 0)
+
+
+async def append_is_behind(journal: Journal) -> None:
+    with pytest.raises(JournalBehind):
+        await append(journal, 0, 1)
+
+
+async def test_a_repeated_append_changes_nothing_and_one_with_a_gap_is_refused(replicas: Replicas) -> None:
+    journal = await replicas.next("replica-a")
+    await journal.create(head(), History(), lease())
+    await append(journal, 0, 4)
+    await append(journal, 2, 4)
+    with pytest.raises(JournalBehind):
+        await append(journal, 5, 6)
+    expect((await adopt(replicas)).history, 4)
+
+
+@pytest.mark.parametrize(
+    ("length", "frames_first", "snapshot"), [(9, 6, 6), (7, 6, 6), (6, 6, 6), (4, 4, 4), (0, 0, 0)]
+)
+async def test_a_rewind_forgets_and_new_chunks_take_the_place(
+    replicas: Replicas, length: int, frames_first: int, snapshot: int
+) -> None:
+    journal = await replicas.next("replica-a")
+    await journal.create(head(), History(), lease())
+    await append(journal, 0, 9, "r")
+    await journal.mark_snapshot(SESSION, 6)
+    await journal.rewind(SESSION, length)
+    await append(journal, length, length + 2)
+    found = (await adopt(replicas)).history
+    expect(found, length + 2, frames_first=frames_first, snapshot_length=snapshot)
+    assert found.request_id == ""
+
+
+async def test_a_rewind_takes_back_the_request_that_made_the_chunks(replicas: Replicas) -> None:
+    journal = await replicas.next("replica-a")
+    await journal.create(head(), History(), lease())
+    await append(journal, 0, 3, "r")
+    await journal.rewind(SESSION, 2)
+    found = (await adopt(replicas)).history
+    assert (found.request_id, found.request_chunk_count) == ("", 0)
+
+
+async def test_a_snapshot_drops_the_frames_before_it(replicas: Replicas) -> None:
+    journal = await replicas.next("replica-a")
+    await journal.create(head(), History(), lease())
+    await append(journal, 0, 5)
+    await journal.mark_snapshot(SESSION, 5)
+    await append(journal, 5, 8)
+    await journal.mark_snapshot(SESSION, 7)
+    with pytest.raises(JournalBehind):
+        await journal.mark_snapshot(SESSION, 9)
+    expect((await adopt(replicas)).history, 8, frames_first=7, snapshot_length=7)
+
+
+@pytest.mark.parametrize(
+    ("length", "frames_first", "snapshot"), [(6, 4, 4), (5, 4, 4), (4, 4, 4), (2, 2, 2), (0, 0, 0)]
+)
+async def test_a_fork_has_its_parents_chunks_and_a_life_of_its_own(
+    replicas: Replicas, length: int, frames_first: int, snapshot: int
+) -> None:
+    journal = await replicas.next("replica-a")
+    child = head("child.replica-a", parent=SESSION, seed=5)
+    await journal.create(head(), History(), lease())
+    await append(journal, 0, 6, "r")
+    await journal.mark_snapshot(SESSION, 4)
+    with pytest.raises(JournalBehind):
+        await journal.fork(SESSION, child, 7, lease())
+    await journal.fork(SESSION, child, length, lease())
+    await journal.fork(SESSION, child, length, lease())
+    await append(journal, length, length + 3, session=child.session)
+    await journal.close(SESSION)
+    assert await journal.owned() == [child.session]
+    found = await adopt(replicas, child.session)
+    assert found.head == child
+    expect(found.history, length + 3, frames_first=frames_first, snapshot_length=snapshot)
+    assert found.history.request_id == ""
+    assert await replicas.opened[-1].adopt(SESSION, dead="replica-a") is None
+
+
+async def test_an_unknown_a_closed_and_an_expired_session_are_none(replicas: Replicas) -> None:
+    journal = await replicas.next("replica-a")
+    await journal.create(head(), History(), lease())
+    await journal.create(head("brief.a"), History(), time.time() - 61)
+    await journal.close(SESSION)
+    await journal.close(SESSION)
+    await append_is_behind(journal)
+    other = await replicas.next("replica-b")
+    for session in (SESSION, "brief.a", "never.a", "../../etc/passwd", "", "x" * 5000):
+        assert await other.adopt(session, dead="replica-a") is None
+    assert await other.owned() == []
+
+
+async def test_touch_moves_the_end_of_the_lease(replicas: Replicas) -> None:
+    journal = await replicas.next("replica-a")
+    await journal.create(head(), History(), lease())
+    ends_s = time.time() + 5000
+    await journal.touch(SESSION, ends_s)
+    assert (await adopt(replicas)).lease_end_s == pytest.approx(ends_s, abs=0.002)
+
+
+async def test_a_restarted_replica_finds_its_sessions_and_not_those_it_released(replicas: Replicas) -> None:
+    journal = await replicas.next("replica-a")
+    for name in ("one.a", "two.a", "three.a"):
+        await journal.create(head(name), History(), lease())
+    await append(journal, 0, 2, session="one.a")
+    await journal.release("two.a")
+    again = await replicas.next("replica-a")
+    assert await again.owned() == ["one.a", "three.a"]
+    found = await again.adopt("one.a", dead=None)
+    assert found is not None
+    expect(found.history, 2)
+    await append(again, 2, 3, session="one.a")
+    released = await again.adopt("two.a", dead=None)
+    assert released is not None
+    assert await again.owned() == ["one.a", "three.a", "two.a"]
+
+
+async def test_ten_thousand_chunks_cost_no_more_each_than_the_first_ones(replicas: Replicas) -> None:
+    journal = await replicas.next("replica-a")
+    await journal.create(head(), History(), lease())
+    frames = np.random.default_rng(0).integers(0, 256, 2000, np.uint8).tobytes()
+    seconds: list[float] = []
+    for i in range(1200):
+        started_s = time.perf_counter()
+        await journal.append(SESSION, i, [entry(i, frames)], request_id="", lease_end_s=lease())
+        seconds.append(time.perf_counter() - started_s)
+        if i == 600:
+            # as long a past as a session gets, in one go
+            past = History(tuple(entry(j).step for j in range(10_000)), (), 10_000, 10_000)
+            await journal.create(head("long.a"), past, lease())
+    long: list[float] = []
+    for i in range(10_000, 10_600):
+        started_s = time.perf_counter()
+        await journal.append("long.a", i, [entry(i, frames)], request_id="", lease_end_s=lease())
+        long.append(time.perf_counter() - started_s)
+    assert np.median(long) < 2 * np.median(seconds)
+    found = await adopt(replicas, "long.a")
+    assert [step.nfe for step in found.history.steps] == [1 + i % 4 for i in range(10_600)]
+    assert found.history.frames == (frames,) * 600
+
+
+async def test_a_caller_that_leaves_takes_nobody_with_it(replicas: Replicas) -> None:
+    journal = await replicas.next("replica-a")
+    for i in range(20):
+        await journal.create(head(f"{i}.a"), History(), lease())
+    calls = [asyncio.create_task(append(journal, 0, 1, session=f"{i}.a")) for i in range(20)]
+    await asyncio.sleep(0)
+    for call in calls[::2]:
+        call.cancel()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [answer is None for answer in answers] == [False, True] * 10
+    other = await replicas.next("replica-b")
+    for i in range(1, 20, 2):
+        found = await other.adopt(f"{i}.a", dead="replica-a")
+        assert found is not None
+        expect(found.history, 1)
+
+
+# What only Redis has to prove: many replicas.
+
+
+@pytest.fixture
+async def pair(valkey: Any) -> AsyncIterator[tuple[RedisJournal, RedisJournal]]:
+    a, b = (RedisJournal(valkey.url, f"replica-{name}", timeout_s=10.0) for name in "ab")
+    yield a, b
+    await a.aclose()
+    await b.aclose()
+
+
+async def test_a_session_of_another_replica_is_refused_with_its_name(pair: tuple[RedisJournal, RedisJournal]) -> None:
+    a, b = pair
+    await a.create(head(), History(), lease())
+    for dead in (None, "", "replica-c", "replica-b"):
+        with pytest.raises(SessionMoved) as caught:
+            await b.adopt(SESSION, dead=dead)
+        assert (caught.value.kind, caught.value.reason) == (Kind.PRECONDITION, "SESSION_MOVED")
+        assert caught.value.metadata["replica"] == "replica-a"
+    await append(a, 0, 1)  # it still is a's
+
+
+async def test_every_write_of_an_owner_of_old_is_refused_and_changes_nothing(
+    pair: tuple[RedisJournal, RedisJournal],
+) -> None:
+    a, b = pair
+    writes: dict[str, Callable[[str], Awaitable[None]]] = {
+        "append.a": lambda name: append(a, 3, 4, session=name),
+        "replace.a": lambda name: append(a, 0, 1, session=name),
+        "rewind.a": lambda name: a.rewind(name, 0),
+        "mark.a": lambda name: a.mark_snapshot(name, 3),
+        "fork.a": lambda name: a.fork(name, head("child.a"), 3, lease()),
+        "touch.a": lambda name: a.touch(name, 1.0),
+        "release.a": lambda name: a.release(name),
+        "close.a": lambda name: a.close(name),
+        "create.a": lambda name: a.create(head(name, seed=1), History(), lease()),
+    }
+    for name, write in writes.items():
+        await a.create(head(name), History(), lease())
+        await append(a, 0, 3, session=name)
+        assert await b.adopt(name, dead="replica-a")
+        with pytest.raises(JournalLost) as caught:
+            await write(name)
+        assert caught.value.owner == "replica-b"
+        await append(b, 3, 5, session=name)
+        found = await b.adopt(name, dead=None)
+        assert found is not None
+        assert found.head == head(name)
+        expect(found.history, 5)
+    assert await a.adopt("child.a", dead="replica-b") is None
+    assert (await a.owned(), await b.owned()) == ([], sorted(writes))
+
+
+async def test_a_replica_started_again_fences_off_its_own_former_self(valkey: Any) -> None:
+    old, new = (RedisJournal(valkey.url, "replica-a", timeout_s=10.0) for _ in range(2))
+    await old.create(head(), History(), lease())
+    assert await new.adopt(SESSION, dead=None)
+    with pytest.raises(JournalLost):
+        await append(old, 0, 1)
+    await append(new, 0, 1)
+    await old.aclose()
+    await new.aclose()
+
+
+async def test_of_many_that_adopt_at_once_exactly_one_wins(valkey: Any) -> None:
+    journals = [RedisJournal(valkey.url, f"replica-{i}", timeout_s=10.0) for i in range(6)]
+    for round_number in range(10):
+        session = f"{round_number}.replica-0"
+        await journals[0].create(head(session), History(), lease())
+        answers = await asyncio.gather(
+            *(journal.adopt(session, dead="replica-0") for journal in journals[1:]), return_exceptions=True
+        )
+        won = [i for i, answer in enumerate(answers, 1) if isinstance(answer, Adopted)]
+        assert len(won) == 1
+        for answer in answers:
+            if not isinstance(answer, Adopted):
+                assert isinstance(answer, SessionMoved)
+                assert answer.replica == f"replica-{won[0]}"
+    for journal in journals:
+        await journal.aclose()
+
+
+async def test_an_owner_of_old_cannot_bring_back_what_its_heir_closed(pair: tuple[RedisJournal, RedisJournal]) -> None:
+    a, b = pair
+    await a.create(head(), History(), lease())
+    await b.adopt(SESSION, dead="replica-a")
+    await b.close(SESSION)
+    with pytest.raises(JournalLost):
+        await a.create(head(), History(), lease())
+    for journal in pair:
+        assert await journal.adopt(SESSION, dead="replica-b") is None
+
+
+async def test_a_released_session_is_anybodys_once(pair: tuple[RedisJournal, RedisJournal]) -> None:
+    a, b = pair
+    await a.create(head(), History(), lease())
+    await a.release(SESSION)
+    assert await a.owned() == []
+    assert await b.adopt(SESSION, dead=None)
+    with pytest.raises(SessionMoved, match="replica-b"):
+        await a.adopt(SESSION, dead=None)
+
+
+async def test_a_journal_ends_with_the_lease_and_its_grace(valkey: Any) -> None:
+    journal = RedisJournal(valkey.url, "replica-a", timeout_s=10.0, grace_s=0.2)
+    await journal.create(head(), History(), time.time() + 0.2)
+    await append_with_lease(journal, 0.2)
+    assert await journal.owned() == [SESSION]
+    await asyncio.sleep(0.8)
+    assert await journal.owned() == []
+    with Redis.from_url(valkey.url) as client:
+        assert client.keys("*") == []
+    await append_is_behind(journal)
+    await journal.aclose()
+
+
+async def append_with_lease(journal: Journal, seconds: float) -> None:
+    await journal.append(SESSION, 0, entries(0, 1), request_id="", lease_end_s=time.time() + seconds)
+
+
+async def test_a_redis_that_starts_again_empty_is_behind_and_takes_the_session_in_full(valkey: Any) -> None:
+    journal = RedisJournal(valkey.url, "replica-a", timeout_s=5.0)
+    await journal.create(head(), History(), lease())
+    valkey.kill()
+    with pytest.raises(StoreUnavailable):
+        await append(journal, 0, 1)
+    valkey.restart()
+    await append_is_behind(journal)
+    await journal.create(head(), History(), lease())
+    await append(journal, 0, 1)
+    found = await journal.adopt(SESSION, dead=None)
+    assert found is not None
+    expect(found.history, 1)
+    await journal.aclose()
+
+
+async def test_an_heir_keeps_its_claim_when_redis_lost_everything(
+    valkey: Any, pair: tuple[RedisJournal, RedisJournal]
+) -> None:
+    a, b = pair
+    await a.create(head(), History(), lease())
+    await b.adopt(SESSION, dead="replica-a")
+    with Redis.from_url(valkey.url) as client:
+        client.flushall()
+    await a.create(head(), History(), lease())  # it was faster, but is of an older epoch
+    await b.create(head(), History(), lease())
+    with pytest.raises(JournalLost) as caught:
+        await append(a, 0, 1)
+    assert caught.value.owner == "replica-b"
+    assert (await a.owned(), await b.owned()) == ([], [SESSION])
+
+
+async def test_writes_that_wait_together_share_a_round_trip(valkey: Any) -> None:
+    journal = RedisJournal(valkey.url, "replica-a", timeout_s=10.0)
+    await asyncio.gather(*(journal.create(head(f"{i}.a"), History(), lease()) for i in range(64)))
+    with Redis.from_url(valkey.url) as client:
+        before = int(client.info("stats")["total_reads_processed"])
+        await asyncio.gather(*(append(journal, 0, 1, session=f"{i}.a") for i in range(64)))
+        reads = int(client.info("stats")["total_reads_processed"]) - before
+    assert reads < 16, f"64 appends took {reads} reads"
+    await journal.aclose()
+
+
+async def test_corrupt_steps_are_data_loss_and_corrupt_frames_only_missed(valkey: Any) -> None:
+    journal = RedisJournal(valkey.url, "replica-a", timeout_s=10.0)
+    await journal.create(head(), History(), lease())
+    await append(journal, 0, 6)
+    with Redis.from_url(valkey.url) as client:
+        frames, steps = (f"worldtree:journal:{SESSION}:{kind}" for kind in ("frames", "steps"))
+        client.lset(frames, 3, b"rubbish")
+        found = await journal.adopt(SESSION, dead=None)
+        assert found is not None
+        expect(found.history, 6, frames_first=4)
+        packed = client.lindex(steps, 2)
+        assert isinstance(packed, bytes)
+        client.lset(steps, 2, packed[:-1] + bytes([packed[-1] ^ 1]))
+    with pytest.raises(JournalCorrupt) as caught:
+        await journal.adopt(SESSION, dead=None)
+    assert caught.value.kind is Kind.DATA_LOSS
+    await journal.aclose()
+
+
+# What only a folder has to prove: the death of its one writer.
+
+
+def file_of(folder: Path) -> Path:
+    (file,) = folder.glob("*.journal")
+    return file
+
+
+async def test_a_file_cut_anywhere_gives_a_whole_past_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    journal = FolderJournal(tmp_path, "a")
+    await journal.create(head(), History(), lease())
+    base_bytes = file_of(tmp_path).stat().st_size
+    lengths = {base_bytes: 0}
+    for i in range(4):
+        await append(journal, i, i + 1)
+        lengths[file_of(tmp_path).stat().st_size] = i + 1
+    await journal.aclose()
+    file = file_of(tmp_path)
+    whole = file.read_bytes()
+    journal = FolderJournal(tmp_path, "a")
+    for cut in range(base_bytes, len(whole) + 1):
+        file.write_bytes(whole[:cut])
+        found = await journal.adopt(SESSION, dead=None)
+        assert found is not None
+        expected = max(length for size, length in lengths.items() if size <= cut)
+        expect(found.history, expected)
+    await append(journal, 4, 5)
+    found = await journal.adopt(SESSION, dead=None)
+    assert found is not None
+    expect(found.history, 5)
+    await journal.aclose()
+
+
+async def test_a_flipped_bit_before_the_last_record_is_data_loss_and_never_another_past(tmp_path: Path) -> None:
+    journal = FolderJournal(tmp_path, "a")
+    await journal.create(head(start_chunks=(b"x",)), History(), lease())
+    for i in range(3):
+        await journal.append(SESSION, i, [entry(i, b"f")], request_id="", lease_end_s=lease())
+    before_last = file_of(tmp_path).stat().st_size
+    await journal.append(SESSION, 3, [entry(3, b"f")], request_id="", lease_end_s=lease())
+    file = file_of(tmp_path)
+    whole = file.read_bytes()
+    for bit in range(0, 8 * len(whole), 3):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        try:
+            found = await journal.adopt(SESSION, dead=None)
+        except JournalCorrupt:
+            continue
+        assert bit // 8 >= before_last, f"bit {bit} was not noticed"
+        assert found is not None
+        assert len(found.history.steps) == 3
+    await journal.aclose()
+
+
+async def test_one_process_at_a_time_has_the_folder(tmp_path: Path) -> None:
+    journal = FolderJournal(tmp_path, "a")
+    with pytest.raises(JournalFolderInUse, match=str(tmp_path)):
+        FolderJournal(tmp_path, "b")
+    await journal.aclose()
+    await FolderJournal(tmp_path, "b").aclose()
+
+
+async def test_a_file_does_not_grow_with_what_is_forgotten(tmp_path: Path) -> None:
+    journal = FolderJournal(tmp_path, "a")
+    await journal.create(head(), History(), lease())
+    for i in range(0, 400, 8):
+        noise = os.urandom(20_000)
+        some = [entry(j, noise) for j in range(i, i + 8)]
+        await journal.append(SESSION, i, some, request_id="", lease_end_s=lease())
+        await journal.mark_snapshot(SESSION, i + 8)
+    assert file_of(tmp_path).stat().st_size < 2_000_000  # 8 MB went in
+    found = await journal.adopt(SESSION, dead=None)
+    assert found is not None
+    expect(found.history, 400, frames_first=400, snapshot_length=400)
+    await journal.aclose()
+
+
+async def test_a_folder_that_was_emptied_is_behind(tmp_path: Path) -> None:
+    journal = FolderJournal(tmp_path, "a")
+    await journal.create(head(), History(), lease())
+    file_of(tmp_path).unlink()
+    await append_is_behind(journal)
+    await journal.aclose()
+
+
+WRITER = """
+import asyncio, sys, time
+from pathlib import Path
+from worldtree_video.journal import Entry, FolderJournal, Head, History, Step
+
+async def write():
+    journal = FolderJournal(Path(sys.argv[1]), "a")
+    head = Head("s.a", "m", "1", "d", "f", 1, 1, {}, "", (), (b"x",), "", "t", 0.0, 600.0)
+    await journal.create(head, History(), time.time() + 600)
+    for i in range(1_000_000):
+        entry = Entry(Step(i, i, 1), b"%d;" % i * 5_000)
+        await journal.append("s.a", i, [entry], request_id="", lease_end_s=time.time() + 600)
+        print(i + 1, flush=True)
+
+asyncio.run(write())
+"""
+
+
+def start_writer(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True)
+
+
+async def test_a_writer_killed_in_the_middle_leaves_all_it_was_told_was_written(tmp_path: Path) -> None:
+    for round_number in range(5):
+        folder = tmp_path / str(round_number)
+        writer = start_writer(folder)
+        assert writer.stdout is not None
+        for _ in range(20):
+            writer.stdout.readline()
+        with pytest.raises(JournalFolderInUse):
+            FolderJournal(folder, "b")
+        await asyncio.sleep(secrets.randbelow(50) / 1000)
+        writer.kill()
+        told = [line for line in writer.communicate()[0].splitlines() if line]
+        written = int(told[-1]) if told else 20
+        journal = FolderJournal(folder, "b")  # the lock died with its process
+        found = await journal.adopt("s.a", dead=None)
+        assert found is not None
+        length = len(found.history.steps)
+        assert length >= written
+        assert [step.action for step in found.history.steps] == list(range(length))
+        assert found.history.frames == tuple(b"%d;" % i * 5_000 for i in range(length))
+        await journal.append("s.a", length, [entry(0)], request_id="", lease_end_s=lease())
+        await journal.aclose()
+
+
+async def test_a_full_disk_is_unavailable_and_spoils_nothing(tmp_path: Path) -> None:
+    journal = FolderJournal(tmp_path, "a")
+    await journal.create(head(), History(), lease())
+    await append(journal, 0, 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_of(tmp_path).stat().st_size + 20, hard))
+    try:
+        with pytest.raises(StoreUnavailable, match=r"20 of \d+ bytes could be written"):
+            await append(journal, 2, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    await append(journal, 2, 4)
+    found = await journal.adopt(SESSION, dead=None)
+    assert found is not None
+    expect(found.history, 4)
+    await journal.aclose()
+
+
+def test_a_history_whose_frames_do_not_end_it_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not end"):
+        replace(History(tuple(e.step for e in entries(0, 3)), (), 3), frames_first=1)

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import itertools
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
@@ -65,7 +66,7 @@ class Held:
 
     @property
     def message(self) -> pb.Session:
-        return pb.Session(
+        message = pb.Session(
             session=self.id,
             model=common_pb2.ModelRef(name="echo", version="1", digest="0" * 64),
             chunk_index=len(self.hashes) - 1,
@@ -80,6 +81,8 @@ class Held:
             start=self.start,
             journaled=self.journaled,
         )
+        message.expire_time.FromSeconds(int(time.time()) + 600)
+        return message
 
     @property
     def last(self) -> common_pb2.Frames:
@@ -122,6 +125,7 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         self.node_delay_s = 0.0
         self.page_size = 1000
         self.other_replicas: list[str] = []  # what a gateway would name beside this one
+        self.gone = ""  # of these, the one that does not answer
         self.rehomed_before: int | None = None  # index of the chunk before which a play says that it was re-homed
         self._ids = itertools.count()
 
@@ -293,6 +297,8 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         known = ["echo", *self.other_replicas]
         if self.other_replicas:
             await context.send_initial_metadata((("worldtree-replicas", ",".join(reversed(known))),))
+        if request.replica and request.replica == self.gone:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.gone} is gone")
         if request.replica and request.replica not in known:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no replica {request.replica}")
         return self.introspection(request.replica or "echo", request.session_limit or 100)
@@ -328,6 +334,7 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         )
         for tick in model.ticks:
             tick.duration.FromMilliseconds(4)
+            tick.end_time.GetCurrentTime()
         for held in here[:session_limit]:
             status = model.sessions.add(session=held.message, tenant="anonymous", call="Play" if held.busy else "")
             for other in here:

@@ -17,6 +17,7 @@ from typing import Any
 import av
 import pytest
 from PIL import Image
+from worldtree.video.v1 import video_generator_pb2 as pb
 
 COMMAND = [sys.executable, "-P", "-m", "worldtree.cli"]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -38,7 +39,7 @@ def run(echo: Any, tmp_path: Path) -> Run:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "up", "serve", "demo", "play", "generate", "rollout", "models", "sessions", "sessions list", "doctor"],
+    ["", "up", "serve", "demo", "play", "generate", "rollout", "models", "sessions", "sessions list", "top", "doctor"],
 )
 def test_help_of_each_command_says_what_it_does(run: Run, command: str) -> None:
     done = run(*command.split(), "--help")
@@ -54,6 +55,8 @@ def test_models(run: Run) -> None:
     (model,) = json.loads(run("models", "--json").stdout)
     assert model["name"] == "echo"
     assert model["starts"] == ["four-rooms"]
+    assert "int8: 0.2812 KiB a block, 227 blocks" in done.stdout
+    assert "surprise" in done.stdout
 
 
 def test_generate_writes_what_was_asked_for(run: Run, tmp_path: Path) -> None:
@@ -89,6 +92,12 @@ def test_sessions_list_get_and_delete(run: Run, echo: Any) -> None:
     assert world.id in run("sessions", "list").stdout
     assert json.loads(run("sessions", "get", world.id, "--json").stdout)["chunk_index"] == 1
     assert world.state_hash in run("sessions", "get", world.id).stdout
+    assert "it outlives its replica" in run("sessions", "get", world.id).stdout
+    echo.servicer.sessions[world.id].rest = pb.Session.STATE_SPILLED
+    echo.servicer.sessions[world.id].journaled = False
+    (row,) = [line for line in run("sessions", "list").stdout.splitlines() if world.id in line]
+    assert "spilled" in row
+    assert "none" in row
     assert run("sessions", "delete", world.id).returncode == 0
     assert echo.servicer.sessions == {}
 
@@ -195,6 +204,23 @@ def test_doctor_finds_the_server_and_names_what_is_wrong(run: Run, tmp_path: Pat
     down = run("doctor", "--redis-url", "redis://127.0.0.1:1")
     assert down.returncode == 1
     assert "WORLDTREE_REDIS_URL" in down.stdout
+
+
+def test_doctor_tells_of_each_replica_s_tiers_and_journal(run: Run, echo: Any) -> None:
+    import worldtree
+
+    with worldtree.Client(echo.address) as client:
+        world = client.world("echo", start="four-rooms")
+        client.world("echo", start="four-rooms", seed=1)
+    echo.servicer.other_replicas = ["echo-2"]
+    told = {finding["subject"]: finding for finding in json.loads(run("doctor", "--json").stdout)}
+    assert told["replica echo: blocks of echo"]["found"] == "pool fp32 7 of 64, folder 9"
+    assert told["replica echo: journal of echo"]["found"] == "written for all 2 sessions"
+    assert told["replica echo-2"]["found"] == "draining: it takes on nothing new"
+    echo.servicer.sessions[world.id].journaled = False
+    told = {finding["subject"]: finding for finding in json.loads(run("doctor", "--json").stdout)}
+    assert told["replica echo: journal of echo"]["verdict"] == "note"
+    assert "1 of 2 sessions have none" in told["replica echo: journal of echo"]["found"]
 
 
 @pytest.mark.parametrize(("package", "extra"), [("typer", "cli"), ("rich", "cli")])
@@ -309,6 +335,17 @@ def test_rewinding_at_the_start_is_a_message_not_an_end(terminal: Terminal) -> N
     terminal.wait_for("back at chunk 0")
     terminal.press("q")
     assert terminal.end() == 0
+
+
+def test_a_play_that_is_re_homed_says_so_while_it_goes_on_and_at_its_end(terminal: Terminal, echo: Any) -> None:
+    echo.servicer.rehomed_before = 1
+    terminal.press("w")
+    terminal.wait_for("goes on at chunk 1 on echo-2 after 1.2 s")
+    terminal.press("w")
+    terminal.wait_for("chunk 2")
+    terminal.press("q")
+    assert terminal.end() == 0
+    assert terminal.screen.rindex("goes on at chunk 1 on echo-2") > terminal.screen.rindex("2 chunks played")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])

@@ -22,6 +22,11 @@ class Tier:
     used_bytes: int
 
     @property
+    def label(self) -> str:
+        """What people call it: "pool int8", "host"."""
+        return self.name if self.storage is None else f"{self.name} {self.storage}"
+
+    @property
     def free_block_count(self) -> int | None:
         """None: not limited here."""
         if not self.capacity_block_count:

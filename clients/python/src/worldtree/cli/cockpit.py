@@ -13,7 +13,7 @@ from rich.text import Text
 from worldtree.cli.half_blocks import HalfBlocks
 from worldtree.errors import FailedPrecondition
 from worldtree.live import LiveActions
-from worldtree.types import Forked, Idle, ModelInfo, Paused, PlayedChunk, Resumed, Rewound
+from worldtree.types import Degrade, Forked, Idle, ModelInfo, Paused, PlayedChunk, Resumed, Rewound
 from worldtree.world import World
 
 STATUS_ROWS = 6
@@ -54,15 +54,18 @@ class Cockpit:
         *,
         fps: float,
         idle: Idle,
+        degrade: Degrade | None,
         size: Callable[[], tuple[int, int]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.branches = [world]
         self.played_count = 0
         self.latencies_s: list[float] = []
+        self.rehomings: list[Resumed] = []
         self._model = model
         self._fps = fps
         self._idle = idle
+        self._degrade = degrade
         self._size = size
         self._clock = clock
         self._lock = Lock()
@@ -74,6 +77,7 @@ class Cockpit:
         self._queued_count = 0
         self._rewinding_count = 0
         self._late_s = 0.0
+        self._chunk_nfe = world.nfe
         self._action = ""
         self._pressed_at: deque[float] = deque()
         self._arrivals: deque[float] = deque(maxlen=RECENT)
@@ -82,7 +86,9 @@ class Cockpit:
         """Plays until the quit key. What the server refuses is raised."""
         while (branch := self._begin_branch()) is not None:
             world, live = branch
-            with world.play(live, fps=self._fps, lookahead=1, idle=self._idle, on_event=self._saw_event) as play:
+            with world.play(
+                live, fps=self._fps, lookahead=1, idle=self._idle, degrade=self._degrade, on_event=self._saw_event
+            ) as play:
                 for chunk in play:
                     self._saw_chunk(chunk)
 
@@ -168,6 +174,7 @@ class Cockpit:
             self.played_count += 1
             self._queued_count = chunk.queued_count
             self._late_s = chunk.late_s
+            self._chunk_nfe = chunk.timing.nfe
             self._action = str(chunk.actions[0]) + ("" if chunk.control_latency_s is not None else " (repeated)")
             self._arrivals.append(now)
             if chunk.control_latency_s is not None and self._pressed_at:
@@ -186,6 +193,9 @@ class Cockpit:
                 case Paused():
                     self._paused = True
                     self._message = "paused: o goes on"
+                case Resumed(rehomed=True):
+                    self.rehomings.append(event)
+                    self._message = rehomed_text(event)
                 case Resumed():
                     self._paused = False
                     self._message = ""
@@ -209,4 +219,13 @@ class Cockpit:
             rate = (len(self._arrivals) - 1) / (self._arrivals[-1] - self._arrivals[0])
             parts.append(f"{rate * self._model.frames_per_chunk:.1f} fps of {self._fps:g}")
         parts.append(f"late {self._late_s * 1e3:.0f} ms" if self._late_s > 0 else "in time")
+        if self._chunk_nfe < self.branches[self._current].nfe:
+            parts.append(f"made with {self._chunk_nfe} of {self.branches[self._current].nfe} evaluations")
         return " · ".join(parts)
+
+
+def rehomed_text(event: Resumed) -> str:
+    """One line for a world that lost its replica and goes on at another."""
+    pause = "" if event.pause_s is None else f" after {event.pause_s:.1f} s"
+    identical = "" if event.bit_identical else "; another kind of machine, so frames may differ in the last bit"
+    return f"its replica was lost: goes on at chunk {event.chunk_index} on {event.replica}{pause}{identical}"

@@ -26,9 +26,9 @@ out = Console(highlight=False, markup=False, width=_width(sys.stdout))
 err = Console(stderr=True, highlight=False, markup=False, width=_width(sys.stderr))
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on stdout, plain and uncoloured."""
-    print(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on stdout, plain and uncoloured; with `indent` None in one line."""
+    print(json.dumps(value, default=_plain, indent=indent, ensure_ascii=False), flush=True)
 
 
 def print_error(error: WorldtreeError) -> None:
@@ -50,4 +50,6 @@ def _plain(value: Any) -> Any:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, WorldtreeError):
+        return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")

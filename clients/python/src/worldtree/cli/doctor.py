@@ -18,7 +18,10 @@ from rich.text import Text
 
 from worldtree.cli.connection import AddressOption, Connection, connection
 from worldtree.cli.console import out, print_json
+from worldtree.cli.top import Watch
+from worldtree.client import Client
 from worldtree.errors import WorldtreeError
+from worldtree.introspection import ModelStatus
 
 PYTHONS = ((3, 11), (3, 13))
 PACKAGES = (
@@ -67,7 +70,7 @@ def doctor(
     findings = [
         python(),
         *packages(),
-        server(connection(context, address)),
+        *server(connection(context, address)),
         *model_repository(models),
         redis(redis_url),
         *ports(),
@@ -98,17 +101,63 @@ def packages() -> Iterator[Finding]:
             yield Finding(f"package {name}", Verdict.BAD if required else Verdict.NOTE, "not installed", advice)
 
 
-def server(to: Connection) -> Finding:
+def server(to: Connection) -> Iterator[Finding]:
     with to.open() as client:
         subject = f"server {client.address}"
         try:
             served = client.wait_ready(PROBE_TIMEOUT_S)
         except WorldtreeError as error:
-            return Finding(subject, Verdict.NOTE, error.message.splitlines()[0], error.remedy)
-    names = ", ".join(model.name for model in served)
-    if not served:
-        return Finding(subject, Verdict.BAD, "reachable, serves no model", "look at the server's --models folder")
-    return Finding(subject, Verdict.OK, f"reachable, serves {names}")
+            yield Finding(subject, Verdict.NOTE, error.message.splitlines()[0], error.remedy)
+            return
+        if not served:
+            yield Finding(subject, Verdict.BAD, "reachable, serves no model", "look at the server's --models folder")
+        else:
+            yield Finding(subject, Verdict.OK, f"reachable, serves {', '.join(model.name for model in served)}")
+        yield from replicas(client)
+
+
+def replicas(client: Client) -> Iterator[Finding]:
+    """Each replica's blocks by tier, and whether its sessions would outlive it."""
+    try:
+        readings = Watch(client, interval_s=PROBE_TIMEOUT_S).look()
+    except WorldtreeError as error:
+        yield Finding("replicas", Verdict.NOTE, error.message.splitlines()[0], error.remedy)
+        return
+    for reading in readings:
+        subject = f"replica {reading.replica}"
+        if reading.status is None:
+            lost = reading.error.message.splitlines()[0] if reading.error else "does not answer"
+            yield Finding(subject, Verdict.BAD, lost, "start it again, or take it out of the gateway's --video")
+            continue
+        if reading.status.draining:
+            yield Finding(subject, Verdict.NOTE, "draining: it takes on nothing new")
+        for model in reading.status.models:
+            tiers = ", ".join(
+                f"{tier.label} {tier.held_block_count + tier.cached_block_count}"
+                + (f" of {tier.capacity_block_count}" if tier.capacity_block_count else "")
+                for tier in model.tiers
+            )
+            yield Finding(f"{subject}: blocks of {model.name}", Verdict.OK, tiers or "no tiers")
+            yield _journal(subject, model)
+
+
+def _journal(replica: str, model: ModelStatus) -> Finding:
+    subject = f"{replica}: journal of {model.name}"
+    if not model.sessions:
+        return Finding(subject, Verdict.OK, "no session to see it by")
+    bare = sum(not each.session.journaled for each in model.sessions)
+    behind = sum(each.journal_behind_count > 0 for each in model.sessions)
+    count = len(model.sessions)
+    if bare:
+        return Finding(
+            subject,
+            Verdict.NOTE,
+            f"{bare} of {count} sessions have none: they end with their replica",
+            "give the services a journal: WORLDTREE_REDIS_URL, or a folder (see `worldtree serve video --help`)",
+        )
+    if behind:
+        return Finding(subject, Verdict.NOTE, f"written, behind for {behind} of {count} sessions", "is its store slow?")
+    return Finding(subject, Verdict.OK, f"written for all {count} sessions")
 
 
 def model_repository(folder: Path) -> Iterator[Finding]:

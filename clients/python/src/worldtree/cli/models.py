@@ -43,12 +43,21 @@ def model_table(model: ModelInfo) -> Table:
         ("starts", _starts(model)),
         ("nfe", ", ".join(str(nfe) + (" (default)" if nfe == model.nfe_default else "") for nfe in model.nfe_choices)),
         ("window", f"{model.window_chunks} chunks, {model.block_bytes / 1024:.0f} KiB each"),
+        ("storage", _storage(model)),
+        ("policies", ", ".join(model.policy_plugins)),
         ("licence", model.license),
         ("digest", model.digest[:16]),
     ):
         if value:
             table.add_row(label, value)
     return table
+
+
+def _storage(model: ModelInfo) -> str:
+    return ", ".join(
+        f"{each.storage}: {each.block_bytes / 1024:.4g} KiB a block, {each.block_count} blocks"
+        for each in model.storage_formats
+    )
 
 
 def _starts(model: ModelInfo) -> str:

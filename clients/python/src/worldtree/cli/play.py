@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
-from worldtree.cli.cockpit import Cockpit
+from worldtree.cli.cockpit import Cockpit, rehomed_text
 from worldtree.cli.connection import AddressOption, connect
 from worldtree.cli.console import out
 from worldtree.cli.generate import NfeOption, SeedOption, StartOption
@@ -23,6 +23,11 @@ class WhenIdle(StrEnum):
     REPEAT = "repeat"
 
 
+class MayGiveUp(StrEnum):
+    NOTHING = "none"
+    NFE = "nfe"
+
+
 def play(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="NAME or NAME/VERSION.")] = "minigrid",
@@ -34,6 +39,9 @@ def play(
     idle: Annotated[
         WhenIdle, typer.Option(help="Without a key: wait for one, or repeat the last action.")
     ] = WhenIdle.WAIT,
+    degrade: Annotated[
+        MayGiveUp, typer.Option(help="What a chunk may give up to be in time: nothing, or evaluations.")
+    ] = MayGiveUp.NOTHING,
     address: AddressOption = None,
 ) -> None:
     """Walk through a world in the terminal, live.
@@ -47,7 +55,12 @@ def play(
         info = client.model(reattached.model if reattached else model)
         world = reattached or client.world(info, start=start or next(iter(info.starts), None), seed=seed, nfe=nfe)
         cockpit = Cockpit(
-            world, info, fps=fps or info.fps, idle=idle.value, size=lambda: (out.size.width, out.size.height)
+            world,
+            info,
+            fps=fps or info.fps,
+            idle=idle.value,
+            degrade="nfe" if degrade is MayGiveUp.NFE else None,
+            size=lambda: (out.size.width, out.size.height),
         )
         try:
             with (
@@ -67,3 +80,5 @@ def _say_goodbye(cockpit: Cockpit) -> None:
     if cockpit.latencies_s:
         text += f", key to frame {statistics.median(cockpit.latencies_s) * 1e3:.0f} ms in the median"
     out.print(text)
+    for event in cockpit.rehomings:
+        out.print(rehomed_text(event))

@@ -8,7 +8,7 @@ from rich.table import Column, Table
 
 from worldtree.cli.connection import AddressOption, connect
 from worldtree.cli.console import err, out, print_json
-from worldtree.types import SessionInfo
+from worldtree.types import KvPolicy, SessionInfo
 
 app = typer.Typer(help="List, show and delete live sessions.", no_args_is_help=True)
 
@@ -27,7 +27,13 @@ def list_(context: typer.Context, address: AddressOption = None, as_json: JsonOp
     # The id whole, however narrow the terminal: it is what the other commands want to be told.
     width = max((len(session.id) for session in sessions), default=0)
     table = Table(
-        Column("session", no_wrap=True, min_width=width), "model", "start", "chunks", "state", "blocks (shared)"
+        Column("session", no_wrap=True, min_width=width),
+        "model",
+        "start",
+        "chunks",
+        "state",
+        "journal",
+        "blocks (shared)",
     )
     table.add_column("expires in", justify="right")
     table.add_column("parent", no_wrap=True)
@@ -39,6 +45,7 @@ def list_(context: typer.Context, address: AddressOption = None, as_json: JsonOp
             session.start or "",
             str(session.chunk_index),
             session.state,
+            "written" if session.journaled else "none",
             f"{session.block_count} ({session.shared_block_count})",
             f"{(session.expire_time - now).total_seconds():.0f} s",
             session.parent or "",
@@ -72,18 +79,26 @@ def delete(
             err.print(f"deleted {session}")
 
 
+def _kv_text(kv: KvPolicy) -> str:
+    parts = [f"{kv.kind} {kv.plugin}".strip(), f"window {kv.window}"]
+    if kv.sink is not None:
+        parts.append(f"sink {kv.sink}")
+    parts += [f"{name} {count}" for name, count in (("recent", kv.recent), ("bank", kv.bank)) if count]
+    return ", ".join((*parts, kv.storage))
+
+
 def _session_table(info: SessionInfo) -> Table:
     table = Table(show_header=False, title=info.id, title_justify="left", title_style="bold")
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    kv = info.kv
     for label, value in (
         ("model", f"{info.model}/{info.version} ({info.digest[:16]})"),
         ("start", info.start or "the client's frames or a prompt"),
         ("chunks", str(info.chunk_index)),
         ("state", info.state),
         ("seed, nfe", f"{info.seed}, {info.nfe}"),
-        ("kv", f"{kv.kind}, window {kv.window}, sink {kv.sink}, {kv.storage}"),
+        ("journal", "written: it outlives its replica" if info.journaled else "none: it ends with its replica"),
+        ("kv", _kv_text(info.kv)),
         ("blocks", f"{info.block_count}, of them shared {info.shared_block_count}"),
         ("parent", info.parent or "none"),
         ("made", f"{info.create_time:%Y-%m-%d %H:%M:%S} UTC"),

@@ -26,12 +26,14 @@ class StackOptions:
     redis_url: str | None = None
     config: Path | None = None
     log_level: str | None = None
+    journal_folder: Path | None = None
     insecure: bool = False
 
     def video_arguments(self) -> list[str]:
         # Whoever moves the gateway wants a second stack beside the first: its services take free ports.
         ports = [] if self.port is None else ["--port", "0", "--metrics-port", "0"]
-        return [*ports, *self._shared(), *_flag("--models", self.models)]
+        journal = _flag("--journal-folder", self.journal_folder)
+        return [*ports, *self._shared(), *_flag("--models", self.models), *journal]
 
     def gateway_arguments(self, *, video: str) -> list[str]:
         metrics_port = 0 if self.port == 0 and self.metrics_port is None else self.metrics_port

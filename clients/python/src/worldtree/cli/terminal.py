@@ -28,7 +28,7 @@ class Keys:
         self._on_key = on_key
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._read, name="keys", daemon=True)
-        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if not self.possible():
             raise FailedPrecondition(
                 "this command needs a terminal on stdin and stdout",
                 reason="NO_TERMINAL",
@@ -36,6 +36,11 @@ class Keys:
             )
         self._fd = sys.stdin.fileno()
         self._before = termios.tcgetattr(self._fd)
+
+    @staticmethod
+    def possible() -> bool:
+        """Whether there is a terminal to read keys from."""
+        return sys.stdin.isatty() and sys.stdout.isatty()
 
     def __enter__(self) -> "Keys":
         # cbreak, not raw: Ctrl-C still interrupts, and output still gets its line ends.

@@ -37,6 +37,12 @@ def up(
         str | None,
         typer.Option(help="Redis shared by the services (WORLDTREE_REDIS_URL).", show_default="in memory"),
     ] = None,
+    journal_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep sessions there, so that they outlive us; with Redis they do anyway.", show_default="none"
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings file.", exists=True, dir_okay=False, show_default="worldtree.yaml")
     ] = None,
@@ -57,6 +63,7 @@ def up(
         models=models,
         redis_url=redis_url,
         config=config,
+        journal_folder=journal_folder,
         log_level=log_level,
         insecure=insecure,
     )

@@ -159,7 +159,7 @@ class Tiers:
         started_s = self._clock()
         for key in dict.fromkeys(keys):
             held = self.host.get(key) or self._leaving.get(key)
-            if held is not None:
+            if held is not None and (held.form.digest, held.form.storage) == (form.digest, form.storage):
                 found[key] = held.block
         self._measure("host", form, self._clock() - started_s, len(found))
         missing = [key for key in dict.fromkeys(keys) if key not in found]

@@ -118,6 +118,13 @@ def test_quota_and_precondition_name_their_subject() -> None:
     assert error.subject == "session"
 
 
+def test_a_session_that_lives_elsewhere_names_the_replica_and_the_way_there() -> None:
+    error = error_from_call("FAILED_PRECONDITION", "", status_of(info("SESSION_MOVED", replica="video-b")))
+    assert isinstance(error, worldtree.FailedPrecondition)
+    assert error.metadata == {"replica": "video-b"}
+    assert "gateway" in error.remedy
+
+
 def test_a_bug_of_the_server_carries_the_request_id_of_its_log() -> None:
     request = details.RequestInfo(request_id="in-the-log")
     error = error_from_call("INTERNAL", "", status_of(info("BUG"), request))

@@ -10,6 +10,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "SESSION_BUSY": "wait for the Step, Play or Rewind that runs on the session, or fork it and use the child",
         "SESSION_CLOSED": "the session was deleted or its lease ended: open a new world, or restore a snapshot",
         "SESSION_NOT_FOUND": "the session was deleted or its lease ended: open a new world, or restore a snapshot",
+        "SESSION_MOVED": "the session lives on another replica now: call through the gateway, which follows it",
         "MODEL_NOT_FOUND": "list what is served with client.models() or `worldtree models`",
         "START_NOT_FOUND": "list the starts with client.models()[0].starts or `worldtree models`",
         "SNAPSHOT_NOT_FOUND": "snapshots expire: keep one with world.save(include_data=True) and restore its bytes",

@@ -189,7 +189,9 @@ def _model_package(path: Path) -> Finding:
 def redis(url: str | None) -> Finding:
     """A PING over a bare socket: the SDK has no Redis package, and needs none for this."""
     if not url:
-        return Finding("redis", Verdict.OK, "none set: services keep their state in memory")
+        return Finding(
+            "redis", Verdict.OK, "none set: services keep their state in memory, and in the folders that they are told"
+        )
     parts = urlsplit(url)
     try:
         port = parts.port or 6379

@@ -140,6 +140,7 @@ def test_a_picture_of_the_page(run: Run, family: list[worldtree.World], tmp_path
     assert picture.startswith("<svg")
     assert family[0].id in picture
     assert "127.0.0.1" not in picture, "a port of the moment says nothing"
+    assert "url(http" not in picture, "a picture loads nothing from anywhere"
 
 
 def test_json_into_a_pipe_is_a_line_each_interval_and_goes_on_when_the_server_does(

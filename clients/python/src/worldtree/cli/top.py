@@ -1,5 +1,6 @@
 """`worldtree top`: what the replicas are doing, live."""
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -147,8 +148,10 @@ def save_svg(readings: list[Reading], path: Path) -> None:
         record=True, file=StringIO(), width=SVG_COLUMNS, force_terminal=True, color_system="truecolor", highlight=False
     )
     console.print(page(readings, title="worldtree top", room=Room(SVG_COLUMNS)))
-    # The id is in the file, and else made from its content: a picture taken again should differ in its figures only.
-    console.save_svg(str(path), title="worldtree top", unique_id="top")
+    # The id else depends on the content: a picture that is taken again should differ in its figures only.
+    picture = console.export_svg(title="worldtree top", unique_id="top")
+    # Rich would have it load fonts from somebody's server; the reader's own monospace will do.
+    path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL), encoding="utf-8")
 
 
 def _room(*, live: bool) -> Room:

@@ -141,6 +141,8 @@ def manifest(model: WorldModel, starts: list[dict[str, object]]) -> dict[str, An
             "head_dim": config.head_dim,
             "window": config.window,
             "dtype": "float32",
+            "state_tokens": 1,
+            "pose": {"layer": 0, "part": "key", "head": 0, "token": TOKENS - 1, "offset": 0, "turn": -4.0},
         },
         "sampler": SAMPLER,
         "files": {"denoise": "denoise.onnx", "commit": "commit.onnx"},

@@ -23,8 +23,14 @@ class TensorSpec:
     shape: tuple[int | None, ...]
 
 
-def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> ort.InferenceSession:
-    """Loads a graph. Raises PackageError when ONNX Runtime refuses it, SettingsError when it lacks the device."""
+def open_session(
+    path: Path, *, graph: bytes | None = None, device: str = "cpu", threads: int = 1, optimized: Path | None = None
+) -> ort.InferenceSession:
+    """Loads a graph. Raises PackageError when ONNX Runtime refuses it, SettingsError when it lacks the device.
+
+    `graph`: bytes to load instead of the file's, a rewriting of it; weights in files beside it are found all the same.
+    `optimized`: where to write the graph as it will run.
+    """
     provider = _PROVIDERS.get(device)
     if provider is None:
         raise SettingsError(f"device must be one of {sorted(_PROVIDERS)}, got {device!r}")
@@ -36,8 +42,12 @@ def open_session(path: Path, *, device: str = "cpu", threads: int = 1) -> ort.In
     # Spinning threads starve the event loop and the gateway on a small machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    if graph is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     try:
-        return ort.InferenceSession(str(path), options, providers=[provider])
+        return ort.InferenceSession(str(path) if graph is None else graph, options, providers=[provider])
     except Exception as error:  # ORT raises one class per failure, with no common base but Exception
         raise PackageError(path, "graph", f"ONNX Runtime cannot load it: {error}") from error
 

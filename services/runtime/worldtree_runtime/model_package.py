@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 _FLOAT32_MAX = 3.4028234663852886e38
 Count = Annotated[int, Field(ge=1)]
+Place = Annotated[int, Field(ge=0)]
 NoiseLevel = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
@@ -78,8 +79,44 @@ class ContinuousActions(_Part):
         return self
 
 
+class PoseSpec(_Part):
+    """Where in a block the agent's pose stands: three numbers in a row, x, y and heading, from `offset` on.
+
+    `step`: by how much one step moves x or y. `turn`: by how much a full turn changes the heading, below 0 where it
+    grows clockwise. Headings that a full turn parts are the same.
+    """
+
+    layer: Place
+    part: Literal["key", "value"]
+    head: Place
+    token: Place
+    offset: Place = 0
+    step: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    turn: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+    @field_validator("turn")
+    @classmethod
+    def _turns(cls, value: float) -> float:
+        if value == 0.0:
+            raise ValueError("must not be 0")
+        return value
+
+    @property
+    def size(self) -> int:
+        return 3
+
+    @property
+    def part_index(self) -> int:
+        """Keys stand before values in a block."""
+        return ("key", "value").index(self.part)
+
+
 class KvSpec(_Part):
-    """Shape of a block, [layers, 2, heads, tokens, head_dim], and how many blocks the model sees."""
+    """Shape of a block, [layers, 2, heads, tokens, head_dim], and how many blocks the model sees.
+
+    `state_tokens`: the last so many tokens of a block hold state, not keys and values; no format of 8 bits touches
+    them. `pose`: where the pose stands, for policies that choose blocks by it.
+    """
 
     layers: Count
     heads: Count
@@ -87,6 +124,8 @@ class KvSpec(_Part):
     head_dim: Count
     window: Count
     dtype: Literal["float32"] = "float32"
+    state_tokens: Place = 0
+    pose: PoseSpec | None = None
 
     @property
     def block_shape(self) -> tuple[int, int, int, int, int]:
@@ -95,6 +134,29 @@ class KvSpec(_Part):
     @property
     def block_bytes(self) -> int:
         return 4 * self.layers * 2 * self.heads * self.tokens * self.head_dim
+
+    @model_validator(mode="after")
+    def _places_inside(self) -> Self:
+        if self.state_tokens >= self.tokens:
+            raise ValueError(f"state_tokens must be 0 to {self.tokens - 1}, got {self.state_tokens}")
+        if self.pose is None:
+            return self
+        limits = {
+            "layer": (0, self.layers - 1),
+            "head": (0, self.heads - 1),
+            # A pose in 8 bits would be another place.
+            "token": (self.tokens - self.state_tokens, self.tokens - 1),
+            "offset": (0, self.head_dim - self.pose.size),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self.pose, name)
+            if not low <= value <= high:
+                allowed = f"{low} to {high}" if low <= high else "impossible"
+                raise ValueError(
+                    f"pose.{name} must be {allowed} in a block of {self.layers} layers, {self.heads} heads, "
+                    f"{self.tokens} tokens ({self.state_tokens} of state) and head_dim {self.head_dim}, got {value}"
+                )
+        return self
 
 
 class SamplerSpec(_Part):

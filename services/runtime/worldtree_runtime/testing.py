@@ -1,6 +1,6 @@
 """A tiny world for tests: a real package with real graphs, small enough that a tick takes a fraction of a millisecond.
 
-Needs `onnx`, which the dev extra brings. Its frames depend on all that a video model's may: noise, level, action,
+Its frames depend on all that a video model's may: noise, level, action,
 position, and each block in view by its place, so that a mistake in any of them shows as other pixels.
 """
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 POISON = "poison"
 POISON_ABOVE = 0.9
+_WHITE_ABOVE = 0.999  # of the mean of a picture, -1 to 1
 _OPSET, _IR_VERSION = 18, 10  # what the oldest ONNX Runtime that we support reads
 _WORK_SIZE = 256
 
@@ -29,7 +30,10 @@ class TinyWorld:
     Discrete actions are left, right, stay and poison; continuous ones (`action_size` above 0) are vectors of that many
     numbers from -1 to 1. `poison`, and a vector that begins above 0.9, make the model answer NaN for that member of a
     batch. `work`: matrix products that each evaluation does for nothing, to make it slower. `tokens` sets the size of
-    a block, 64 bytes each.
+    a block, 64 bytes each. A chunk that is white all over is committed as a block of NaN.
+
+    `pose`: the last token of a block holds a pose, declared in the package: a walk along x, where discrete actions go
+    left by one, right by one or stay, and continuous ones go by their first number.
     """
 
     name: str = "tiny"
@@ -42,6 +46,7 @@ class TinyWorld:
     action_size: int = 0
     work: int = 0
     tokens: int = 3
+    pose: bool = False
 
     @property
     def action_names(self) -> list[str]:
@@ -82,7 +87,18 @@ class TinyWorld:
             "action": {"kind": "continuous", "size": self.action_size}
             if self.action_size
             else {"kind": "discrete", "names": self.action_names},
-            "kv": {"layers": layers, "heads": heads, "tokens": tokens, "head_dim": head_dim, "window": self.window},
+            "kv": {
+                "layers": layers,
+                "heads": heads,
+                "tokens": tokens,
+                "head_dim": head_dim,
+                "window": self.window,
+                **(
+                    {"state_tokens": 1, "pose": {"layer": 0, "part": "key", "head": 0, "token": tokens - 1}}
+                    if self.pose
+                    else {}
+                ),
+            },
             "sampler": {"kind": self.sampler, "default_nfe": 2, "schedules": {1: [1.0], 2: [1.0, 0.5]}},
             "files": {"denoise": "denoise.onnx", "commit": "commit.onnx"},
             "starts": [
@@ -113,6 +129,16 @@ class TinyWorld:
         mix = np.linspace(0.1, 1, count, dtype=np.float32)[None]
         flat = graph.node("Tanh", graph.node("Mul", graph.column(steering, 2), graph.constant(mix)))
         block = graph.node("Reshape", flat, graph.constant(np.array([-1, *self.block_shape])))
+        if self.pose:
+            keys = np.ones((1, *self.block_shape), np.float32)
+            keys[..., -1, :] = 0  # the last token
+            place = np.zeros((1, *self.block_shape), np.float32)
+            place[0, 0, 0, 0, -1, 0] = 1  # its x, in the keys of head 0
+            walked = graph.node("Mul", graph.column(self._walk(graph), 6), graph.constant(place))
+            block = graph.sum(graph.node("Mul", block, graph.constant(keys)), walked)
+        white = graph.node("Greater", mean, graph.constant(np.array(_WHITE_ABOVE, np.float32)))
+        nothing = graph.constant(np.array(np.nan, np.float32))
+        block = graph.node("Where", graph.column(white, 6), nothing, block)
         index = graph.node("Unsqueeze", "slot", graph.constant(np.array([1])))
         graph.node("ScatterND", "pool", index, block, output="pool_out")
         inputs = [self._chunk("x0"), _value("slot", TensorProto.INT64, ["batch"]), *self._shared()]
@@ -139,6 +165,21 @@ class TinyWorld:
             graph.scaled(position, 0.05),
             *parts,
         )
+
+    def _walk(self, graph: "_Graph") -> str:
+        """x of each member: that of the newest block in view, or 0, and the step that its action makes: [batch]."""
+        newest = graph.node("Sub", "position", graph.constant(np.array(1)))
+        newest = graph.node("Equal", graph.constant(np.arange(self.window)[None]), graph.column(newest, 2))
+        newest = graph.node("Cast", newest, to=TensorProto.FLOAT)  # [batch, window]
+        blocks = graph.node("Gather", "pool", "table", axis=0)
+        first, last = np.array([0, 0, 0, self.tokens - 1, 0]), np.array([1, 1, 1, self.tokens, 1])
+        places = [graph.constant(array) for array in (first, last, np.arange(2, 7))]
+        walked = graph.node("Squeeze", graph.node("Slice", blocks, *places), graph.constant(np.arange(2, 7)))
+        walked = graph.node("ReduceSum", graph.node("Mul", walked, newest), graph.constant(np.array([1])), keepdims=0)
+        if self.action_size:
+            return graph.sum(walked, graph.node("Gather", "action", graph.constant(np.array(0)), axis=1))
+        step = np.array([-1, 1, 0, 0, 0], np.float32)  # the last: no action, before the first chunk
+        return graph.sum(walked, graph.node("Gather", graph.constant(step), "action"))
 
     def _poisoned(self, graph: "_Graph") -> str:
         if not self.action_size:

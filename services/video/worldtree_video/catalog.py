@@ -9,8 +9,9 @@ from worldtree.common.v1 import common_pb2 as common
 from worldtree_runtime.model_package import DiscreteActions, PackageError, StartSpec, VideoPackage
 from worldtree_runtime.model_repository import ModelRepository, StoredPackage, resolve
 
+from worldtree_video import formats
 from worldtree_video.config import VideoSettings
-from worldtree_video.domain import Action, Origin
+from worldtree_video.domain import Action, Origin, Storage
 from worldtree_video.engine import Engine
 from worldtree_video.errors import SessionNotFound
 from worldtree_video.metrics import VideoMetrics
@@ -66,7 +67,7 @@ class Catalog:
         raise SessionNotFound(name)
 
     def has_room(self) -> bool:
-        """Whether every model could take on a session: what readiness says."""
+        """Whether every model could take on a session that asks for no format: what readiness says."""
         return all(
             not entry.worlds.engine.broken and entry.worlds.engine.has_room(entry.worlds.settings.headroom_blocks)
             for entry in self
@@ -102,30 +103,55 @@ def load_model(stored: StoredPackage, settings: VideoSettings, metrics: VideoMet
     """Loads one package and measures how large a tick pays. Raises PackageError."""
     package = stored.package
     starts = {start.name: read_start(stored, start) for start in package.starts}
-    block_count = settings.pool_mib * _MIB // package.kv.block_bytes
-    if block_count <= package.kv.window + settings.headroom_blocks:
-        raise PackageError(
-            stored.folder / "model.yaml",
-            "kv",
-            f"pool_mib {settings.pool_mib} holds {block_count} blocks of {package.kv.block_bytes} bytes; "
-            f"a window of {package.kv.window} and headroom_blocks {settings.headroom_blocks} need more",
-        )
-    model = VideoModel(stored, block_count=block_count, device=settings.device, threads=settings.threads)
-    max_batch = settings.max_batch
-    if max_batch is None:
-        cost = model.measure()
-        max_batch = cost.best_batch
-        log.info(
-            "measured tick",
-            extra={
-                "model": stored.name,
-                "max_batch": max_batch,
-                "tick_s": {n: round(s, 5) for n, s in cost.seconds.items()},
-            },
-        )
-    engine = Engine(model, max_batch=max_batch, home=settings.replica, metrics=metrics)
-    log.info("model loaded", extra={"model": stored.name, "version": stored.version, "block_count": block_count})
+    model = VideoModel(
+        stored, block_counts=_block_counts(stored, settings), device=settings.device, threads=settings.threads
+    )
+    cost = model.measure() if settings.max_batch is None else model.measure(max_batch=settings.max_batch)
+    max_batch = settings.max_batch or cost.best_batch
+    log.info(
+        "measured tick",
+        extra={
+            "model": stored.name,
+            "max_batch": max_batch,
+            "tick_s": {n: round(s, 5) for n, s in cost.seconds.items()},
+            "commit_s": round(cost.commit_s, 5),
+        },
+    )
+    engine = Engine(
+        model,
+        max_batch=max_batch,
+        home=settings.replica,
+        metrics=metrics,
+        cost=cost,
+    )
+    log.info(
+        "model loaded", extra={"model": stored.name, "version": stored.version, "block_count": engine.pool.block_count}
+    )
     return Served(stored, Worlds(engine, settings), starts)
+
+
+def _block_counts(stored: StoredPackage, settings: VideoSettings) -> dict[Storage, int]:
+    """Blocks of each format offered. Raises PackageError when a pool is too small to hold one session."""
+    kv = stored.package.kv
+    sizes_mib = {
+        Storage.FP32: ("pool_mib", settings.pool_mib),
+        Storage.FP16: ("fp16_pool_mib", settings.fp16_pool_mib),
+        Storage.INT8: ("int8_pool_mib", settings.int8_pool_mib),
+    }
+    counts = {}
+    for storage, (setting, size_mib) in sizes_mib.items():
+        if size_mib == 0:
+            continue
+        size_bytes = formats.block_bytes(kv, storage)
+        counts[storage] = size_mib * _MIB // size_bytes
+        if counts[storage] <= kv.window + settings.headroom_blocks:
+            raise PackageError(
+                stored.folder / "model.yaml",
+                "kv",
+                f"{setting} {size_mib} holds {counts[storage]} blocks of {size_bytes} bytes; "
+                f"a window of {kv.window} and headroom_blocks {settings.headroom_blocks} need more",
+            )
+    return counts
 
 
 def read_start(stored: StoredPackage, start: StartSpec) -> Origin:

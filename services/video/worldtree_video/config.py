@@ -15,6 +15,12 @@ class VideoSettings(ServiceSettings):
     device: str = Field("cpu", pattern="^(cpu|cuda)$", description="where the models run: cpu or cuda")
     threads: int = Field(1, ge=1, le=256, description="threads of one tick")
     pool_mib: int = Field(512, ge=1, description="MiB of KV blocks for each model")
+    fp16_pool_mib: int = Field(
+        128, ge=0, description="MiB of KV blocks in 16 bits; on a CPU taken as they are used. 0: fp16 is not offered"
+    )
+    int8_pool_mib: int = Field(
+        128, ge=0, description="MiB of KV blocks in 8 bits; on a CPU taken as they are used. 0: int8 is not offered"
+    )
     max_batch: int | None = Field(None, ge=1, le=1024, description="members of a tick; unset: measured at start")
     reserve_chunks: int = Field(16, ge=0, description="chunks out of view that a session keeps for instant rewinds")
     headroom_blocks: int = Field(32, ge=0, description="free blocks below which no new session is admitted")

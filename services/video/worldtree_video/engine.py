@@ -12,7 +12,7 @@ from worldtree_video.domain import Made, Storage
 from worldtree_video.errors import EngineBroken
 from worldtree_video.kv_cache import BlockPool
 from worldtree_video.metrics import VideoMetrics
-from worldtree_video.model import VideoModel
+from worldtree_video.model import TickCost, VideoModel
 from worldtree_video.scheduler import Batch, PendingChunk, Run, Scheduler
 from worldtree_video.sessions import Sessions
 
@@ -34,13 +34,15 @@ class Engine:
         max_batch: int,
         home: str,
         metrics: VideoMetrics,
+        cost: TickCost | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
         self.name = model.package.name
         self.clock = clock
         self.lock = threading.RLock()
-        self.pools = {Storage.FP32: BlockPool(model.block_count)}
+        self.cost = cost or TickCost({})  # as timed at load; empty: not timed
+        self.pools = {storage: BlockPool(count, storage) for storage, count in model.block_counts.items()}
         self.sessions = Sessions(home)
         self.scheduler = Scheduler(
             max_batch=max_batch,
@@ -137,7 +139,8 @@ class Engine:
         """Sets the gauges."""
         with self.lock:
             busy = self.sessions.busy_count
-            self._metrics.observe_pool(self.name, self.pool, idle=len(self.sessions) - busy, busy=busy)
+            self._metrics.observe_pools(self.name, self.pools.values())
+            self._metrics.observe_sessions(self.name, idle=len(self.sessions) - busy, busy=busy)
 
     def _next_batch(self) -> Batch:
         with self.lock:

@@ -1,9 +1,10 @@
 """Every metric of the video service, each declared once (names: DESIGN section 13)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from worldtree_video.domain import Storage
 from worldtree_video.kv_cache import BlockPool
 from worldtree_video.scheduler import Batch, PendingChunk
 
@@ -84,10 +85,18 @@ class VideoMetrics:
             self.chunk_seconds.labels(model, "denoise").observe(timing.denoise_s)
             self.chunk_seconds.labels(model, "commit").observe(timing.commit_s)
 
-    def observe_pool(self, model: str, pool: BlockPool, *, idle: int, busy: int) -> None:
-        """Sets the gauges of a model's pool and sessions."""
-        for state, count in (("free", pool.free_count), ("in_flight", pool.in_flight_count), ("held", pool.held_count)):
-            self.kv_blocks.labels(model, "pool", state).set(count)
-        self.kv_shared_blocks.labels(model).set(pool.shared_count())
+    def observe_pools(self, model: str, pools: Iterable[BlockPool]) -> None:
+        """Sets the gauges of a model's pools. The tier is `pool`, or `pool-fp16` and the like."""
+        shared_count = 0
+        for pool in pools:
+            tier = "pool" if pool.storage is Storage.FP32 else f"pool-{pool.storage.value}"
+            counts = {"free": pool.free_count, "in_flight": pool.in_flight_count, "held": pool.held_count}
+            for state, count in counts.items():
+                self.kv_blocks.labels(model, tier, state).set(count)
+            shared_count += pool.shared_count()
+        self.kv_shared_blocks.labels(model).set(shared_count)
+
+    def observe_sessions(self, model: str, *, idle: int, busy: int) -> None:
+        """Sets the gauges of a model's sessions."""
         self.sessions.labels(model, "idle").set(idle)
         self.sessions.labels(model, "busy").set(busy)

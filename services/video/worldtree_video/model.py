@@ -1,21 +1,23 @@
-"""The only file with tensors: batches of pending chunks in, pixels out; the KV pool between."""
+"""Batches of pending chunks in, pixels out; the KV pools between, one for each storage format."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
-from worldtree_runtime.inference import TensorSpec, check_signature, fingerprint, open_session
+from worldtree_runtime.inference import TensorSpec, check_signature, fingerprint
 from worldtree_runtime.model_package import DiscreteActions, VideoPackage
 from worldtree_runtime.model_repository import StoredPackage
 
 from worldtree_video import noise
-from worldtree_video.domain import Action, Made, Storage
+from worldtree_video.block_store import BlockStore
+from worldtree_video.domain import Action, Made, Storage, Summary
 from worldtree_video.errors import NotFinite
+from worldtree_video.formats import BlockSpec
 from worldtree_video.scheduler import PendingChunk
+from worldtree_video.stored_block import StoredBlock
 
 Array = NDArray[np.float32]
 
@@ -25,9 +27,13 @@ _BATCH_CANDIDATES = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, slots=True)
 class TickCost:
-    """Seconds of one run of the denoiser, nearly all of a tick, at each batch size that was timed."""
+    """Seconds of one run of the denoiser, nearly all of a tick, at each batch size that was timed.
+
+    `commit_s`: seconds of one run of the commit, for each chunk in it.
+    """
 
     seconds: dict[int, float]
+    commit_s: float = 0.0
 
     @property
     def best_batch(self) -> int:
@@ -40,70 +46,70 @@ class TickCost:
 
 
 class VideoModel:
-    """A package's graphs and the pool they share. Every method but `frames` belongs to the engine's thread.
+    """A package's graphs over a pool in each storage format offered.
 
-    The pool [blocks, layers, 2, heads, tokens, head_dim] is one OrtValue on the device. `denoise` gathers from it by
-    block table inside the graph; `commit` writes it in place, because its output is bound to its own input (an unbound
-    ScatterND copies the pool: 1 s at 2 GB).
+    Every method but `frames` and those that tell sizes belongs to the engine's thread. Members of a batch are run
+    together where their blocks are stored alike.
     """
 
-    def __init__(self, stored: StoredPackage, *, block_count: int, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self, stored: StoredPackage, *, block_counts: Mapping[Storage, int], device: str = "cpu", threads: int = 1
+    ) -> None:
         self.stored = stored
         self.package: VideoPackage = stored.package
-        self.block_count = block_count
+        self.block_counts = dict(block_counts)
         self.device = device
         self.fingerprint = fingerprint(device, threads)
-        files = self.package.files
-        self._denoise = open_session(stored.folder / files.denoise, device=device, threads=threads)
-        self._commit = open_session(stored.folder / files.commit, device=device, threads=threads)
-        self._check_graphs()
-        # One block more than is handed out, always zero, fills up short tables: a NaN in a block that somebody holds
-        # would get past a mask (0 x NaN is NaN) into every session whose padding pointed there.
-        self._blank = block_count
-        pool_shape = (block_count + 1, *self.package.kv.block_shape)
-        pool = np.zeros(pool_shape, np.float32)  # [blocks, layers, 2, heads, tokens, head_dim]
-        self._pool = ort.OrtValue.ortvalue_from_numpy(pool, device, 0)
-        # On the CPU the OrtValue shares the array's memory; on a GPU nothing of the pool stays on the host.
-        self._host_pool = pool if device == "cpu" else None
-        self._frames = np.zeros((block_count, *self.package.chunk_shape), np.uint8)  # [blocks, frames, h, w, 3]
+        own = BlockStore(stored, Storage.FP32, block_count=block_counts[Storage.FP32], device=device, threads=threads)
+        # The package's own graphs first: a mistake in them is told as theirs, not as one of a rewritten graph.
+        self._check_graphs(own)
+        self._stores = {Storage.FP32: own} | {
+            storage: BlockStore(stored, storage, block_count=count, device=device, threads=threads)
+            for storage, count in block_counts.items()
+            if storage is not Storage.FP32
+        }
         self._latents: dict[PendingChunk, Array] = {}  # x of each unfinished chunk
+
+    def block_spec(self, storage: Storage) -> BlockSpec:
+        """Type and shape of each tensor that holds a block."""
+        return self._stores[storage].spec
+
+    def block_bytes(self, storage: Storage) -> int:
+        """Bytes of a block."""
+        return self._stores[storage].block_bytes
 
     def denoise(self, members: Sequence[PendingChunk]) -> None:
         """One evaluation for each member; those whose answer is not finite get an error and no other is touched."""
-        if not members:
-            return
-        started = time.perf_counter()
-        x = np.stack([self._latent(member) for member in members])  # [batch, frames, h, w, 3]
-        levels = np.array([self._levels(member)[member.step] for member in members], np.float32)
-        binding = self._bind(self._denoise, members, {"x": x, "t": levels})
-        binding.bind_output("x0", "cpu")
-        self._denoise.run_with_iobinding(binding)
-        clean: Array = binding.get_outputs()[0].numpy()
-        elapsed = time.perf_counter() - started
-        for member, noisy, x0 in zip(members, x, clean, strict=True):
-            self._advance(member, noisy, x0)
-            member.timing.denoise_s += elapsed
-            member.timing.tick_count += 1
-            member.timing.batch_size_sum += len(members)
+        for store, group in self._by_store(members):
+            started = time.perf_counter()
+            x = np.stack([self._latent(member) for member in group])  # [batch, frames, h, w, 3]
+            levels = np.array([self._levels(member)[member.step] for member in group], np.float32)
+            table, inputs = self._conditions(group, store)
+            clean = store.run_denoise({**inputs, "x": x, "t": levels}, table)
+            elapsed = time.perf_counter() - started
+            for member, noisy, x0 in zip(group, x, clean, strict=True):
+                self._advance(member, noisy, x0)
+                member.timing.denoise_s += elapsed
+                member.timing.tick_count += 1
+                member.timing.batch_size_sum += len(group)
 
     def commit(self, members: Sequence[PendingChunk]) -> dict[PendingChunk, Made]:
         """Writes each member's block and returns what became of it. Blocks of one batch never depend on one another."""
-        if not members:
-            return {}
-        started = time.perf_counter()
-        pixels = np.stack([self._pixels(member) for member in members])
-        # The context holds what the client was shown, rounding included: so a replay from its frames is exact.
-        slots = np.array([member.block_id for member in members], np.int64)
-        binding = self._bind(self._commit, members, {"x0": _to_float(pixels), "slot": slots})
-        binding.bind_ortvalue_output("pool_out", self._pool)
-        self._commit.run_with_iobinding(binding)
-        elapsed = time.perf_counter() - started
         chunks = {}
-        for member, image in zip(members, pixels, strict=True):
-            self._frames[member.block_id] = image
-            self._latents.pop(member, None)
-            member.timing.commit_s += elapsed
-            chunks[member] = Made(image.tobytes())
+        for store, group in self._by_store(members):
+            started = time.perf_counter()
+            pixels = np.stack([self._pixels(member) for member in group])
+            # The context holds what the client was shown, rounding included: so a replay from its frames is exact.
+            slots = np.array([member.block_id for member in group], np.int64)
+            table, inputs = self._conditions(group, store)
+            store.run_commit({**inputs, "x0": _to_float(pixels), "slot": slots}, table, pixels)
+            asked = [member for member in group if member.run.branch.table.policy.compares]
+            summaries = dict(zip(asked, store.summaries([member.block_id for member in asked]), strict=True))
+            elapsed = time.perf_counter() - started
+            for member, image in zip(group, pixels, strict=True):
+                self._latents.pop(member, None)
+                member.timing.commit_s += elapsed
+                chunks[member] = Made(image.tobytes(), summaries.get(member))
         return chunks
 
     def forget(self, pending: PendingChunk) -> None:
@@ -112,53 +118,58 @@ class VideoModel:
 
     def frames(self, storage: Storage, block_id: int) -> bytes:
         """Pixels of a committed chunk. Any thread, while the block is held."""
-        self._check_storage(storage)
-        return bytes(self._frames[block_id])
+        return self._stores[storage].frames(block_id)
 
-    def read_blocks(self, storage: Storage, block_ids: Sequence[int]) -> tuple[Array, NDArray[np.uint8]]:
-        """Copies of blocks [n, layers, 2, heads, tokens, head_dim] and their pixels [n, frames, h, w, 3]."""
-        self._check_storage(storage)
-        pool = self._pool.numpy() if self._host_pool is None else self._host_pool
-        index = list(block_ids)
-        return pool[index], self._frames[index]
+    def read(self, storage: Storage, block_ids: Sequence[int]) -> list[StoredBlock]:
+        """Copies of blocks."""
+        return self._stores[storage].read(block_ids)
 
-    def write_blocks(
-        self, storage: Storage, block_ids: Sequence[int], blocks: Array, pixels: NDArray[np.uint8]
-    ) -> None:
-        """Puts copies back, into blocks that were allocated for them."""
-        self._check_storage(storage)
-        index = list(block_ids)
-        if self._host_pool is None:
-            pool = self._pool.numpy()
-            pool[index] = blocks
-            self._pool.update_inplace(pool)
-        else:
-            self._host_pool[index] = blocks
-        self._frames[index] = pixels
+    def write(self, storage: Storage, block_ids: Sequence[int], blocks: Sequence[StoredBlock]) -> None:
+        """Puts copies back, into blocks that were allocated for them; they must fit `block_spec`."""
+        self._stores[storage].write(block_ids, blocks)
 
-    def measure(self, clock: Callable[[], float] = time.perf_counter, *, repeats: int = 3) -> TickCost:
-        """Times the denoiser at several batch sizes over a full window, in blocks that nobody holds yet."""
-        kv = self.package.kv
-        seconds = {}
-        for size in _BATCH_CANDIDATES:
-            if size > self.block_count:
-                break
-            x = np.zeros((size, *self.package.chunk_shape), np.float32)
-            context = [tuple(range(min(kv.window, self.block_count)))] * size
-            actions = [None] * size
+    def summary(self, storage: Storage, block_id: int) -> Summary:
+        """The summary of a block, the same as the one that came with its chunk (`domain.Made`)."""
+        return self._stores[storage].summaries([block_id])[0]
+
+    def measure(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        repeats: int = 3,
+        max_batch: int = _BATCH_CANDIDATES[-1],
+        storage: Storage = Storage.FP32,
+    ) -> TickCost:
+        """Times the graphs at several batch sizes over a full window, in blocks that nobody holds yet."""
+        store, window = self._stores[storage], self.package.kv.window
+        context = tuple(range(min(window, store.block_count)))
+
+        def timed(run: Callable[[], object]) -> float:
             samples = []
             for _ in range(repeats):
                 begun = clock()
-                binding = self._bind_arrays(self._denoise, actions, context, {"x": x, "t": np.ones(size, np.float32)})
-                binding.bind_output("x0", "cpu")
-                self._denoise.run_with_iobinding(binding)
+                run()
                 samples.append(clock() - begun)
-            seconds[size] = sorted(samples)[repeats // 2]
-        return TickCost(seconds)
+            return sorted(samples)[repeats // 2]
 
-    def _check_storage(self, storage: Storage) -> None:
-        if storage is not Storage.FP32:
-            raise ValueError(f"storage must be fp32, got {storage.value}")
+        def denoise(size: int) -> None:
+            x = np.zeros((size, *self.package.chunk_shape), np.float32)
+            table, inputs = self._arrays([None] * size, [context] * size, store)
+            store.run_denoise({**inputs, "x": x, "t": np.ones(size, np.float32)}, table)
+
+        def commit() -> None:
+            pixels = np.zeros((1, *self.package.chunk_shape), np.uint8)
+            table, inputs = self._arrays([None], [()], store)
+            store.run_commit({**inputs, "x0": _to_float(pixels), "slot": np.zeros(1, np.int64)}, table, pixels)
+
+        sizes = [size for size in _BATCH_CANDIDATES if size <= min(max_batch, store.block_count)]
+        seconds = {size: timed(lambda size=size: denoise(size)) for size in sizes}  # type: ignore[misc]
+        return TickCost(seconds, timed(commit))
+
+    def _by_store(self, members: Sequence[PendingChunk]) -> Iterator[tuple[BlockStore, list[PendingChunk]]]:
+        for storage, store in self._stores.items():
+            if group := [member for member in members if member.storage is storage]:
+                yield store, group
 
     def _advance(self, member: PendingChunk, noisy: Array, x0: Array) -> None:
         if not np.isfinite(x0).all():
@@ -193,38 +204,25 @@ class VideoModel:
     def _levels(self, member: PendingChunk) -> tuple[float, ...]:
         return self.package.sampler.schedules[member.record.nfe]
 
-    def _bind(
-        self, session: ort.InferenceSession, members: Sequence[PendingChunk], arrays: Mapping[str, NDArray[Any]]
-    ) -> ort.IOBinding:
+    def _conditions(
+        self, members: Sequence[PendingChunk], store: BlockStore
+    ) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
         actions = [member.record.action for member in members]
-        return self._bind_arrays(session, actions, [member.context for member in members], arrays)
+        return self._arrays(actions, [member.context for member in members], store)
 
-    def _bind_arrays(
-        self,
-        session: ort.InferenceSession,
-        actions: Sequence[Action | None],
-        contexts: Sequence[tuple[int, ...]],
-        arrays: Mapping[str, NDArray[Any]],
-    ) -> ort.IOBinding:
+    def _arrays(
+        self, actions: Sequence[Action | None], contexts: Sequence[tuple[int, ...]], store: BlockStore
+    ) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+        """The block table, and the other inputs that both graphs take."""
         window = self.package.kv.window
         # Always padded to one window: a different padding changes the last bits of a result.
-        table = np.full((len(contexts), window), self._blank, np.int64)  # [batch, window]
+        table = np.full((len(contexts), window), store.blank, np.int64)  # [batch, window]
         mask = np.zeros((len(contexts), window), np.bool_)  # [batch, window]
         for row, context in enumerate(contexts):
             table[row, : len(context)] = context
             mask[row, : len(context)] = True
-        inputs = {
-            **arrays,
-            "action": self._action_array(actions),
-            "position": np.array([len(context) for context in contexts], np.int64),
-            "table": table,
-            "key_mask": mask,
-        }
-        binding = session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self.device, 0))
-        binding.bind_ortvalue_input("pool", self._pool)
-        return binding
+        position = np.array([len(context) for context in contexts], np.int64)
+        return table, {"action": self._action_array(actions), "position": position, "key_mask": mask}
 
     def _action_array(self, actions: Sequence[Action | None]) -> NDArray[np.int64] | Array:
         space = self.package.action
@@ -234,7 +232,7 @@ class VideoModel:
         blank = (0.0,) * space.size
         return np.array([blank if action is None else action.value for action in actions], np.float32)
 
-    def _check_graphs(self) -> None:
+    def _check_graphs(self, own: BlockStore) -> None:
         package, kv = self.package, self.package.kv
         pool = TensorSpec("pool", "float", (None, *kv.block_shape))
         shared = [
@@ -250,13 +248,13 @@ class VideoModel:
         folder, files = self.stored.folder, package.files
         check_signature(
             folder / files.denoise,
-            self._denoise,
+            own.denoise,
             [TensorSpec("x", "float", chunk), TensorSpec("t", "float", (None,)), *shared],
             [TensorSpec("x0", "float", chunk)],
         )
         check_signature(
             folder / files.commit,
-            self._commit,
+            own.commit,
             [TensorSpec("x0", "float", chunk), TensorSpec("slot", "int64", (None,)), *shared],
             [TensorSpec("pool_out", "float", (None, *kv.block_shape))],
         )

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from worldtree_runtime.model_package import VideoPackage
 
-from worldtree_video.domain import SEED_MAX, Action, KvPolicy, Origin, PolicyKind
+from worldtree_video.domain import SEED_MAX, Action, KvPolicy, Origin, PolicyKind, Storage
 from worldtree_video.errors import SnapshotCorrupt
+from worldtree_video.formats import block_spec
+from worldtree_video.stored_block import StoredBlock
 
-Tensors: TypeAlias = dict[str, NDArray[np.float32] | NDArray[np.uint8]]
+Tensors: TypeAlias = dict[str, NDArray[Any]]
 
-_FORMAT = "worldtree.snapshot.1"
+_FORMAT = "worldtree.snapshot.2"
+_FP32_ONLY = "worldtree.snapshot.1"  # before there were storage formats: one tensor `blocks`, a policy of three numbers
+_BLOCK = "block."  # before the name of a stored tensor
 # All that reading nested JSON of a stranger can raise: wrong kinds, huge numbers, bottomless nesting.
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
@@ -27,7 +32,8 @@ class Snapshot:
     """All that another replica needs to go on with a session.
 
     `steps`: (action, seed, nfe) of each generated chunk. `positions`: places in the history of the blocks in view.
-    `blocks` [n, layers, 2, heads, tokens, head_dim] float32, `pixels` [n, frames, height, width, 3] uint8.
+    `blocks`: each stored tensor of the policy's format (`formats.block_spec`), [n, ...]. `pixels` [n, frames, height,
+    width, 3] uint8.
     """
 
     model: str
@@ -41,14 +47,28 @@ class Snapshot:
     steps: tuple[tuple[Action, int, int], ...]
     state_hash: str
     positions: tuple[int, ...]
-    blocks: NDArray[np.float32]
+    blocks: dict[str, NDArray[Any]]
     pixels: NDArray[np.uint8]
+
+    def stored_blocks(self) -> list[StoredBlock]:
+        """The blocks in view, one by one."""
+        return [
+            StoredBlock({name: rows[place] for name, rows in self.blocks.items()}, self.pixels[place])
+            for place in range(len(self.positions))
+        ]
+
+
+def stack(blocks: Sequence[StoredBlock]) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint8]]:
+    """`blocks` and `pixels` of a snapshot, from one block or more of one format."""
+    tensors = {name: np.stack([block.tensors[name] for block in blocks]) for name in blocks[0].tensors}
+    return tensors, np.stack([block.pixels for block in blocks])
 
 
 def encode(snapshot: Snapshot) -> bytes:
     """The snapshot's bytes."""
     start = np.stack([np.frombuffer(chunk, np.uint8) for chunk in snapshot.origin.chunks])  # [chunks, bytes]
-    tensors: Tensors = {"blocks": snapshot.blocks, "pixels": snapshot.pixels, "start": start}
+    tensors: Tensors = {_BLOCK + name: rows for name, rows in snapshot.blocks.items()}
+    tensors |= {"pixels": snapshot.pixels, "start": start}
     recipe = {
         "model": snapshot.model,
         "version": snapshot.version,
@@ -56,7 +76,7 @@ def encode(snapshot: Snapshot) -> bytes:
         "fingerprint": snapshot.fingerprint,
         "seed": snapshot.seed,
         "nfe": snapshot.nfe,
-        "policy": [snapshot.policy.kind.value, snapshot.policy.window_chunks, snapshot.policy.sink_chunks],
+        "policy": _policy_fields(snapshot.policy),
         "start_name": snapshot.origin.name,
         "start_actions": [action.value for action in snapshot.origin.actions],
         "steps": [[action.value, seed, nfe] for action, seed, nfe in snapshot.steps],
@@ -74,25 +94,26 @@ def decode(data: bytes) -> Snapshot:
         tensors = load(data)
         header_bytes = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + header_bytes])["__metadata__"]
-        if metadata["format"] != _FORMAT:
-            raise SnapshotCorrupt(f"its format is {str(metadata['format'])[:40]!r}, not {_FORMAT!r}")
+        found_format = metadata["format"]
+        if found_format not in (_FORMAT, _FP32_ONLY):
+            raise SnapshotCorrupt(f"its format is {str(found_format)[:40]!r}, not {_FORMAT!r}")
         text, checksum = metadata["recipe"], metadata["checksum"]
-        blocks, pixels, start = tensors["blocks"], tensors["pixels"], tensors["start"]
-        found = _checksum(text, {"blocks": blocks, "pixels": pixels, "start": start})
+        found = _checksum(text, tensors)
+        pixels, start = tensors.pop("pixels"), tensors.pop("start")
+        if found_format == _FP32_ONLY:
+            tensors = {_BLOCK + "kv": tensors["blocks"]}
+        blocks = {name.removeprefix(_BLOCK): rows for name, rows in tensors.items() if name.startswith(_BLOCK)}
     except (SafetensorError, *_MALFORMED) as error:
         raise SnapshotCorrupt("it is no whole snapshot file") from error
     if checksum != found:
         raise SnapshotCorrupt("its checksum does not match")
-    for name, tensor, dtype, axes in (
-        ("blocks", blocks, "float32", 6),
-        ("pixels", pixels, "uint8", 5),
-        ("start", start, "uint8", 2),
-    ):
-        if tensor.dtype != dtype or tensor.ndim != axes:
-            raise SnapshotCorrupt(f"{name} must be {dtype} of {axes} axes, got {tensor.dtype} of {tensor.ndim}")
+    for name, tensor, axes in (("pixels", pixels, 5), ("start", start, 2)):
+        if tensor.dtype != np.uint8 or tensor.ndim != axes:
+            raise SnapshotCorrupt(f"{name} must be uint8 of {axes} axes, got {tensor.dtype} of {tensor.ndim}")
+    if not blocks or any(rows.ndim != 6 for rows in blocks.values()):
+        raise SnapshotCorrupt("its blocks must be tensors of 6 axes")
     try:
         recipe = json.loads(text)
-        kind, window_chunks, sink_chunks = recipe["policy"]
         snapshot = Snapshot(
             model=str(recipe["model"]),
             version=str(recipe["version"]),
@@ -100,7 +121,7 @@ def decode(data: bytes) -> Snapshot:
             fingerprint=str(recipe["fingerprint"]),
             seed=int(recipe["seed"]),
             nfe=int(recipe["nfe"]),
-            policy=KvPolicy(PolicyKind(kind), int(window_chunks), int(sink_chunks)),
+            policy=_policy(recipe["policy"]),
             origin=Origin(
                 tuple(row.tobytes() for row in start), _actions(recipe["start_actions"]), str(recipe["start_name"])
             ),
@@ -113,9 +134,9 @@ def decode(data: bytes) -> Snapshot:
     except _MALFORMED as error:
         raise SnapshotCorrupt(f"its recipe cannot be read: {str(error)[:200]}") from error
     length = _chunk_count(snapshot)
-    counts = {len(snapshot.positions), len(blocks), len(pixels)}
+    counts = {len(snapshot.positions), len(pixels), *(len(rows) for rows in blocks.values())}
     if snapshot.positions != tuple(snapshot.policy.visible(length)) or len(counts) != 1:
-        raise SnapshotCorrupt(f"its blocks {blocks.shape} are not those that a history of {length} chunks shows")
+        raise SnapshotCorrupt(f"its {len(pixels)} blocks are not those that a history of {length} chunks shows")
     return snapshot
 
 
@@ -124,14 +145,20 @@ def check(snapshot: Snapshot, package: VideoPackage) -> None:
 
     What gets past here runs in batches with other sessions, so one bad number would end their calls too.
     """
-    blocks_shape, pixels_shape = package.kv.block_shape, package.chunk_shape
-    if snapshot.blocks.shape[1:] != blocks_shape or snapshot.pixels.shape[1:] != pixels_shape:
-        raise SnapshotCorrupt(
-            f"its blocks are {snapshot.blocks.shape[1:]} and its chunks {snapshot.pixels.shape[1:]}, "
-            f"the model's are {blocks_shape} and {pixels_shape}"
-        )
-    if not np.isfinite(snapshot.blocks).all():
-        raise SnapshotCorrupt("its blocks hold a NaN or an infinity")
+    storage = snapshot.policy.storage
+    spec = block_spec(package.kv, storage)
+    if snapshot.blocks.keys() != spec.keys():
+        raise SnapshotCorrupt(f"its blocks are of {sorted(snapshot.blocks)[:8]}, those in {storage.value} of {[*spec]}")
+    for name, form in spec.items():
+        rows = snapshot.blocks[name]
+        if rows.dtype != form.dtype or rows.shape[1:] != form.shape:
+            raise SnapshotCorrupt(
+                f"its blocks are {name} {rows.dtype} {rows.shape[1:]}, the model's are {form.dtype} {form.shape}"
+            )
+        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+            raise SnapshotCorrupt("its blocks hold a NaN or an infinity")
+    if snapshot.pixels.shape[1:] != package.chunk_shape:
+        raise SnapshotCorrupt(f"its chunks are {snapshot.pixels.shape[1:]}, the model's are {package.chunk_shape}")
     if snapshot.policy.window_chunks > package.kv.window:
         raise SnapshotCorrupt(f"its window is {snapshot.policy.window_chunks} chunks, the model's {package.kv.window}")
     if snapshot.policy.kind is PolicyKind.FULL and len(snapshot.positions) < _chunk_count(snapshot):
@@ -151,6 +178,23 @@ def check(snapshot: Snapshot, package: VideoPackage) -> None:
 
 def _chunk_count(snapshot: Snapshot) -> int:
     return len(snapshot.origin.chunks) + len(snapshot.steps)
+
+
+def _policy_fields(policy: KvPolicy) -> dict[str, int | str]:
+    values = {field.name: getattr(policy, field.name) for field in fields(policy)}
+    return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
+
+
+def _policy(raw: Any) -> KvPolicy:
+    if isinstance(raw, list):  # of a snapshot from before there were storage formats
+        kind, window_chunks, sink_chunks = raw
+        return KvPolicy(PolicyKind(kind), int(window_chunks), int(sink_chunks))
+    known: dict[str, Any] = {"kind": PolicyKind(raw["kind"]), "storage": Storage(raw["storage"])}
+    # The rest are counts, and the name of a plug-in.
+    rest: dict[str, Any] = {
+        name: value if name == "plugin" else int(value) for name, value in raw.items() if name not in known
+    }
+    return KvPolicy(**known, **rest)
 
 
 def _action(value: object) -> Action:

@@ -235,8 +235,9 @@ class Worlds:
         try:
             positions = branch.table.policy.visible(len(branch.records))
             context = branch.table.context()
-            reading = self.engine.between_ticks(lambda: self.model.read_blocks(branch.table.pool.storage, context))
-            blocks, pixels = await asyncio.wrap_future(reading)
+            reading = self.engine.between_ticks(lambda: self.model.read(branch.table.pool.storage, context))
+            in_view = await asyncio.wrap_future(reading)
+            blocks, pixels = snapshots.stack(in_view)
             saved = Snapshot(
                 model=self.model.package.name,
                 version=self.model.package.version,
@@ -260,6 +261,11 @@ class Worlds:
         """A new session from a snapshot of this model, and whether its frames will be bit-identical."""
         self._admit(1)
         snapshots.check(saved, self.model.package)
+        if saved.policy.storage not in self.engine.pools:
+            offered = ", ".join(storage.value for storage in self.engine.pools)
+            raise InvalidRequest(
+                "snapshot", f"its blocks are stored as {saved.policy.storage.value}; offered here: {offered}"
+            )
         branch = self._blank(Recipe(saved.origin, saved.seed, saved.nfe, saved.policy), saved.fingerprint)
         try:
             for _ in saved.origin.chunks:
@@ -275,7 +281,7 @@ class Worlds:
                 if block_ids is None:
                     raise KvCacheFull(pool.block_count)
             writing = self.engine.between_ticks(
-                lambda: self.model.write_blocks(pool.storage, block_ids, saved.blocks, saved.pixels)
+                lambda: self.model.write(pool.storage, block_ids, saved.stored_blocks())
             )
             try:
                 await asyncio.wrap_future(writing)

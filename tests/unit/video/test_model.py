@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,34 +19,39 @@ from worldtree_video.errors import NotFinite
 from worldtree_video.kv_cache import BlockPool, BlockTable
 from worldtree_video.model import TickCost, VideoModel
 from worldtree_video.scheduler import PendingChunk
+from worldtree_video.stored_block import StoredBlock
 
-BLOCK_COUNT = 24
+BLOCK_COUNT = 40
 POLICY = KvPolicy(PolicyKind.SINK_WINDOW, 4, 1)
 
 
 class Bench:
-    """A model and a pool, without a scheduler."""
+    """A model and its pools, without a scheduler."""
 
-    def __init__(self, folder: Path, tiny: TinyWorld) -> None:
+    def __init__(self, folder: Path, tiny: TinyWorld, storage: Storage) -> None:
         self.tiny = tiny
+        self.storage = storage
         tiny.write(folder)
         (stored,) = ModelRepository(folder).scan()
-        self.model = VideoModel(stored, block_count=BLOCK_COUNT)
-        self.pool = BlockPool(BLOCK_COUNT)
+        self.model = VideoModel(stored, block_counts=dict.fromkeys(Storage, BLOCK_COUNT))
+        self.pools = {storage: BlockPool(BLOCK_COUNT, storage) for storage in Storage}
+        self.pool = self.pools[storage]
         self.branches: dict[int, Branch] = {}
 
-    def branch(self, *, seed: int = 7, nfe: int = 2) -> Branch:
-        start = bytes(range(72)) * self.tiny.frames_per_chunk
-        branch = Branch(Origin((start,), ()), b"root", seed, nfe, BlockTable(self.pool, POLICY))
+    def branch(self, *, seed: int = 7, nfe: int = 2, storage: Storage | None = None, white: bool = False) -> Branch:
+        start = (b"\xff" * 72 if white else bytes(range(72))) * self.tiny.frames_per_chunk
+        table = BlockTable(self.pools[storage or self.storage], POLICY)
+        branch = Branch(Origin((start,), ()), b"root", seed, nfe, table)
         self.make([self.pending(branch)])
         return branch
 
     def pending(self, branch: Branch, action: Action | None = None) -> PendingChunk:
         record = branch.next_record(action) if action else branch.given_record()
         given = None if action else branch.origin.chunks[len(branch.records)]
-        block = self.pool.allocate()
+        pool = branch.table.pool
+        block = pool.allocate()
         assert block is not None
-        member = PendingChunk(None, record, self.pool, block, branch.table.context(), given, 0.0)  # type: ignore[arg-type]
+        member = PendingChunk(SimpleNamespace(branch=branch), record, pool, block, branch.table.context(), given, 0.0)  # type: ignore[arg-type]
         self.branches[id(member)] = branch
         return member
 
@@ -59,17 +65,25 @@ class Bench:
             if member in chunks:
                 branch.append(member.record, member.block_id)
             else:
-                self.pool.abandon(member.block_id)
+                member.pool.abandon(member.block_id)
                 self.model.forget(member)
         return [chunks[member].frames if member in chunks else None for member in members]
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Callable[..., Bench]:
-    return lambda tiny=None: Bench(tmp_path / "models", tiny or TinyWorld())
+@pytest.fixture(params=list(Storage), ids=lambda storage: storage.value)
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Bench]:
+    """Every test that asks for it runs once for each storage format."""
+    return lambda tiny=None: Bench(tmp_path / "models", tiny or TinyWorld(), request.param)
 
 
 WORLDS = [TinyWorld(), TinyWorld(sampler="euler"), TinyWorld(frames_per_chunk=2), TinyWorld(action_size=2)]
+
+
+def same(one: StoredBlock, other: StoredBlock) -> bool:
+    """Whether two blocks are equal to the last bit, types included."""
+    return one.pixels.tobytes() == other.pixels.tobytes() and {
+        name: (rows.dtype, rows.shape, rows.tobytes()) for name, rows in one.tensors.items()
+    } == {name: (rows.dtype, rows.shape, rows.tobytes()) for name, rows in other.tensors.items()}
 
 
 def steer(tiny: TinyWorld, number: int) -> Action:
@@ -109,14 +123,42 @@ def test_a_poisoned_member_fails_alone(bench: Callable[..., Bench], tiny: TinyWo
     table.pool.check_integrity()
 
 
-def test_a_nan_in_a_block_that_somebody_holds_reaches_nobody_else(bench: Callable[..., Bench]) -> None:
+def test_a_member_that_starts_from_nan_keys_fails_alone(bench: Callable[..., Bench]) -> None:
     table = bench()
-    poisoned = [table.pool.allocate() for _ in range(BLOCK_COUNT // 2)]
+    alone = [table.branch(seed=seed) for seed in range(7)]
+    expected = [table.make([table.pending(branch, Action(1))])[0] for branch in alone]
+    poisoned = table.branch(white=True)
+    (block,) = table.model.read(table.storage, poisoned.table.context())
+    assert any(np.isnan(rows.astype(np.float32)).any() for rows in block.tensors.values())
+    members = [table.pending(branch, Action(1)) for branch in (*(table.branch(seed=s) for s in range(7)), poisoned)]
+    made = table.make(members)
+    assert made == [*expected, None]
+    assert isinstance(members[-1].error, NotFinite)
+
+
+def test_members_of_every_format_share_a_tick_and_each_gets_what_it_gets_alone(bench: Callable[..., Bench]) -> None:
+    table = bench()
     expected = table.make([table.pending(table.branch(), Action(1))])[0]
-    nan = np.full((len(poisoned), *table.tiny.block_shape), np.nan, np.float32)
-    pixels = np.zeros((len(poisoned), *table.model.package.chunk_shape), np.uint8)
-    table.model.write_blocks(Storage.FP32, [block for block in poisoned if block is not None], nan, pixels)
-    assert table.make([table.pending(table.branch(), Action(1))])[0] == expected
+    members = [table.pending(table.branch(storage=storage), Action(1)) for storage in (*Storage, *Storage)]
+    made = table.make(members)
+    assert [made[place] for place, member in enumerate(members) if member.storage is table.storage] == [expected] * 2
+    assert {member.timing.mean_batch_size for member in members} == {2.0}
+
+
+def test_pools_stay_where_they_are(bench: Callable[..., Bench]) -> None:
+    table = bench()
+    store = table.model._stores[table.storage]
+    before = store.addresses()
+    branch = table.branch()
+    table.make([table.pending(branch, Action(1))])
+    table.model.write(table.storage, [BLOCK_COUNT - 1], table.model.read(table.storage, [branch.table.last]))
+    assert store.addresses() == before
+    # and what was written is there: a graph that wrote elsewhere would leave zeros
+    for name, value in store._tensors.items():
+        rows = value.numpy()
+        assert rows[branch.table.last].any(), name
+        assert np.array_equal(rows[branch.table.last], rows[BLOCK_COUNT - 1])
+        assert not rows[store.blank].any()
 
 
 def test_each_block_in_view_is_seen_at_its_place(bench: Callable[..., Bench]) -> None:
@@ -136,13 +178,13 @@ def test_the_context_holds_what_was_shown_so_given_frames_and_made_ones_are_alik
     branch = table.branch()
     pixels = table.make([table.pending(branch, Action(1))])[0]
     assert pixels is not None
-    made, _ = table.model.read_blocks(Storage.FP32, [branch.table.last])
+    (made,) = table.model.read(table.storage, [branch.table.last])
     again = table.pending(branch, Action(1))
     again.given, again.step, again.context = pixels, 2, branch.table.context()[:-1]
     table.model.commit([again])
-    given, shown = table.model.read_blocks(Storage.FP32, [again.block_id])
-    assert np.array_equal(made, given)
-    assert shown.tobytes() == pixels
+    (given,) = table.model.read(table.storage, [again.block_id])
+    assert same(made, given)
+    assert given.pixels.tobytes() == pixels
     table.pool.abandon(again.block_id)
 
 
@@ -150,12 +192,14 @@ def test_blocks_that_were_read_can_be_put_back_elsewhere(bench: Callable[..., Be
     table = bench()
     branch = table.branch()
     table.make([table.pending(branch, Action(1))])
-    blocks, pixels = table.model.read_blocks(Storage.FP32, branch.table.context())
+    blocks = table.model.read(table.storage, branch.table.context())
     expected = table.make([table.pending(branch, Action(2))])[0]
     twin = Branch(branch.origin, b"root", 7, 2, BlockTable(table.pool, POLICY), records=branch.records[:2])
     fresh = twin.table.restore(2)
     assert fresh is not None
-    table.model.write_blocks(Storage.FP32, fresh, blocks, pixels)
+    table.model.write(table.storage, fresh, blocks)
+    assert all(map(same, table.model.read(table.storage, fresh), blocks))
+    assert table.model.frames(table.storage, fresh[0]) == branch.origin.chunks[0]
     assert table.make([table.pending(twin, Action(2))])[0] == expected
 
 
@@ -180,14 +224,17 @@ def test_the_largest_batch_wins_only_where_it_pays() -> None:
 
 
 def test_a_tick_is_measured_at_every_size_that_the_pool_allows(bench: Callable[..., Bench]) -> None:
-    cost = bench().model.measure(repeats=1)
+    table = bench()
+    cost = table.model.measure(repeats=1, storage=table.storage)
     assert list(cost.seconds) == [1, 2, 4, 8, 16]
     assert all(seconds > 0 for seconds in cost.seconds.values())
+    assert cost.commit_s > 0
+    assert list(table.model.measure(repeats=1, max_batch=3).seconds) == [1, 2]
 
 
 def load(folder: Path) -> VideoModel:
     (stored,) = ModelRepository(folder).scan()
-    return VideoModel(stored, block_count=BLOCK_COUNT)
+    return VideoModel(stored, block_counts={Storage.FP32: BLOCK_COUNT})
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,21 @@ from safetensors.numpy import save
 from worldtree_runtime.model_package import VideoPackage
 from worldtree_runtime.testing import TinyWorld
 from worldtree_video import snapshot as snapshots
-from worldtree_video.domain import SEED_MAX, Action, KvPolicy, Origin, PolicyKind
+from worldtree_video.domain import SEED_MAX, Action, KvPolicy, Origin, PolicyKind, Storage
 from worldtree_video.errors import SnapshotCorrupt
+from worldtree_video.formats import block_spec
 from worldtree_video.snapshot import Snapshot, check, decode, encode
 
 PACKAGE = VideoPackage.model_validate(TinyWorld().manifest())
 CONTINUOUS = VideoPackage.model_validate(TinyWorld(action_size=2).manifest())
+WALKING = VideoPackage.model_validate(TinyWorld(pose=True).manifest())
 
 
-def make(*, steps: int = 3, start: int = 2, package: VideoPackage = PACKAGE) -> Snapshot:
-    action = Action(1) if package is PACKAGE else Action((0.25, -1.0))
-    policy = KvPolicy(PolicyKind.SINK_WINDOW, 4, 1)
+def make(
+    *, steps: int = 3, start: int = 2, package: VideoPackage = PACKAGE, storage: Storage = Storage.FP32
+) -> Snapshot:
+    action = Action((0.25, -1.0)) if package is CONTINUOUS else Action(1)
+    policy = KvPolicy(PolicyKind.SINK_WINDOW, 4, 1, storage)
     positions = tuple(policy.visible(start + steps))
     rng = np.random.default_rng(steps)
     return Snapshot(
@@ -37,7 +41,10 @@ def make(*, steps: int = 3, start: int = 2, package: VideoPackage = PACKAGE) -> 
         steps=((action, 7, 2),) * steps,
         state_hash="ab" * 32,
         positions=positions,
-        blocks=rng.normal(size=(len(positions), *package.kv.block_shape)).astype(np.float32),
+        blocks={
+            name: (20 * rng.normal(size=(len(positions), *form.shape))).astype(form.dtype)
+            for name, form in block_spec(package.kv, storage).items()
+        },
         pixels=rng.integers(0, 256, (len(positions), *package.chunk_shape), np.uint8),
     )
 
@@ -46,7 +53,9 @@ def same(a: Snapshot, b: Snapshot) -> bool:
     fields = [field.name for field in dataclasses.fields(Snapshot) if field.name not in ("blocks", "pixels")]
     return (
         all(getattr(a, name) == getattr(b, name) for name in fields)
-        and np.array_equal(a.blocks, b.blocks)
+        and a.blocks.keys() == b.blocks.keys()
+        and all(np.array_equal(rows, b.blocks[name]) for name, rows in a.blocks.items())
+        and all(rows.dtype == b.blocks[name].dtype for name, rows in a.blocks.items())
         and np.array_equal(a.pixels, b.pixels)
     )
 
@@ -77,15 +86,31 @@ def test_what_goes_in_comes_out(steps: list[tuple[Action, int, int]], window: in
         origin=Origin((b"\0" * PACKAGE.chunk_bytes,), (), name),
         steps=tuple(steps),
         positions=positions,
-        blocks=np.zeros((len(positions), *PACKAGE.kv.block_shape), np.float32),
+        blocks={"kv": np.zeros((len(positions), *PACKAGE.kv.block_shape), np.float32)},
         pixels=np.zeros((len(positions), *PACKAGE.chunk_shape), np.uint8),
     )
     assert same(decode(encode(saved)), saved)
 
 
-@pytest.mark.parametrize("package", [PACKAGE, CONTINUOUS])
-def test_what_a_package_made_passes_its_check(package: VideoPackage) -> None:
-    check(decode(encode(make(package=package))), package)
+@pytest.mark.parametrize("storage", list(Storage), ids=lambda storage: storage.value)
+@pytest.mark.parametrize("package", [PACKAGE, CONTINUOUS, WALKING], ids=["discrete", "continuous", "with-state"])
+def test_what_a_package_made_passes_its_check(package: VideoPackage, storage: Storage) -> None:
+    saved = make(package=package, storage=storage)
+    found = decode(encode(saved))
+    assert same(found, saved)
+    check(found, package)
+    assert same(dataclasses.replace(saved, **stacked(found)), saved)
+
+
+def stacked(saved: Snapshot) -> dict[str, Any]:
+    blocks, pixels = snapshots.stack(saved.stored_blocks())
+    return {"blocks": blocks, "pixels": pixels}
+
+
+def test_a_snapshot_from_before_there_were_formats_is_one_in_fp32() -> None:
+    old = forged(lambda recipe: {**recipe, "policy": ["sink_window", 4, 1]}, format_name="worldtree.snapshot.1")
+    assert same(decode(old), make())
+    check(decode(old), PACKAGE)
 
 
 def test_a_snapshot_that_was_cut_short_anywhere_is_corrupt() -> None:
@@ -120,6 +145,7 @@ def test_bytes_of_any_kind_are_corrupt_and_nothing_worse(data: bytes) -> None:
         None,
         {},
         {"format": "worldtree.snapshot.1"},
+        {"format": "worldtree.snapshot.2"},
         {"format": "pt"},
         {"format": "worldtree.snapshot.9", "recipe": "{}"},
     ],
@@ -129,18 +155,24 @@ def test_a_safetensors_file_of_someone_else_is_corrupt(metadata: dict[str, str] 
         decode(save({"blocks": np.zeros(3, np.float32)}, metadata))
 
 
-def forged(change: Any = None, tensors: dict[str, Any] | None = None, text: str | None = None) -> bytes:
+def forged(
+    change: Any = None,
+    tensors: dict[str, Any] | None = None,
+    text: str | None = None,
+    format_name: str = "worldtree.snapshot.2",
+) -> bytes:
     """A snapshot with a right checksum and a recipe of a stranger's making."""
     saved = make()
     start = np.stack([np.frombuffer(chunk, np.uint8) for chunk in saved.origin.chunks])
-    arrays = {"blocks": saved.blocks, "pixels": saved.pixels, "start": start, **(tensors or {})}
+    block = "block.kv" if format_name.endswith("2") else "blocks"
+    arrays = {block: saved.blocks["kv"], "pixels": saved.pixels, "start": start, **(tensors or {})}
     if text is None:
         header = encode(saved)
         metadata = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]
         recipe = json.loads(metadata["recipe"])
         text = json.dumps(change(recipe) if change else recipe)
     checksum = snapshots._checksum(text, arrays)
-    return bytes(save(arrays, {"format": "worldtree.snapshot.1", "recipe": text, "checksum": checksum}))
+    return bytes(save(arrays, {"format": format_name, "recipe": text, "checksum": checksum}))
 
 
 def test_a_forged_snapshot_that_changes_nothing_is_a_snapshot() -> None:
@@ -171,13 +203,24 @@ def test_a_recipe_that_is_no_recipe_is_corrupt(text: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"policy": ["forever", 4, 1]},
-        {"policy": ["sliding", 0, 0]},
-        {"policy": ["sink_window", 4, 4]},
-        {"policy": ["sink_window", float("inf"), 1]},
-        {"policy": ["sink_window", float("nan"), 1]},
-        {"policy": ["sink_window", 10**400, 1]},
-        {"policy": ["sink_window", "4" * 5000, 1]},
+        *(
+            {"policy": policy}
+            for policy in (
+                ["forever", 4, 1],
+                ["sliding", 0, 0],
+                ["sink_window", 4, 4],
+                ["sink_window", float("inf"), 1],
+                ["sink_window", float("nan"), 1],
+                ["sink_window", 10**400, 1],
+                ["sink_window", "4" * 5000, 1],
+                {},
+                {"kind": "sliding", "window_chunks": 4},
+                {"kind": "sliding", "window_chunks": 4, "storage": "fp8"},
+                {"kind": "sliding", "window_chunks": 4, "storage": "fp32", "colour": 1},
+                {"kind": "sliding", "window_chunks": [4], "storage": "fp32"},
+                {"kind": ["sliding"], "window_chunks": 4, "storage": "fp32"},
+            )
+        ),
         {"steps": 3},
         {"steps": [[1, 7]]},
         {"steps": [[1, 7, 2, 9]]},
@@ -204,10 +247,11 @@ def test_a_recipe_with_a_wrong_field_is_corrupt(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "tensors",
     [
-        {"blocks": np.zeros((), np.float32)},
-        {"blocks": np.zeros((3, 4), np.float32)},
-        {"blocks": np.zeros((4, 1, 2, 2, 3, 4), np.float64)},
-        {"blocks": np.zeros((4, 1, 2, 2, 3, 4), np.int32)},
+        {"block.kv": np.zeros((), np.float32)},
+        {"block.kv": np.zeros((3, 4), np.float32)},
+        {"block.kv": np.zeros((5, 1, 2, 2, 3, 4), np.float32)},
+        {"block.scale": np.zeros((), np.float16)},
+        {"block.scale": np.zeros((3, 1, 2, 2, 1, 4), np.float16)},
         {"pixels": np.zeros((), np.uint8)},
         {"pixels": np.zeros((5, 1, 4, 6, 3), np.uint8)},
         {"pixels": np.zeros((4, 1, 4, 6, 3), np.int8)},
@@ -240,8 +284,12 @@ def test_tensors_of_another_shape_or_type_are_corrupt(tensors: dict[str, Any]) -
         ({"policy": KvPolicy(PolicyKind.SINK_WINDOW, 5, 1)}, "its window is 5 chunks, the model's 4"),
         ({"policy": KvPolicy(PolicyKind.FULL, 4)}, "policy full holds at most 4 chunks"),
         ({"origin": Origin((b"short", b"start"), (Action(0),))}, "not of 72 bytes"),
-        ({"blocks": np.full((4, 1, 2, 2, 3, 4), np.nan, np.float32)}, "NaN or an infinity"),
-        ({"blocks": np.zeros((4, 1, 2, 2, 3, 5), np.float32)}, "the model's are"),
+        ({"blocks": {"kv": np.full((4, 1, 2, 2, 3, 4), np.nan, np.float32)}}, "NaN or an infinity"),
+        ({"blocks": {"kv": np.zeros((4, 1, 2, 2, 3, 5), np.float32)}}, "the model's are"),
+        ({"blocks": {"kv": np.zeros((4, 1, 2, 2, 3, 4), np.float16)}}, "the model's are float32"),
+        ({"blocks": {"kv": np.zeros((4, 1, 2, 2, 3, 4), np.float64)}}, "the model's are float32"),
+        ({"blocks": {}}, r"those in fp32 of \['kv'\]"),
+        ({"policy": KvPolicy(PolicyKind.SINK_WINDOW, 4, 1, Storage.INT8)}, r"those in int8 of \['kv', 'scale'\]"),
         ({"pixels": np.zeros((4, 1, 4, 5, 3), np.uint8)}, "the model's are"),
     ],
 )

@@ -6,21 +6,19 @@ answer, its sessions go on unprotected, and each is written anew in full as soon
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from worldtree_runtime.stores import StoreUnavailable
 
 from worldtree_video.errors import JournalBehind, JournalLost
 from worldtree_video.journal import Entry, Head, History, Journal
+from worldtree_video.journal.line import AppendWrite, Line, LineState, Write
 from worldtree_video.metrics import VideoMetrics
 
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5  # between tries while the journal is down
-_JOINED_COUNT_MAX = 64  # chunks of one write
 _WRITE_COUNT_MAX = 1024  # of one session that wait
 _ANEW_AT_ONCE = 8  # sessions written in full at the same time
 
@@ -32,42 +30,6 @@ class Dump:
     head: Head
     history: History
     lease_end_s: float
-
-
-class _State(Enum):
-    PROTECTED = auto()
-    WAITING = auto()  # a fork whose parent's line has yet to write it: its own writes wait
-    ANEW = auto()  # being written in full; what comes meanwhile waits
-    UNPROTECTED = auto()  # to be written in full; what comes meanwhile will be part of that
-
-
-@dataclass(slots=True, eq=False)
-class _Write:
-    """One write that waits. An append of one or more chunks has `entries`, so that neighbours can be joined."""
-
-    run: Callable[[], Awaitable[None]]
-    size_bytes: int = 0
-    chunk_count: int = 0
-    first: int = 0
-    entries: tuple[Entry, ...] = ()
-    request_id: str = ""
-    lease_end_s: float = 0.0
-    child: "_Line | None" = None
-
-
-@dataclass(slots=True, eq=False)
-class _Line:
-    """The writes of one session, in order."""
-
-    session: str
-    model: str
-    state: _State
-    writes: deque[_Write] = field(default_factory=deque)
-    behind: int = 0  # chunks of the writes that wait
-    waiting_bytes: int = 0
-    task: asyncio.Task[None] | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    leaving: Callable[[], Awaitable[None]] | None = None  # how it will be closed or released, once that was asked
 
 
 class Scribe:
@@ -96,17 +58,17 @@ class Scribe:
         self._wait_s = wait_s
         self._queue_bytes = queue_bytes
         self._waiting_bytes = 0
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, Line] = {}
         self._recovery: asyncio.Task[None] | None = None
         self._closed = False
 
     def open(self, dump: Dump) -> None:
         """Begins the journal of a session that was created or restored."""
-        line = self._add(dump.head.session, dump.head.model, _State.PROTECTED)
+        line = self._add(dump.head.session, dump.head.model, LineState.PROTECTED)
         size_bytes = sum(map(len, dump.head.start_chunks)) + sum(map(len, dump.history.frames))
         self._push(
             line,
-            _Write(
+            Write(
                 lambda: self._journal.create(dump.head, dump.history, dump.lease_end_s),
                 size_bytes,
                 len(dump.history.steps),
@@ -115,32 +77,29 @@ class Scribe:
 
     def adopted(self, head: Head) -> None:
         """Goes on with a session that the journal gave this replica."""
-        self._add(head.session, head.model, _State.PROTECTED)
+        self._add(head.session, head.model, LineState.PROTECTED)
 
-    def append(self, session: str, first: int, entry: Entry, *, lease_end_s: float, request_id: str = "") -> None:
-        """A generated chunk with the index `first`. Neighbours of one request are written together."""
+    def append(
+        self, session: str, first: int, entries: Sequence[Entry], *, lease_end_s: float, request_id: str = ""
+    ) -> None:
+        """Generated chunks, the first of which has the index `first`. They are written together or not at all."""
         line = self._lines.get(session)
-        if line is None or line.state is _State.UNPROTECTED or line.leaving:
+        if line is None or not line.takes_writes:
             return
-        last = line.writes[-1] if line.writes else None
-        joins = (
-            last is not None
-            and last.entries
-            and not (len(line.writes) == 1 and line.task)  # it may be under way
-            and len(last.entries) < _JOINED_COUNT_MAX
-            and last.request_id == request_id
-            and last.first + len(last.entries) == first
+        if not request_id and len(entries) == 1 and line.join(first, entries[0], lease_end_s):
+            self._grew(line, len(entries[0].frames))
+            return
+        write = AppendWrite(
+            _nothing,
+            sum(len(entry.frames) for entry in entries),
+            len(entries),
+            first=first,
+            entries=tuple(entries),
+            request_id=request_id,
+            lease_end_s=lease_end_s,
         )
-        if joins and last:
-            last.entries = (*last.entries, entry)
-            last.lease_end_s = lease_end_s
-            last.size_bytes += len(entry.frames)
-            last.chunk_count += 1
-            self._grow(line, len(entry.frames), 1)
-            return
-        write = _Write(_nothing, len(entry.frames), 1, first, (entry,), request_id, lease_end_s)
         write.run = lambda: self._journal.append(
-            session, write.first, write.entries, request_id=request_id, lease_end_s=write.lease_end_s
+            session, first, write.entries, request_id=request_id, lease_end_s=write.lease_end_s
         )
         self._push(line, write)
 
@@ -157,28 +116,28 @@ class Scribe:
     def fork(self, parent: str, head: Head, length: int, lease_end_s: float) -> None:
         """A child of a session with its first `length` chunks; its own writes follow the fork."""
         line = self._lines.get(parent)
-        if line is None or line.state is _State.UNPROTECTED or line.leaving:
-            self._unprotect(self._add(head.session, head.model, _State.PROTECTED))
+        if line is None or not line.takes_writes:
+            self._unprotect(self._add(head.session, head.model, LineState.PROTECTED))
             return
-        child = self._add(head.session, head.model, _State.WAITING)
-        self._push(line, _Write(lambda: self._journal.fork(parent, head, length, lease_end_s), child=child))
+        child = self._add(head.session, head.model, LineState.WAITING)
+        self._push(line, Write(lambda: self._journal.fork(parent, head, length, lease_end_s), child=child))
 
     def end(self, session: str) -> None:
         """The session was closed: its journal goes, after what was asked before."""
-        self._leave(session, lambda: self._journal.close(session))
+        self._leave(session, lambda: self._journal.close(session), ended=True)
 
     def release(self, session: str) -> None:
-        """The session is for whoever adopts it next, after what was asked before."""
+        """The session is for whoever adopts it next, after what was asked before. `dump` is still asked for it."""
         self._leave(session, lambda: self._journal.release(session))
 
     def protected(self, session: str) -> bool:
         line = self._lines.get(session)
-        return line is not None and line.state in (_State.PROTECTED, _State.WAITING)
+        return line is not None and line.protected
 
     def behind(self, session: str) -> int:
         """Chunks that the journal does not have yet (0 for a session that is not protected)."""
         line = self._lines.get(session)
-        return line.behind if line and self.protected(session) else 0
+        return line.waiting_chunk_count if line and line.protected else 0
 
     async def settled(self, session: str, *, behind: int = 0) -> bool:
         """Waits until at most so many chunks are unwritten; False, and no wait, for an unprotected session.
@@ -187,14 +146,14 @@ class Scribe:
         """
         try:
             async with asyncio.timeout(self._wait_s):
-                while (line := self._lines.get(session)) and self.protected(session):
-                    if line.behind <= behind and (behind or not line.writes):
+                while (line := self._lines.get(session)) and line.protected:
+                    if line.waiting_chunk_count <= behind and (behind or not line.writes):
                         return True
                     line.changed.clear()
                     await line.changed.wait()
         except TimeoutError:
             line = self._lines.get(session)
-            if line and self.protected(session):
+            if line and line.protected:
                 self._unprotect(line)
         return False
 
@@ -220,49 +179,42 @@ class Scribe:
 
     def check_integrity(self) -> None:
         """Recounts; for tests."""
-        lines = self._lines.values()
-        counted = sum(write.size_bytes for line in lines for write in line.writes)
-        booked = sum(line.waiting_bytes for line in lines)
-        assert counted == booked == self._waiting_bytes, f"counted {counted}, booked {booked}, {self._waiting_bytes}"
-        for line in lines:
-            behind = sum(write.chunk_count for write in line.writes)
-            assert behind == line.behind, f"{line.session}: counted {behind} chunks, booked {line.behind}"
-        idle = [line.session for line in lines if line.writes and not line.task and line.state is _State.PROTECTED]
-        assert not idle, f"nobody writes what waits of {idle}"
+        for line in self._lines.values():
+            line.check_integrity()
+        counted = sum(line.waiting_bytes for line in self._lines.values())
+        assert counted == self._waiting_bytes, f"counted {counted} bytes, booked {self._waiting_bytes}"
 
-    def _add(self, session: str, model: str, state: _State) -> _Line:
+    def _add(self, session: str, model: str, state: LineState) -> Line:
         old = self._lines.pop(session, None)
         if old:
             self._forget(old)
-        line = self._lines[session] = _Line(session, model, state)
+        line = self._lines[session] = Line(session, model, state)
         return line
 
     def _ask(self, session: str, run: Callable[[], Awaitable[None]]) -> None:
         line = self._lines.get(session)
-        if line and line.state is not _State.UNPROTECTED and not line.leaving:
-            self._push(line, _Write(run))
+        if line and line.takes_writes:
+            self._push(line, Write(run))
 
-    def _leave(self, session: str, run: Callable[[], Awaitable[None]]) -> None:
+    def _leave(self, session: str, run: Callable[[], Awaitable[None]], *, ended: bool = False) -> None:
         line = self._lines.get(session)
         if line is None or line.leaving:
             return
-        line.leaving = run
-        if line.state is not _State.UNPROTECTED:
-            self._push(line, _Write(run))
+        line.leaving, line.ended = run, ended
+        if line.state is not LineState.UNPROTECTED:
+            self._push(line, Write(run))
 
-    def _push(self, line: _Line, write: _Write) -> None:
-        line.writes.append(write)
-        self._grow(line, write.size_bytes, write.chunk_count)
-        if line.state is _State.PROTECTED:
+    def _push(self, line: Line, write: Write) -> None:
+        line.push(write)
+        self._grew(line, write.size_bytes)
+        if line.state is LineState.PROTECTED:
             self._start(line)
 
-    def _start(self, line: _Line) -> None:
+    def _start(self, line: Line) -> None:
         if line.writes and line.task is None and not self._closed:
             line.task = asyncio.create_task(self._drain(line))
 
-    def _grow(self, line: _Line, size_bytes: int, chunk_count: int) -> None:
-        line.behind += chunk_count
-        line.waiting_bytes += size_bytes
+    def _grew(self, line: Line, size_bytes: int) -> None:
         self._waiting_bytes += size_bytes
         too_many = line.waiting_bytes > self._queue_bytes or self._waiting_bytes > 16 * self._queue_bytes
         if len(line.writes) > (1 if too_many else _WRITE_COUNT_MAX):
@@ -274,10 +226,10 @@ class Scribe:
             )
             self._unprotect(line)
 
-    async def _drain(self, line: _Line) -> None:
+    async def _drain(self, line: Line) -> None:
         """Writes what waits of one session. The write at the front stays there until it is done."""
         try:
-            while line.writes and line.state is _State.PROTECTED:
+            while line.writes and line.state is LineState.PROTECTED:
                 write = line.writes[0]
                 try:
                     await write.run()
@@ -291,79 +243,71 @@ class Scribe:
                     log.warning("session %s: %s", line.session, error)
                     self._unprotect(line)
                     return
-                if line.state is not _State.PROTECTED or not line.writes or line.writes[0] is not write:
+                if line.state is not LineState.PROTECTED or not line.writes or line.writes[0] is not write:
                     return  # given up meanwhile
-                line.writes.popleft()
-                self._waiting_bytes -= write.size_bytes
-                line.waiting_bytes -= write.size_bytes
-                line.behind -= write.chunk_count
-                if write.child and write.child.state is _State.WAITING:
-                    write.child.state = _State.PROTECTED
+                self._waiting_bytes -= line.pop().size_bytes
+                if write.child and write.child.state is LineState.WAITING:
+                    write.child.state = LineState.PROTECTED
                     self._start(write.child)
                 if line.leaving and not line.writes:
                     self._drop(line)
-                line.changed.set()
         except Exception:  # a bug: the session goes on, and is written anew
             log.exception("the journal of session %s", line.session)
             self._unprotect(line)
         finally:
             line.task = None
-            if line.state is _State.PROTECTED and self._lines.get(line.session) is line:
+            if line.state is LineState.PROTECTED and self._lines.get(line.session) is line:
                 self._start(line)  # it was given up and written anew while this task waited for its last write
 
-    def _unprotect(self, line: _Line) -> None:
+    def _unprotect(self, line: Line) -> None:
         if self._lines.get(line.session) is not line:
             return
-        line.state = _State.UNPROTECTED
+        line.state = LineState.UNPROTECTED
         self._forget(line)
         self._count(line.model)
         if self._recovery is None and not self._closed:
             self._recovery = asyncio.create_task(self._recover())
 
-    def _drop(self, line: _Line) -> None:
+    def _drop(self, line: Line) -> None:
         if self._lines.get(line.session) is line:
             del self._lines[line.session]
         self._forget(line)
         self._count(line.model)
 
-    def _forget(self, line: _Line) -> None:
+    def _forget(self, line: Line) -> None:
         """Forgets what waits; forks among it have to be written in full."""
-        writes = list(line.writes)
-        line.writes.clear()
         self._waiting_bytes -= line.waiting_bytes
-        line.behind = line.waiting_bytes = 0
-        line.changed.set()
-        for write in writes:
-            if write.child and write.child.state is _State.WAITING:
+        for write in line.clear():
+            if write.child and write.child.state is LineState.WAITING:
                 self._unprotect(write.child)
 
     def _count(self, model: str) -> None:
-        unprotected = (_State.UNPROTECTED, _State.ANEW)
+        unprotected = (LineState.UNPROTECTED, LineState.ANEW)
         count = sum(1 for line in self._lines.values() if line.model == model and line.state in unprotected)
         self._metrics.unprotected_sessions.labels(model).set(count)
 
     async def _recover(self) -> None:
         """Writes unprotected sessions in full until there is none."""
         try:
-            while lines := [line for line in self._lines.values() if line.state is _State.UNPROTECTED]:
+            while lines := [line for line in self._lines.values() if line.state is LineState.UNPROTECTED]:
                 done = [await self._write_anew(lines[0])]  # one asks whether it is up again; the others needn't
                 for first in range(1, len(lines) if all(done) else 0, _ANEW_AT_ONCE):
                     some = lines[first : first + _ANEW_AT_ONCE]
                     done += await asyncio.gather(*(self._write_anew(line) for line in some))
-                if not all(done):
+                if any(line.state is LineState.UNPROTECTED for line in lines):
                     await asyncio.sleep(_RETRY_S)
         finally:
             self._recovery = None
 
-    async def _write_anew(self, line: _Line) -> bool:
+    async def _write_anew(self, line: Line) -> bool:
         """Whether the journal answered."""
-        if self._lines.get(line.session) is not line or line.state is not _State.UNPROTECTED:
+        if self._lines.get(line.session) is not line or line.state is not LineState.UNPROTECTED:
             return True
-        line.state = _State.ANEW
+        line.state = LineState.ANEW
         try:
-            dump = None if line.leaving else self._dump(line.session)
-            if line.leaving or dump is None:
-                await (line.leaving or (lambda: self._journal.close(line.session)))()
+            dump = None if line.ended else self._dump(line.session)
+            if dump is None:
+                await self._journal.close(line.session)
                 self._drop(line)
                 return True
             await self._journal.create(dump.head, dump.history, dump.lease_end_s)
@@ -373,19 +317,18 @@ class Scribe:
                 if not line.leaving:
                     self._lost(line.session, error.owner)
             return True
-        except JournalBehind:  # a release of what was never written
-            self._drop(line)
-            return True
         except StoreUnavailable:
             self._unprotect(line)
             return False
         except Exception:  # a bug in this session must not keep the others from being written
             log.exception("session %s cannot be written anew", line.session)
             self._unprotect(line)
-            return False
-        if line.state is _State.ANEW:
-            line.state = _State.PROTECTED
+            return True
+        if line.state is LineState.ANEW:
+            line.state = LineState.PROTECTED
             self._count(line.model)
+            if line.leaving and not line.writes:
+                line.push(Write(line.leaving))  # what is released must be as it stands, not as it once was written
             self._start(line)
         return True
 

@@ -60,7 +60,7 @@ class Owner:
         self.scribe.append(
             session,
             len(self.histories[session]),
-            Entry(step, frames),
+            [Entry(step, frames)],
             lease_end_s=lease(),
             request_id=request_id,
         )
@@ -156,6 +156,27 @@ async def test_what_was_asked_in_order_stands_in_the_journal(
     assert found is not None
     assert (found.history.request_id, found.history.snapshot_length, found.history.frames_first) == ("r", 3, 3)
     assert await other.adopt("closed.a", dead="a") is None
+    await owner.check(other)
+
+
+async def test_the_chunks_of_a_request_stand_there_all_or_none_and_the_last_request_is_known(
+    owner: Owner, journals: Callable[[], Awaitable[Journal]]
+) -> None:
+    owner.begin(await journals())
+    owner.open()
+    owner.append()
+    steps = [Step(100 + i, 1, 1) for i in range(3)]
+    for _ in range(3):
+        first = len(owner.histories[S])
+        owner.scribe.append(
+            S, first, [Entry(step, b"f") for step in steps], lease_end_s=lease(), request_id=f"request-{first}"
+        )
+        owner.histories[S] += steps
+    await owner.scribe.close()
+    other = await journals()
+    found = await other.adopt(S, dead="a")
+    assert found is not None
+    assert (found.history.request_id, found.history.request_chunk_count) == ("request-7", 3)
     await owner.check(other)
 
 
@@ -384,6 +405,46 @@ async def test_a_released_session_is_the_next_ones_with_all_that_was_asked_befor
     await other.aclose()
 
 
+async def test_one_released_during_an_outage_is_written_as_it_stands_before_others_may_have_it(
+    owner: Owner, valkey: Any
+) -> None:
+    journal, other = redis_journal(valkey), redis_journal(valkey, "b")
+    owner.begin(journal, wait_s=0.1)
+    owner.open()
+    owner.append()
+    await owner.scribe.settled(S)
+    valkey.pause(600)
+    owner.append()
+    assert not await owner.scribe.settled(S)
+    owner.append()
+    owner.scribe.release(S)
+    assert owner.unprotected() == 1
+    await eventually(lambda: owner.unprotected() == 0 and not owner.scribe.protected(S))
+    found = await other.adopt(S, dead=None)
+    assert found is not None
+    assert list(found.history.steps) == owner.histories[S]
+    assert len(found.history.steps) == 3
+    await journal.aclose()
+    await other.aclose()
+
+
+async def test_a_session_that_cannot_be_dumped_keeps_no_other_from_being_written(owner: Owner, valkey: Any) -> None:
+    journal = redis_journal(valkey)
+    owner.begin(journal)
+    for session in ("broken.a", S):
+        owner.open(session)
+        await owner.scribe.settled(session)
+    valkey.kill()
+    for session in ("broken.a", S):
+        owner.append(session)
+        assert not await owner.scribe.settled(session)
+    owner.histories["broken.a"] = 7  # type: ignore[assignment]  # its dump raises
+    valkey.restart()
+    await eventually(lambda: owner.scribe.protected(S))
+    assert owner.unprotected() == 1
+    await journal.aclose()
+
+
 async def test_an_adopted_session_is_gone_on_with(owner: Owner, valkey: Any) -> None:
     first, second = redis_journal(valkey), redis_journal(valkey, "b")
     await first.create(head(), History((Step(0, 0, 1),), (), 1), lease())
@@ -442,7 +503,7 @@ async def test_an_unknown_session_is_waited_for_by_nobody(owner: Owner, tmp_path
     scribe = owner.begin(journal)
     assert not await scribe.settled("never.a")
     assert not scribe.protected("never.a")
-    scribe.append("never.a", 0, Entry(Step(1, 1, 1), b""), lease_end_s=0.0)
+    scribe.append("never.a", 0, [Entry(Step(1, 1, 1), b"")], lease_end_s=0.0)
     scribe.rewind("never.a", 0)
     scribe.end("never.a")
     scribe.check_integrity()

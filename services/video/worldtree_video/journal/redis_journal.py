@@ -40,7 +40,7 @@ class _Call:
 
 
 class RedisJournal:
-    """One Redis (or a primary with replicas; not a cluster: an operation touches the keys of two sessions).
+    """One Redis 7 or Valkey (or a primary with replicas; no cluster: an operation touches the keys of two sessions).
 
     Calls that wait at the same moment share a round trip. `grace_s`: how long a journal outlives its session's lease.
     """

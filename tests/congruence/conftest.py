@@ -205,9 +205,8 @@ class RemoteClient:
         threading.Event().wait(1.2)
         with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=10) as page:
             lines = page.read().decode().splitlines()
-        counts = [
-            line.rsplit(" ", 1)[1] for line in lines if line.startswith("worldtree_kv_blocks{") and '"free"' not in line
-        ]
+        blocks = [line for line in lines if line.startswith("worldtree_kv_blocks{")]
+        counts = [line.rsplit(" ", 1)[1] for line in blocks if '"free"' not in line and '"cached"' not in line]
         return int(sum(map(float, counts)))
 
 

@@ -1,8 +1,9 @@
 """One branch of a world's history: the records that made it and the blocks that hold it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from worldtree_video.domain import Action, Origin, Record, chain_key
+from worldtree_video.domain import Action, Origin, Record, Summary, chain_key
 from worldtree_video.kv_cache import BlockTable
 
 
@@ -16,6 +17,14 @@ class Branch:
     nfe: int
     table: BlockTable
     records: list[Record] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.table.records = self.records
+
+    @property
+    def trusted(self) -> bool:
+        """Whether others may share what is made here, by its key (see `BlockTable.trusted`)."""
+        return self.table.trusted
 
     @property
     def start_count(self) -> int:
@@ -44,11 +53,23 @@ class Branch:
         nfe = self.nfe if nfe is None else nfe
         return Record(self.chunk_index, action, seed, nfe, chain_key(self.key, action, seed=seed, nfe=nfe))
 
-    def append(self, record: Record, block_id: int) -> None:
-        """Takes over a committed chunk."""
+    def append(self, record: Record, block_id: int, summary: Summary | None = None) -> None:
+        """Takes over a committed chunk. Raises PolicyBroken, and changes nothing."""
         assert record.chunk_index == self.chunk_index, f"chunk {record.chunk_index} after {self.chunk_index - 1}"
+        self.table.append(block_id, record.key, summary)
         self.records.append(record)
-        self.table.append(block_id)
+
+    def share_known(self, record: Record) -> bool:
+        """Takes a chunk that is in the pool already; False, and no change, where it is not. Raises PolicyBroken."""
+        assert record.chunk_index == self.chunk_index, f"chunk {record.chunk_index} after {self.chunk_index - 1}"
+        if not self.table.share_known(record.key):
+            return False
+        self.records.append(record)
+        return True
+
+    def keys(self, positions: Iterable[int]) -> dict[int, bytes]:
+        """The keys under which the blocks of some positions are known, for `BlockTable.refill` and `publish`."""
+        return {position: self.records[position].key for position in positions}
 
     def fork(self, *, seed: int | None = None) -> "Branch":
         """A branch that shares every block: integer work only."""
@@ -67,6 +88,8 @@ class Branch:
     def blank(self) -> "Branch":
         """A branch of the same origin with no chunk yet: what a replay fills."""
         table = BlockTable(self.table.pool, self.table.policy, reserve_chunks=self.table.reserve_chunks)
+        # Its root may name another machine's backend (a restored snapshot's): what is made here is not quite that.
+        table.trusted = self.table.trusted
         return Branch(self.origin, self.root, self.seed, self.nfe, table)
 
     def close(self) -> int:

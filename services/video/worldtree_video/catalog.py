@@ -123,6 +123,7 @@ def load_model(stored: StoredPackage, settings: VideoSettings, metrics: VideoMet
         home=settings.replica,
         metrics=metrics,
         cost=cost,
+        prefix_cache=settings.prefix_cache,
     )
     log.info(
         "model loaded", extra={"model": stored.name, "version": stored.version, "block_count": engine.pool.block_count}

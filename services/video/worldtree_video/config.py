@@ -22,6 +22,7 @@ class VideoSettings(ServiceSettings):
         128, ge=0, description="MiB of KV blocks in 8 bits; on a CPU taken as they are used. 0: int8 is not offered"
     )
     max_batch: int | None = Field(None, ge=1, le=1024, description="members of a tick; unset: measured at start")
+    prefix_cache: bool = Field(True, description="share chunks that were made before, whoever made them")
     reserve_chunks: int = Field(16, ge=0, description="chunks out of view that a session keeps for instant rewinds")
     headroom_blocks: int = Field(32, ge=0, description="free blocks below which no new session is admitted")
     host_mib: int = Field(256, ge=0, description="MiB of host memory for blocks of idle sessions; 0: none")

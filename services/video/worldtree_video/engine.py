@@ -35,6 +35,7 @@ class Engine:
         home: str,
         metrics: VideoMetrics,
         cost: TickCost | None = None,
+        prefix_cache: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
@@ -42,7 +43,10 @@ class Engine:
         self.clock = clock
         self.lock = threading.RLock()
         self.cost = cost or TickCost({})  # as timed at load; empty: not timed
-        self.pools = {storage: BlockPool(count, storage) for storage, count in model.block_counts.items()}
+        self.pools = {
+            storage: BlockPool(count, storage, prefix_cache=prefix_cache)
+            for storage, count in model.block_counts.items()
+        }
         self.sessions = Sessions(home)
         self.scheduler = Scheduler(
             max_batch=max_batch,
@@ -144,7 +148,9 @@ class Engine:
 
     def _next_batch(self) -> Batch:
         with self.lock:
-            return self.scheduler.next_batch(self.clock())
+            batch = self.scheduler.next_batch(self.clock())
+        self._metrics.prefix_hits.labels(self.name).inc(batch.known_count)
+        return batch
 
     def _run(self, batch: Batch) -> dict[PendingChunk, Made]:
         begun = self.clock()

@@ -1,39 +1,67 @@
 """Blocks, who holds them, and the tables that list them. Plain integers: no tensor is ever seen here.
 
-pool:      0 .. block_count-1, each in exactly one of three states
+pool:      0 .. block_count-1, each in exactly one of four states
            free        in `_free`
            in flight   allocated to a chunk being made; in `_in_flight`; reference count 0
            held        in one or more tables; reference count = number of tables that list it
-table:     one entry a chunk of a history, oldest first; None where the block was given back
+           cached      in no table, but known by its key; in `_cached`, least recently held first
+index:     key of a record -> the one block that holds that chunk; every cached block is in it, held ones may be
+           indexed     made here from a trusted history, or read back from where we wrote it
+           never       in flight, or after blocks that a client brought: see `BlockTable.trusted`
+table:     one entry a chunk of a history, by position; none where the block was given back
            [ start ........ | generated ........................... ]
-             sink: in view  | dropped: None | reserve | in view
-           in view   what the KV policy shows the model: never given back while the table lives
+             sink: in view  | dropped        | reserve | in view
+           kept      what the KV policy may ever show again: never given back while the table lives, unless spilled
            reserve   the chunks just before, kept so that a rewind is integer work; first to go when the pool is short
 """
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-from worldtree_video.domain import KvPolicy, Storage
+from worldtree_video.domain import Action, KvPolicy, Record, Storage, Summary
+from worldtree_video.errors import PolicyBroken
+from worldtree_video.policies import resolve
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the pool knows of an indexed block."""
+
+    key: bytes
+    summary: Summary | None
 
 
 class BlockPool:
-    """Hands out the ids of the blocks of one storage format, and counts who holds them."""
+    """Hands out the ids of the blocks of one storage format, counts who holds them, and finds them by key.
 
-    def __init__(self, block_count: int, storage: Storage = Storage.FP32) -> None:
+    Without `prefix_cache` no block is known by its key, so a block that nobody holds is free at once.
+    """
+
+    def __init__(self, block_count: int, storage: Storage = Storage.FP32, *, prefix_cache: bool = True) -> None:
         if block_count < 1:
             raise ValueError(f"block_count must be 1 or more, got {block_count}")
         self.block_count = block_count
         self.storage = storage
+        self.prefix_cache = prefix_cache
         # A stack: the block freed last is the one most likely still in the processor's cache.
         self._free = list(range(block_count - 1, -1, -1))
+        self._cached: OrderedDict[int, None] = OrderedDict()
         self._in_flight: set[int] = set()
         self._references = [0] * block_count
+        self._index: dict[bytes, int] = {}
+        self._known: dict[int, _Known] = {}  # the index, the other way round
         self._tables: set[BlockTable] = set()
 
     @property
     def free_count(self) -> int:
-        return len(self._free)
+        """Blocks that can be allocated: free ones, and cached ones that nobody would miss but for speed."""
+        return len(self._free) + len(self._cached)
+
+    @property
+    def cached_count(self) -> int:
+        """Of these, blocks that are known by their key."""
+        return len(self._cached)
 
     @property
     def in_flight_count(self) -> int:
@@ -51,11 +79,22 @@ class BlockPool:
         """Tables that list a block."""
         return self._references[block_id]
 
+    def find(self, key: bytes) -> int | None:
+        """The block that holds the chunk of this key; None: not here."""
+        return self._index.get(key)
+
     def allocate(self) -> int | None:
-        """Takes a free block for a chunk to be made; None when the pool is dry."""
-        if not self._free:
+        """Takes a block for a chunk to be made: a free one, else the cached one that was left alone longest.
+
+        None when all are held or in flight.
+        """
+        if self._free:
+            block_id = self._free.pop()
+        elif self._cached:
+            block_id, _ = self._cached.popitem(last=False)
+            del self._index[self._known.pop(block_id).key]
+        else:
             return None
-        block_id = self._free.pop()
         self._in_flight.add(block_id)
         return block_id
 
@@ -66,142 +105,294 @@ class BlockPool:
 
     def check_integrity(self) -> None:
         """Recounts every block. Raises AssertionError with the numbers when one is lost or held wrongly."""
-        listed = Counter(block for table in self._tables for block in table.block_ids if block is not None)
-        free, held = set(self._free), set(listed)
-        assert len(free) == len(self._free), f"{len(self._free) - len(free)} blocks are in the free list twice"
-        assert not free & held, f"blocks {sorted(free & held)} are free and held"
-        assert not free & self._in_flight, f"blocks {sorted(free & self._in_flight)} are free and in flight"
-        assert not held & self._in_flight, f"blocks {sorted(held & self._in_flight)} are held and in flight"
-        total = len(free) + len(held) + len(self._in_flight)
+        listed = Counter(block for table in self._tables for block in table.blocks.values())
+        states = {
+            "free": set(self._free),
+            "cached": set(self._cached),
+            "in flight": self._in_flight,
+            "held": set(listed),
+        }
+        assert len(states["free"]) == len(self._free), (
+            f"{len(self._free) - len(states['free'])} blocks are in the free list twice"
+        )
+        names = list(states)
+        for place, one in enumerate(names):
+            for other in names[place + 1 :]:
+                both = states[one] & states[other]
+                assert not both, f"blocks {sorted(both)} are {one} and {other}"
+        total = sum(map(len, states.values()))
         assert total == self.block_count, f"{self.block_count - total} of {self.block_count} blocks are lost"
         for block_id, count in enumerate(self._references):
             assert count == listed[block_id], f"block {block_id} counts {count} tables, {listed[block_id]} list it"
+        indexed = {block_id: known.key for block_id, known in self._known.items()}
+        assert {key: block_id for block_id, key in indexed.items()} == self._index, (
+            f"the index has {len(self._index)} keys and {len(indexed)} blocks that do not agree"
+        )
+        assert len(indexed) == len(self._index), f"{len(indexed)} blocks are known by {len(self._index)} keys"
+        unknown = states["cached"] - set(indexed)
+        assert not unknown, f"blocks {sorted(unknown)} are cached without a key"
+        early = set(indexed) - states["cached"] - states["held"]
+        assert not early, f"blocks {sorted(early)} are known by a key, but neither held nor cached"
 
     def _adopt(self, block_id: int) -> None:
         self._in_flight.remove(block_id)
         self._references[block_id] = 1
 
+    def _learn(self, block_id: int, key: bytes, summary: Summary | None) -> None:
+        """Makes a held block known by its key. The first to be known stays: the others hold the same."""
+        if self.prefix_cache and key not in self._index and block_id not in self._known:
+            self._index[key] = block_id
+            self._known[block_id] = _Known(key, summary)
+
     def _share(self, block_id: int) -> None:
+        self._cached.pop(block_id, None)
         self._references[block_id] += 1
 
     def _release(self, block_id: int) -> bool:
-        """Takes one reference away; True when the block became free."""
+        """Takes one reference away; True when the block can be allocated again."""
         self._references[block_id] -= 1
         if self._references[block_id]:
             return False
-        self._free.append(block_id)
+        if block_id in self._known:
+            self._cached[block_id] = None
+        else:
+            self._free.append(block_id)
         return True
 
 
 class BlockTable:
-    """The blocks of one branch, one entry a chunk. Closing it gives back all it holds."""
+    """The blocks of one branch by position, and the history that its policy looks at. Closing it gives back all.
+
+    `trusted`: whether all of its blocks were made here, or came back from where we put them. The blocks of a client's
+    snapshot may hold anything, whatever their keys say, and so may every block made from them: shared by key, one
+    client's forgery would be in another's world. So none of them is ever known by a key, nor are their descendants'.
+    """
 
     def __init__(self, pool: BlockPool, policy: KvPolicy, *, reserve_chunks: int = 0) -> None:
         self.pool = pool
         self.policy = policy
         self.reserve_chunks = reserve_chunks
-        self.block_ids: list[int | None] = []
-        self._kept_from = policy.sink_chunks  # positions from the sink up to here were given back
+        self.trusted = True
+        self.blocks: dict[int, int] = {}  # block by position
+        self.records: Sequence[Record] = ()  # its branch's own, for the actions that a policy may ask for
+        self._rules = resolve(policy)
+        self._length = 0
+        self._summaries: dict[int, Summary] = {}  # of the positions held, and of those that were when it was spilled
         pool._tables.add(self)
 
     def __len__(self) -> int:
-        return len(self.block_ids)
+        return self._length
 
     @property
     def held_count(self) -> int:
-        return sum(1 for block in self.block_ids if block is not None)
+        return len(self.blocks)
 
     def shared_count(self) -> int:
         """Of the blocks held, those that another table lists too."""
-        return sum(1 for block in self.block_ids if block is not None and self.pool.references(block) > 1)
+        return sum(1 for block in self.blocks.values() if self.pool.references(block) > 1)
 
-    def context(self) -> tuple[int, ...]:
-        """The blocks that the next chunk sees, oldest first. Only for a table that is `complete`."""
-        blocks = [self.block_ids[position] for position in self.policy.visible(len(self))]
-        present = tuple(block for block in blocks if block is not None)
-        assert len(present) == len(blocks), f"{len(blocks) - len(present)} of {len(blocks)} blocks in view are gone"
-        return present
+    def action(self, position: int) -> Action | None:
+        """What steered a chunk: of the History that a policy sees."""
+        return self.records[position].action if position < len(self.records) else None
+
+    def summary(self, position: int) -> Summary | None:
+        """What can be compared of a chunk: of the History that a policy sees."""
+        return self._summaries.get(position)
+
+    def summaries(self) -> dict[int, Summary]:
+        """What can be compared, by position."""
+        return dict(self._summaries)
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether it may get one more chunk. Raises PolicyBroken."""
+        return self._rules.can_grow(self._length)
+
+    def visible(self) -> list[int]:
+        """Positions that the next chunk sees, ascending. Only for a table that is `complete`. Raises PolicyBroken."""
+        return self._rules.visible(self)
+
+    def needed(self) -> list[int]:
+        """Positions whose blocks it takes to go on, ascending: those in view, and those that may be later."""
+        return sorted(self._rules.kept(self._length))
 
     @property
     def complete(self) -> bool:
-        """Whether every block in view is here (a rewind past the reserve leaves holes)."""
-        return all(self.block_ids[position] is not None for position in self.policy.visible(len(self)))
+        """Whether every block that is needed is here (one that went back past its reserve, or is spilled, has holes).
+
+        Raises PolicyBroken.
+        """
+        return all(position in self.blocks for position in self._rules.kept(self._length))
+
+    def context(self) -> tuple[int, ...]:
+        """The blocks that the next chunk sees, oldest first. Only for a table that is `complete`.
+
+        Raises PolicyBroken.
+        """
+        positions = self.visible()
+        gone = [position for position in positions if position not in self.blocks]
+        if gone and self.policy.plugin:
+            raise PolicyBroken(self.policy.plugin, f"chunks {gone[:8]} are in view again, after it had let them go")
+        assert not gone, f"{len(gone)} of {len(positions)} blocks in view are gone"
+        return tuple(self.blocks[position] for position in positions)
 
     @property
     def last(self) -> int:
         """The newest block."""
-        block = self.block_ids[-1]
-        assert block is not None, "the newest block is gone"
-        return block
+        assert self._length - 1 in self.blocks, "the newest block is gone"
+        return self.blocks[self._length - 1]
 
-    def append(self, block_id: int) -> None:
-        """Takes over an allocated block as the newest chunk, and gives back what left view and reserve."""
-        self.pool._adopt(block_id)
-        self.block_ids.append(block_id)
-        # What was in view `reserve_chunks` ago is still in view after that rewind.
-        self._drop_below(len(self) - self.policy.window_chunks - self.reserve_chunks)
+    def append(self, block_id: int, key: bytes | None = None, summary: Summary | None = None) -> None:
+        """Takes over an allocated block as the newest chunk, and gives back what left view and reserve.
 
-    def restore(self, length: int) -> list[int] | None:
-        """Fills an empty table with fresh blocks in view after `length` chunks, for a snapshot to be written into.
-
-        Returns them, oldest first; None, and no change, when the pool has too few.
+        `key`: its record's, by which others may share it. Raises PolicyBroken, and changes nothing.
         """
-        assert not self.block_ids, f"the table already lists {len(self)} chunks"
-        visible = self.policy.visible(length)
-        if len(visible) > self.pool.free_count:
+        keeps = self._rules.kept(max(0, self._length + 1 - self.reserve_chunks))
+        self.pool._adopt(block_id)
+        if key is not None and self.trusted:
+            self.pool._learn(block_id, key, summary)
+        self._add(block_id, summary, keeps)
+
+    def share_known(self, key: bytes) -> bool:
+        """Takes the block that is known by this key as the newest chunk; False, and no change, where there is none.
+
+        Raises PolicyBroken, and changes nothing.
+        """
+        block_id = self.pool.find(key)
+        if block_id is None:
+            return False
+        keeps = self._rules.kept(max(0, self._length + 1 - self.reserve_chunks))
+        self.pool._share(block_id)
+        self._add(block_id, self.pool._known[block_id].summary, keeps)
+        return True
+
+    def stand_at(self, length: int, summaries: Mapping[int, Summary] | None = None) -> None:
+        """Makes an empty table what it would be if it had been spilled after `length` chunks."""
+        assert not self._length, f"the table already lists {self._length} chunks"
+        self._length = length
+        self._summaries = dict(summaries or {})
+
+    def restore(
+        self,
+        length: int,
+        positions: Sequence[int] | None = None,
+        summaries: Mapping[int, Summary] | None = None,
+    ) -> list[int] | None:
+        """Fills an empty table with fresh blocks at `positions` of `length` chunks, for a snapshot to be written into.
+
+        Without `positions`: those that a history of this length needs. Returns the blocks in their order; None, and no
+        change, when the pool has too few. The table is not `trusted` afterwards, nor is what grows or forks from it.
+        """
+        positions = sorted(self._rules.kept(length)) if positions is None else positions
+        fresh = self._take(len(positions))
+        if fresh is None:
             return None
-        self.block_ids = [None] * length
-        fresh = []
-        for position in visible:
-            block_id = self.pool.allocate()
-            assert block_id is not None, f"the pool said that {len(visible)} blocks were free"
-            self.pool._adopt(block_id)
-            self.block_ids[position] = block_id
-            fresh.append(block_id)
+        self.stand_at(length, summaries)
+        self.trusted = False
+        self.blocks = dict(zip(positions, fresh, strict=True))
         return fresh
+
+    def spill(self) -> int:
+        """Gives back every block and remembers the rest; returns how many can be allocated again.
+
+        Its owner has put what is `needed` elsewhere, or will make it again.
+        """
+        return self._drop(list(self.blocks))
+
+    def refill(self, keys: Mapping[int, bytes]) -> dict[int, int] | None:
+        """Takes blocks for some positions of a spilled table: those still known by their key, and fresh ones.
+
+        Returns the fresh ones by position, for their contents to be written; `publish` makes these known afterwards.
+        None, and no change, when the pool has too few. If the contents cannot be had, `spill` gives all back.
+        """
+        wanted = [position for position in sorted(keys) if position not in self.blocks]
+        known = {position: self.pool.find(keys[position]) for position in wanted}
+        shared = {position: block for position, block in known.items() if block is not None}
+        missing = [position for position in wanted if position not in shared]
+        # First, or a block that is only cached might be allocated for another position.
+        for block_id in shared.values():
+            self.pool._share(block_id)
+        fresh = self._take(len(missing))
+        if fresh is None:
+            for block_id in shared.values():
+                self.pool._release(block_id)
+            return None
+        written = dict(zip(missing, fresh, strict=True))
+        self.blocks.update(shared)
+        self.blocks.update(written)
+        for position, block_id in shared.items():
+            summary = self.pool._known[block_id].summary
+            if summary is not None:
+                self._summaries[position] = summary
+        return written
+
+    def publish(self, keys: Mapping[int, bytes]) -> None:
+        """Makes refilled blocks known by their keys, now that their contents are written. Not for untrusted tables."""
+        if self.trusted:
+            for position, key in keys.items():
+                self.pool._learn(self.blocks[position], key, self._summaries.get(position))
 
     def fork(self) -> "BlockTable":
         """A second table that shares every block: integer work, whatever the blocks hold."""
         child = BlockTable(self.pool, self.policy, reserve_chunks=self.reserve_chunks)
-        child.block_ids = list(self.block_ids)
-        child._kept_from = self._kept_from
-        for block in child.block_ids:
-            if block is not None:
-                self.pool._share(block)
+        child.trusted = self.trusted
+        child.blocks = dict(self.blocks)
+        child._length = self._length
+        child._summaries = dict(self._summaries)
+        for block in child.blocks.values():
+            self.pool._share(block)
         return child
 
     def truncate(self, length: int) -> None:
         """Goes back to the first `length` chunks."""
-        if not 0 <= length <= len(self):
-            raise ValueError(f"length must be 0 to {len(self)}, got {length}")
-        self._release(range(length, len(self)))
-        del self.block_ids[length:]
-        # What grows here from now on has not been given back yet.
-        self._kept_from = max(self.policy.sink_chunks, min(self._kept_from, length))
+        if not 0 <= length <= self._length:
+            raise ValueError(f"length must be 0 to {self._length}, got {length}")
+        self._drop([position for position in self.blocks if position >= length])
+        self._summaries = {position: summary for position, summary in self._summaries.items() if position < length}
+        self._length = length
 
     def drop_reserve(self) -> int:
-        """Gives back the blocks out of view; returns how many became free."""
-        recent_chunks = self.policy.window_chunks - self.policy.sink_chunks
-        return self._drop_below(len(self) - recent_chunks)
+        """Gives back the blocks that are not needed; returns how many can be allocated again."""
+        try:
+            return self._forget_except(self._length, self._rules.kept(self._length))
+        except PolicyBroken:
+            return 0  # it will fail its own run, not the one that is short of blocks
 
     def close(self) -> int:
-        """Gives back everything; returns how many blocks became free. The table lists nothing afterwards."""
-        freed = self._release(range(len(self)))
-        self.block_ids.clear()
+        """Gives back everything; returns how many can be allocated again. The table lists nothing afterwards."""
+        freed = self._drop(list(self.blocks))
+        self._length = 0
+        self._summaries.clear()
         self.pool._tables.discard(self)
         return freed
 
-    def _drop_below(self, position: int) -> int:
-        # Starts where the last drop ended: one step a chunk, however long the history grows.
-        freed = self._release(range(self._kept_from, position))
-        self._kept_from = max(self._kept_from, position)
+    def _add(self, block_id: int, summary: Summary | None, keeps: Collection[int]) -> None:
+        self.blocks[self._length] = block_id
+        if summary is not None:
+            self._summaries[self._length] = summary
+        self._length += 1
+        # What was kept `reserve_chunks` ago is what a rewind by so many needs.
+        self._forget_except(self._length - self.reserve_chunks, keeps)
+
+    def _take(self, count: int) -> list[int] | None:
+        if count > self.pool.free_count:
+            return None
+        taken = []
+        for _ in range(count):
+            block_id = self.pool.allocate()
+            assert block_id is not None, f"the pool said that {count} blocks were free"
+            self.pool._adopt(block_id)
+            taken.append(block_id)
+        return taken
+
+    def _forget_except(self, below: int, keeps: Collection[int]) -> int:
+        """Gives back the positions before `below` that are not among `keeps`."""
+        gone = [position for position in self.blocks if position < below and position not in keeps]
+        freed = self._drop(gone)
+        for position in gone:
+            self._summaries.pop(position, None)
         return freed
 
-    def _release(self, positions: Iterable[int]) -> int:
-        freed = 0
-        for position in positions:
-            block = self.block_ids[position]
-            if block is not None:
-                freed += self.pool._release(block)
-                self.block_ids[position] = None
-        return freed
+    def _drop(self, positions: list[int]) -> int:
+        # The newest first, so that of a history that nobody holds the beginning, which others share, is evicted last.
+        return sum(self.pool._release(self.blocks.pop(position)) for position in sorted(positions, reverse=True))

@@ -55,6 +55,12 @@ class VideoMetrics:
         self.kv_shared_blocks = Gauge(
             "worldtree_kv_shared_blocks", "KV blocks that more than one branch holds.", ["model"], registry=registry
         )
+        self.prefix_hits = Counter(
+            "worldtree_prefix_hits",
+            "Chunks that were in the pool already, and were shared instead of made.",
+            ["model"],
+            registry=registry,
+        )
         self.tier_refused = Counter(
             "worldtree_tier_refused", "Stored blocks that were corrupt or foreign.", ["tier"], registry=registry
         )
@@ -90,7 +96,12 @@ class VideoMetrics:
         shared_count = 0
         for pool in pools:
             tier = "pool" if pool.storage is Storage.FP32 else f"pool-{pool.storage.value}"
-            counts = {"free": pool.free_count, "in_flight": pool.in_flight_count, "held": pool.held_count}
+            counts = {
+                "free": pool.free_count - pool.cached_count,
+                "cached": pool.cached_count,
+                "in_flight": pool.in_flight_count,
+                "held": pool.held_count,
+            }
             for state, count in counts.items():
                 self.kv_blocks.labels(model, tier, state).set(count)
             shared_count += pool.shared_count()

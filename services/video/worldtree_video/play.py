@@ -50,6 +50,9 @@ class Play:
     `degrade_to`: numbers of evaluations to take instead of its own when a chunk would be late; empty: none.
     """
 
+    given = None
+    steered = True
+
     def __init__(
         self,
         branch: Branch,

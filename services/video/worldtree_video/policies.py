@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from itertools import pairwise
 from operator import mul
 from typing import Any, Protocol, TypeVar
 
@@ -55,7 +56,7 @@ class Policy(Protocol):
 
 @lru_cache(maxsize=256)
 def resolve(policy: KvPolicy) -> Policy:
-    """The rules of a policy. Raises UnknownPolicy for a plug-in that is not installed, PolicyBroken for a broken one."""
+    """The rules of a policy. Raises UnknownPolicy for a plug-in that is not installed, PolicyBroken for a bad one."""
     if policy.kind is PolicyKind.RETRIEVE:
         return Retrieve(policy)
     if policy.kind is PolicyKind.PLUGIN:
@@ -136,7 +137,7 @@ class CheckedPlugin:
         positions = self._ask("visible() raised", lambda: list(self._plugin.visible(history)))
         shown = f"visible() of {length} chunks is {str(positions)[:80]}"
         self._integers(positions, shown)
-        if any(after <= before for before, after in zip(positions, positions[1:], strict=False)):
+        if any(after <= before for before, after in pairwise(positions)):
             raise PolicyBroken(self._name, f"{shown}: not ascending")
         if len(positions) > most:
             raise PolicyBroken(self._name, f"{shown}: {len(positions)} positions, the window has {most}")

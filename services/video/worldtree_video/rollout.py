@@ -142,6 +142,8 @@ class NodeRun:
     """The run of one node: one chunk on a branch of its own."""
 
     priority = Priority.BULK
+    given = None
+    steered = False
 
     def __init__(self, rollout: Rollout, node: TrieNode, branch: Branch) -> None:
         self.branch = branch

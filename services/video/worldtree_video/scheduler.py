@@ -3,27 +3,47 @@
 A *run* grows one branch chunk by chunk. Its life here:
 
     parked --wake--> timed --its time comes--> ready --block allocated--> pending --last evaluation--> committed
-       ^                                                                                                   |
-       +---------------------------- due() is None -------- deliver() <-----------------------------------+
+       ^                                         |                                                         |
+       |                                         +------- its key is known: a block is shared --------+    |
+       +---------------------------- due() is None -------- deliver() <-------------------------------+----+
+
+A chunk whose key is known takes no tick and no place in one: its block is shared and its pixels are recalled. One that
+another run is making now is waited for. Should that run be cancelled or fail, the one that waited makes it.
 """
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from worldtree_video.branch import Branch
-from worldtree_video.domain import Chunk, Made, Priority, Record, Storage, Timing
-from worldtree_video.errors import KvCacheFull, KvWindowFull
+from worldtree_video.domain import Chunk, Made, Priority, Record, Storage, Summary, Timing
+from worldtree_video.errors import KvCacheFull, KvWindowFull, PolicyBroken
 from worldtree_video.kv_cache import BlockPool
+
+# Known chunks shared in one tick: recalling their pixels takes some 10 us each, and others wait for the tick.
+_KNOWN_PER_TICK = 32
 
 
 class Run(Protocol):
-    """Grows one branch. Only the scheduler calls `next_record`, `deliver`, `fail`, always under the engine's lock."""
+    """Grows one branch. Only the scheduler calls `next_record`, `deliver`, `fail`, always under the engine's lock.
+
+    `given`: pixels of the record that was taken last, where they are known: only its block is made then.
+    `steered`: whether somebody may change its next chunk until that is begun, so that its record is taken no earlier.
+    """
 
     branch: Branch
     priority: Priority
+
+    @property
+    def given(self) -> bytes | None:
+        """Pixels of the record that was taken last."""
+
+    @property
+    def steered(self) -> bool:
+        """Whether its next chunk is open until it is begun."""
 
     @property
     def over(self) -> bool:
@@ -44,7 +64,11 @@ class Run(Protocol):
 
 @dataclass(slots=True, eq=False)
 class PendingChunk:
-    """A chunk being made: `step` evaluations are done; the commit will write `block_id` of `pool`."""
+    """A chunk being made: `step` evaluations are done; the commit will write `block_id` of `pool`.
+
+    `given`: its pixels, where they are known; then no evaluation is run. `parent_summary`: of the chunk before it.
+    `wants_summary`: whether its policy `compares`, so that the commit makes one.
+    """
 
     run: Run
     record: Record
@@ -53,6 +77,8 @@ class PendingChunk:
     context: tuple[int, ...]
     given: bytes | None
     started_s: float
+    parent_summary: Summary | None = None
+    wants_summary: bool = False
     step: int = 0
     timing: Timing = field(default_factory=Timing)
     cancelled: bool = False
@@ -65,14 +91,15 @@ class PendingChunk:
 
     @property
     def denoised(self) -> bool:
-        return self.step >= self.record.nfe
+        return self.given is not None or self.step >= self.record.nfe
 
 
 @dataclass(slots=True)
 class Batch:
-    """The members of one tick."""
+    """The members of one tick. `known_count`: chunks that were known and needed none."""
 
     members: list[PendingChunk]
+    known_count: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.members)
@@ -93,7 +120,11 @@ class _Entry:
     run: Run
     order: tuple[int, int]  # (virtual deadline in ticks, arrival): lower goes first
     ready_since_s: float = 0.0
+    record: Record | None = None  # of its next chunk, once taken
+    given: bytes | None = None  # that chunk's pixels, if known
+    shared: tuple[BlockPool, bytes] | None = None  # by what others may have that chunk too, if they may
     pending: PendingChunk | None = None
+
     timed_s: float | None = None  # its earliest timer
 
 
@@ -123,6 +154,8 @@ class Scheduler:
         self._active: dict[Run, _Entry] = {}  # of these, ready or pending
         self._timers: list[tuple[float, int, Run]] = []
         self._running: set[PendingChunk] = set()
+        self._making: dict[tuple[BlockPool, bytes], _Entry] = {}  # by what others would share
+        self._unseen: deque[_Entry] = deque()  # ready since this tick began
         self._arrivals = itertools.count()
 
     @property
@@ -156,6 +189,7 @@ class Scheduler:
         entry.order = (self.tick + run.priority, next(self._arrivals))
         entry.ready_since_s = now
         self._active[run] = entry
+        self._unseen.append(entry)
 
     def remove(self, run: Run) -> None:
         """Drops a run and the chunk it was making. Harmless for one that is over."""
@@ -165,15 +199,14 @@ class Scheduler:
             self._timers = [timer for timer in self._timers if timer[2] is not run]
             heapq.heapify(self._timers)
         entry = self._active.pop(run, None)
-        if entry and entry.pending:
-            self._drop(entry.pending)
+        if entry:
+            self._drop(entry)
 
     def restart(self, run: Run, now: float) -> None:
         """Drops the chunk that a run was making and looks again at when it is due."""
         entry = self._active.pop(run, None)
-        if entry and entry.pending:
-            self._drop(entry.pending)
-            entry.pending = None
+        if entry:
+            self._drop(entry)
         self.wake(run, now)
 
     def next_due(self) -> float | None:
@@ -181,19 +214,34 @@ class Scheduler:
         return self._timers[0][0] if self._timers else None
 
     def next_batch(self, now: float) -> Batch:
-        """The members of the next tick: earliest virtual deadline first, at most `max_batch`."""
+        """The members of the next tick: earliest virtual deadline first, at most `max_batch`.
+
+        Before that, chunks that are known are delivered, at most so many in a tick.
+        """
         self.tick += 1
         self._wake_timed(now)
-        chosen = []
-        for entry in heapq.nsmallest(self.max_batch, self._active.values(), key=lambda entry: entry.order):
+        known_count = self._share_known(now)
+        chosen: list[PendingChunk] = []
+        waiting = [(entry.order, entry) for entry in self._active.values()]
+        heapq.heapify(waiting)
+        while waiting and len(chosen) < self.max_batch:
+            _, entry = heapq.heappop(waiting)
             # One that could not start may have taken others of its rollout down with it.
-            if entry.run in self._active:
-                pending = entry.pending or self._start(entry, now)
-                if pending:
-                    chosen.append(pending)
+            if self._active.get(entry.run) is not entry:
+                continue
+            if entry.pending is None:
+                if not self._take_record(entry, now) or self._joins(entry):
+                    continue
+                if self._is_known(entry):
+                    if entry.run.steered:  # the others were looked at before, and this one is over their number
+                        known_count += self._deliver_known(entry, now)
+                    continue
+                self._start(entry, now)
+            if entry.pending:
+                chosen.append(entry.pending)
         members = [member for member in chosen if not member.cancelled]
         self._running.update(members)
-        return Batch(members)
+        return Batch(members, known_count)
 
     def complete(self, batch: Batch, chunks: dict[PendingChunk, Made], now: float) -> None:
         """Ends a tick: `chunks` holds those that were committed."""
@@ -232,47 +280,138 @@ class Scheduler:
                 entry.timed_s = None
             self.wake(run, now)
 
-    def _start(self, entry: _Entry, now: float) -> PendingChunk | None:
-        run = entry.run
-        branch = run.branch
+    def _share_known(self, now: float) -> int:
+        """Delivers chunks that are known, of all runs whose next chunk is certain; returns how many."""
+        count = 0
+        self._unseen = deque(sorted(self._active.values(), key=lambda entry: entry.order))
+        while self._unseen and count < _KNOWN_PER_TICK:
+            entry = self._unseen.popleft()
+            if self._active.get(entry.run) is not entry or entry.pending or entry.run.steered:
+                continue
+            # Those whose record was taken in vain keep it: it is looked for again in every tick.
+            if entry.run.branch.table.pool.prefix_cache and self._take_record(entry, now) and self._is_known(entry):
+                count += self._deliver_known(entry, now)
+        self._unseen.clear()
+        return count
+
+    def _take_record(self, entry: _Entry, now: float) -> bool:
+        """Decides what an entry's next chunk is; False when it is not due, or can have none."""
+        if entry.record:
+            return True
+        run, table = entry.run, entry.run.branch.table
         due = run.due(now)
         if due is None or due > now:
             # A pause, a stop or a rewind came between its waking and this tick.
             del self._active[run]
             self.wake(run, now)
-            return None
-        if not branch.table.policy.can_grow(len(branch.table)):
-            self._fail(run, KvWindowFull(branch.table.policy.window_chunks))
-            return None
-        pool = branch.table.pool
+            return False
+        try:
+            if not table.can_grow:
+                raise KvWindowFull(table.policy.window_chunks)
+        except (KvWindowFull, PolicyBroken) as error:
+            self._fail(run, error)
+            return False
+        entry.record = run.next_record()
+        entry.given = run.given
+        entry.shared = (table.pool, entry.record.key) if table.trusted and table.pool.prefix_cache else None
+        return True
+
+    def _is_known(self, entry: _Entry) -> bool:
+        assert entry.record, "its record was not taken yet"
+        return entry.run.branch.table.pool.find(entry.record.key) is not None
+
+    def _joins(self, entry: _Entry) -> bool:
+        """Whether another is making its chunk. That one gets its place, or a play might wait for bulk work."""
+        maker = self._making.get(entry.shared) if entry.shared else None
+        if maker is None:
+            return False
+        maker.order = min(maker.order, (entry.order[0], maker.order[1]))
+        return True
+
+    def _deliver_known(self, entry: _Entry, now: float) -> bool:
+        """Gives a run the chunk that is in the pool; False when it failed."""
+        run, record, given = entry.run, entry.record, entry.given
+        assert record, "its record was not taken yet"
+        table = run.branch.table
+        try:
+            shared = run.branch.share_known(record)
+        except PolicyBroken as error:
+            self._fail(run, error)
+            return False
+        assert shared, f"chunk {record.chunk_index} was known a moment ago"
+        frames = self._recall(table.pool, table.last) if given is None else given
+        self._finish(entry, Chunk(record, frames, Timing(queue_s=now - entry.ready_since_s)), now)
+        return True
+
+    def _start(self, entry: _Entry, now: float) -> None:
+        """Finds an entry's chunk a block to be made in; it has none afterwards if its run failed."""
+        run, record, table = entry.run, entry.record, entry.run.branch.table
+        assert record, "its record was not taken yet"
+        try:
+            context = table.context()
+        except PolicyBroken as error:
+            self._fail(run, error)
+            return
+        pool = table.pool
         block_id = pool.allocate()
-        while block_id is None and (self._reclaim(pool) or branch.table.drop_reserve()):
+        while block_id is None and (self._reclaim(pool) or table.drop_reserve()):
             block_id = pool.allocate()
         if block_id is None:
             self._fail(run, KvCacheFull(pool.block_count))
-            return None
-        record = run.next_record()
-        given = branch.origin.chunks[len(branch.records)] if record.given else None
-        entry.pending = PendingChunk(run, record, pool, block_id, branch.table.context(), given, now)
+            return
+        entry.pending = PendingChunk(
+            run,
+            record,
+            pool,
+            block_id,
+            context,
+            entry.given,
+            now,
+            parent_summary=table.summary(len(table) - 1),
+            wants_summary=table.policy.compares,
+        )
         entry.pending.timing.queue_s = now - entry.ready_since_s
-        return entry.pending
+        if entry.shared:
+            self._making[entry.shared] = entry
 
     def _commit(self, member: PendingChunk, made: Made, now: float) -> None:
         run = member.run
-        self._active.pop(run)
-        self._entries[run].pending = None
-        run.branch.append(member.record, member.block_id)
-        run.deliver(Chunk(member.record, made.frames, member.timing), now)
+        try:
+            run.branch.append(member.record, member.block_id, made.summary)
+        except PolicyBroken as error:
+            self._give_back(member)
+            self._fail(run, error)
+            return
+        self._finish(self._active[run], Chunk(member.record, made.frames, member.timing), now)
+
+    def _finish(self, entry: _Entry, chunk: Chunk, now: float) -> None:
+        """An entry's branch has grown by its chunk: on to the next."""
+        run = entry.run
+        del self._active[run]
+        self._clear(entry)
+        run.deliver(chunk, now)
         self.wake(run, now)
         if run.over:
             self._entries.pop(run, None)
 
+    def _clear(self, entry: _Entry) -> None:
+        """Forgets an entry's chunk: made, failed or dropped. Who waited for it looks again in the next tick."""
+        if entry.shared and self._making.get(entry.shared) is entry:
+            del self._making[entry.shared]
+        entry.record = entry.given = entry.shared = entry.pending = None
+
     def _fail(self, run: Run, error: Exception) -> None:
         self._entries.pop(run, None)
-        self._active.pop(run, None)
+        entry = self._active.pop(run, None)
+        if entry:
+            self._clear(entry)
         run.fail(error)
 
-    def _drop(self, pending: PendingChunk) -> None:
+    def _drop(self, entry: _Entry) -> None:
+        pending = entry.pending
+        self._clear(entry)
+        if pending is None:
+            return
         # A chunk inside the running tick still writes its block: it is given back when the tick ends.
         pending.cancelled = True
         if pending not in self._running:

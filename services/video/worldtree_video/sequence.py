@@ -19,11 +19,16 @@ class Sink(Protocol):
 
 
 class Planned(NamedTuple):
-    """A chunk to make. None: under the branch's own seed and nfe."""
+    """A chunk to make. None: under the branch's own seed and nfe.
+
+    `frames`: its pixels, where they are known from when it was made before: then only its block is made again. They
+    must be the ones that this history led to, because its block is shared by its key.
+    """
 
     action: Action
     seed: int | None = None
     nfe: int | None = None
+    frames: bytes | None = None
 
 
 class Sequence:
@@ -31,6 +36,8 @@ class Sequence:
 
     With `ahead_chunks`, no faster than they are `taken`: so many may wait for a slow reader.
     """
+
+    steered = False
 
     def __init__(
         self,
@@ -49,6 +56,7 @@ class Sequence:
         self._sink = sink
         self._ahead_chunks = ahead_chunks
         self._untaken_count = 0
+        self.given: bytes | None = None
 
     @property
     def over(self) -> bool:
@@ -60,8 +68,9 @@ class Sequence:
 
     def next_record(self) -> Record:
         if self.branch.chunk_index < 0:
+            self.given = self.branch.origin.chunks[len(self.branch.records)]
             return self.branch.given_record()
-        action, seed, nfe = self._planned.popleft()
+        action, seed, nfe, self.given = self._planned.popleft()
         return self.branch.next_record(action, seed=seed, nfe=nfe)
 
     def deliver(self, chunk: Chunk, now: float) -> None:

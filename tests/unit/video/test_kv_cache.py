@@ -58,7 +58,7 @@ class Blocks(RuleBasedStateMachine):
                 return
             table.append(block)
             blocks.append(block)
-            self.drop(table, blocks, len(blocks) - table.policy.window_chunks - table.reserve_chunks)
+            self.drop(table, blocks, table.reserve_chunks)
 
     @rule(data=st.data())
     @precondition(lambda self: self.tables and len(self.tables) < 6)
@@ -85,7 +85,7 @@ class Blocks(RuleBasedStateMachine):
         free = self.pool.free_count
         was_complete = table.complete
         freed = table.drop_reserve()
-        self.drop(table, blocks, len(blocks) - (table.policy.window_chunks - table.policy.sink_chunks))
+        self.drop(table, blocks, 0)
         assert self.pool.free_count == free + freed
         assert table.complete == was_complete
 
@@ -117,16 +117,24 @@ class Blocks(RuleBasedStateMachine):
     def nothing_is_lost(self) -> None:
         self.pool.check_integrity()
         for table, blocks in self.tables:
-            assert table.block_ids == blocks
+            assert listed(table) == blocks
             assert table.held_count == sum(block is not None for block in blocks)
         assert self.pool.held_count == len(self.held())
         assert self.pool.in_flight_count == len(self.in_flight)
         assert self.pool.free_count == BLOCK_COUNT - len(self.held()) - len(self.in_flight)
 
     @staticmethod
-    def drop(table: BlockTable, blocks: list[int | None], below: int) -> None:
-        for position in range(table.policy.sink_chunks, below):
-            blocks[position] = None
+    def drop(table: BlockTable, blocks: list[int | None], reserve_chunks: int) -> None:
+        """What no rewind by so many chunks would bring into view is gone."""
+        length = len(blocks)
+        in_view = {
+            position
+            for shorter in range(max(0, length - reserve_chunks), length + 1)
+            for position in table.policy.visible(shorter)
+        }
+        for position in range(length):
+            if position not in in_view:
+                blocks[position] = None
 
     def teardown(self) -> None:
         for table, _ in self.tables:
@@ -139,6 +147,10 @@ class Blocks(RuleBasedStateMachine):
 
 TestBlocks = Blocks.TestCase
 TestBlocks.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def listed(table: BlockTable) -> list[int | None]:
+    return [table.blocks.get(position) for position in range(len(table))]
 
 
 def grown(table: BlockTable, count: int) -> BlockTable:
@@ -157,9 +169,9 @@ def test_a_long_history_holds_only_its_sink_its_reserve_and_what_is_in_view() ->
     pool = BlockPool(20)
     table = grown(BlockTable(pool, sink_window(), reserve_chunks=3), 500)
     assert len(table) == 500
-    assert table.held_count == 1 + 3 + 4
-    assert table.context() == tuple(table.block_ids[position] for position in (0, 497, 498, 499))
-    assert table.drop_reserve() == 4
+    assert table.held_count == 1 + 3 + 3
+    assert table.context() == tuple(table.blocks[position] for position in (0, 497, 498, 499))
+    assert table.drop_reserve() == 3
     assert table.held_count == 4
     table.close()
     pool.check_integrity()
@@ -224,7 +236,7 @@ def test_a_restore_that_finds_too_few_blocks_changes_nothing() -> None:
 def test_a_lost_block_is_noticed_with_its_numbers() -> None:
     pool = BlockPool(5)
     table = grown(BlockTable(pool, sink_window()), 2)
-    table.block_ids[0] = None
+    del table.blocks[0]
     with pytest.raises(AssertionError, match="1 of 5 blocks are lost"):
         pool.check_integrity()
 
@@ -233,7 +245,7 @@ def test_a_block_held_without_being_counted_is_noticed() -> None:
     pool = BlockPool(5)
     table = grown(BlockTable(pool, sink_window()), 2)
     stray = BlockTable(pool, sink_window())
-    stray.block_ids = list(table.block_ids)
+    stray.blocks = dict(table.blocks)
     with pytest.raises(AssertionError, match="counts 1 tables, 2 list it"):
         pool.check_integrity()
 

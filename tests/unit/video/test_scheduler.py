@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from worldtree_runtime.errors import WorldtreeError
 from worldtree_video.branch import Branch
-from worldtree_video.domain import Action, Chunk, KvPolicy, Made, Origin, PolicyKind, Priority, Record
+from worldtree_video.domain import Action, Chunk, KvPolicy, Made, Origin, PolicyKind, Priority, Record, Storage
 from worldtree_video.errors import KvCacheFull, KvWindowFull, NotFinite
 from worldtree_video.kv_cache import BlockPool, BlockTable
 from worldtree_video.rollout import Rollout, build_trie
@@ -34,8 +34,8 @@ class Box:
 class Machine:
     """A scheduler, its pool, and ticks whose model writes the action's number as pixels."""
 
-    def __init__(self, *, block_count: int = 64, max_batch: int = 4) -> None:
-        self.pool = BlockPool(block_count)
+    def __init__(self, *, block_count: int = 64, max_batch: int = 4, prefix_cache: bool = False) -> None:
+        self.pool = BlockPool(block_count, prefix_cache=prefix_cache)
         self.now = 0.0
         self.reserves: list[BlockTable] = []
         self.pictures: dict[tuple[BlockPool, int], bytes] = {}
@@ -245,6 +245,8 @@ class Clocked:
     """A run that is due when told, like a play."""
 
     priority = Priority.PLAY
+    given = None
+    steered = True
 
     def __init__(self, branch: Branch, due_s: float | None) -> None:
         self.branch = branch
@@ -374,3 +376,187 @@ def test_a_rollout_that_finds_the_pool_dry_in_the_middle_of_a_batch_gives_everyt
 def test_a_batch_of_no_members_is_refused() -> None:
     with pytest.raises(ValueError, match="max_batch must be 1 or more, got 0"):
         Machine(max_batch=0)
+
+
+def sharing(**options: int) -> Machine:
+    return Machine(prefix_cache=True, **options)  # type: ignore[arg-type]
+
+
+def test_a_chunk_that_was_made_before_is_shared_without_a_tick() -> None:
+    machine = sharing()
+    _, first = machine.add(machine.branch(start=2), 1, 2, 3)
+    machine.run()
+    other = machine.branch(start=2)
+    held = machine.pool.held_count
+    _, second = machine.add(other, 1, 2, 3)
+    assert machine.run() == 0
+    assert [chunk.frames for chunk in second.chunks] == [chunk.frames for chunk in first.chunks]
+    assert [chunk.record for chunk in second.chunks] == [chunk.record for chunk in first.chunks]
+    assert all(chunk.timing.tick_count == 0 for chunk in second.chunks)
+    assert (second.closed, machine.pool.held_count) == (1, held)
+
+
+def test_what_was_made_is_known_after_its_session_is_gone_until_its_block_is_needed() -> None:
+    machine = sharing(block_count=8)
+    branch = machine.started(chunks=3)
+    newest = branch.key
+    branch.close()
+    assert (machine.pool.held_count, machine.pool.cached_count, machine.pool.free_count) == (0, 4, 8)
+    again = machine.branch()
+    _, box = machine.add(again, 0, 0, 0)
+    assert machine.run() == 0
+    assert len(box.chunks) == 4
+    again.close()
+    others = machine.branch(nfe=4)
+    machine.add(others, 5, 6, 7, 8, 9)
+    machine.run()
+    assert machine.pool.find(newest) is None
+    assert machine.pool.find(others.records[0].key) is not None
+
+
+def test_runs_that_want_the_same_chunk_at_once_make_it_once() -> None:
+    machine = sharing()
+    boxes = [machine.add(machine.branch(), 1, 2)[1] for _ in range(3)]
+    sizes = []
+    while members := machine.tick():
+        sizes.append(len(members))
+    assert sizes == [1] * (1 + 2 + 2)
+    assert all(len(box.chunks) == 3 and box.closed == 1 for box in boxes)
+    assert machine.pool.held_count == 3
+
+
+@pytest.mark.parametrize("how", ["cancelled", "cancelled inside a tick"])
+def test_a_run_whose_chunk_was_being_made_by_another_makes_it_when_that_one_goes(how: str) -> None:
+    machine = sharing()
+    first, second = machine.started(nfe=3), machine.started(nfe=3)
+    gone, _ = machine.add(first, 1)
+    _, box = machine.add(second, 1)
+    assert machine.tick() == [gone]
+    if how == "cancelled":
+        machine.scheduler.remove(gone)
+    else:
+
+        def cancel(batch: Batch) -> None:
+            machine.during = lambda batch: None
+            machine.scheduler.remove(gone)
+
+        machine.during = cancel
+        machine.tick()
+    machine.run()
+    assert [chunk.record.chunk_index for chunk in box.chunks] == [0]
+    assert box.chunks[0].timing is not None
+    assert machine.pool.in_flight_count == 0
+
+
+def test_a_poisoned_chunk_is_known_to_nobody_and_each_that_wants_it_fails() -> None:
+    machine = sharing()
+    boxes = [machine.add(machine.started(), POISON.value)[1] for _ in range(2)]  # type: ignore[arg-type]
+    machine.run()
+    assert all(isinstance(box.error, NotFinite) for box in boxes)
+    assert machine.pool.find(machine.started().next_record(POISON).key) is None
+
+
+def test_a_play_that_waits_for_bulk_work_gives_it_its_own_place() -> None:
+    machine = sharing(max_batch=1)
+    bulk, play, *others = [machine.started(nfe=nfe) for nfe in (3, 3, 4, 4)]
+    slow, _ = machine.add(bulk, 1, priority=Priority.BULK)
+    machine.tick()
+    first, second = [machine.add(branch, number)[0] for number, branch in enumerate(others, 2)]
+    assert machine.tick() == [first]
+    machine.add(play, 1, priority=Priority.PLAY)
+    assert machine.tick() == [first]  # the play finds out whom it waits for
+    assert [machine.tick() for _ in range(2)] == [[slow], [slow]]
+    assert second.over is False
+
+
+def test_a_long_known_clip_lets_others_have_their_ticks() -> None:
+    machine = sharing(block_count=200)
+    machine.started(chunks=100, nfe=1, policy=KvPolicy(PolicyKind.SLIDING, 120))
+    other, _ = machine.add(machine.started(nfe=4, policy=KvPolicy(PolicyKind.SLIDING, 120)), 9)
+    _, box = machine.add(machine.branch(nfe=1, policy=KvPolicy(PolicyKind.SLIDING, 120)), *[0] * 100)
+    sizes = []
+    while box.closed == 0:
+        before = len(box.chunks)
+        assert machine.tick() in ([other], [])
+        sizes.append(len(box.chunks) - before)
+    assert max(sizes) <= 32
+    assert sum(sizes) == 101
+
+
+def test_a_slow_reader_of_known_chunks_gets_no_more_than_it_takes() -> None:
+    machine = sharing()
+    machine.started(chunks=9)
+    box = Box()
+    planned = [Planned(Action(0)) for _ in range(9)]
+    sequence = Sequence(machine.branch(), planned, priority=Priority.BULK, sink=box, ahead_chunks=2)
+    machine.scheduler.add(sequence, machine.now)
+    assert machine.run() == 0
+    assert len(box.chunks) == 2
+    sequence.taken()
+    machine.scheduler.wake(sequence, machine.now)
+    machine.run()
+    assert len(box.chunks) == 3
+
+
+def test_a_steered_run_takes_its_next_record_only_when_it_gets_a_place() -> None:
+    machine = sharing(max_batch=1)
+    busy, branch = machine.started(nfe=4), machine.started(nfe=1)
+    machine.add(busy, 1)
+    machine.tick()
+    run = Clocked(branch, 0.0)
+    run.priority = Priority.BULK
+    machine.scheduler.add(run, machine.now)
+    machine.tick()
+    assert machine.scheduler._active[run].record is None
+    machine.run()
+    assert run.made == [0]
+
+
+def test_a_steered_run_shares_what_is_known_too() -> None:
+    machine = sharing()
+    machine.add(machine.started(nfe=1), 1)
+    machine.run()
+    run = Clocked(machine.started(nfe=1), 0.0)
+    machine.scheduler.add(run, machine.now)
+    assert machine.tick() == []
+    assert run.made == [0]
+
+
+def test_what_grows_from_a_strangers_blocks_is_shared_with_nobody() -> None:
+    machine = sharing()
+    honest = machine.started(chunks=2)
+    forged = Branch(honest.origin, honest.root, honest.seed, honest.nfe, BlockTable(machine.pool, honest.table.policy))
+    forged.records.extend(honest.records)
+    assert forged.table.restore(len(honest.records)) is not None
+    assert not forged.trusted
+    for branch in (forged, forged.fork(), forged.blank()):
+        assert not branch.trusted
+    _, box = machine.add(forged.fork(), 3)
+    machine.run()
+    assert machine.pool.find(box.chunks[0].record.key) is None
+    _, real = machine.add(honest.fork(), 3)
+    assert machine.run() == 2
+    assert machine.pool.find(real.chunks[0].record.key) is not None
+
+
+def test_a_chunk_whose_frames_are_known_is_only_committed_and_keeps_its_record() -> None:
+    machine = Machine()
+    branch = machine.started()
+    box = Box()
+    expected = branch.next_record(Action(1), seed=9, nfe=4)
+    planned = [Planned(Action(1), 9, 4, b"pixels"), Planned(Action(2))]
+    machine.scheduler.add(Sequence(branch, planned, priority=Priority.STEP, sink=box), machine.now)
+    assert machine.run() == 1 + 2
+    assert (box.chunks[0].record, box.chunks[0].frames) == (expected, b"pixels")
+    assert box.chunks[1].frames != b"pixels"
+
+
+def test_each_format_has_its_own_blocks_and_its_own_known_chunks() -> None:
+    machine = sharing()
+    half = BlockPool(8, Storage.FP16)
+    one = machine.started(chunks=1)
+    other = Branch(one.origin, one.root, 7, 2, BlockTable(half, one.table.policy))
+    _, box = machine.add(other, 0)
+    assert machine.run() == 1 + 2
+    assert len(box.chunks) == 2
+    assert (half.held_count, half.check_integrity()) == (2, None)

@@ -69,7 +69,9 @@ class Rollout:
         sink: RolloutSink,
         spawn: "Callable[[NodeRun], None]",
         drop: "Callable[[NodeRun], None]",
+        tenant: str = "anonymous",
     ) -> None:
+        self.tenant = tenant
         self._width = width
         self._ahead_chunks = ahead_chunks
         self._untaken_count = 0
@@ -144,10 +146,12 @@ class NodeRun:
     priority = Priority.BULK
     given = None
     steered = False
+    paced = None
 
     def __init__(self, rollout: Rollout, node: TrieNode, branch: Branch) -> None:
         self.branch = branch
         self.node = node
+        self.tenant = rollout.tenant
         self._rollout = rollout
         self._made = False
 

@@ -38,6 +38,7 @@ class Sequence:
     """
 
     steered = False
+    paced = None
 
     def __init__(
         self,
@@ -47,9 +48,11 @@ class Sequence:
         priority: Priority,
         sink: Sink,
         ahead_chunks: int | None = None,
+        tenant: str = "anonymous",
     ) -> None:
         self.branch = branch
         self.priority = priority
+        self.tenant = tenant
         self._given_count = max(0, -branch.chunk_index)
         self._planned = deque(planned)
         self._left = self._given_count + len(self._planned)

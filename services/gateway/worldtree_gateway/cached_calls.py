@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import grpc
 import grpc.aio
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from worldtree.common.v1 import common_pb2
 
 from worldtree_gateway import cache_control, keys
@@ -17,6 +16,7 @@ from worldtree_gateway.domain import CacheRule, Method
 from worldtree_gateway.flights import Flights, LeftBehind, Rider
 from worldtree_gateway.metrics import GatewayMetrics
 from worldtree_gateway.relay import Context, Relay, forwarded
+from worldtree_gateway.verdicts import error_info
 
 CACHE_KEY = "worldtree-cache"
 
@@ -150,7 +150,7 @@ class CachedCalls:
 
     def _is_refused(self, asked: _Asked, error: grpc.aio.AioRpcError) -> bool:
         """Whether the backend may have refused the digest, as the model changed since it was resolved."""
-        if self._digests is None or asked.pinned is None or _reason(error) != "MODEL_NOT_FOUND":
+        if self._digests is None or asked.pinned is None or not _is_reason(error, "MODEL_NOT_FOUND"):
             return False
         self._digests.forget(asked.pinned)
         return True
@@ -188,12 +188,6 @@ def _tell(context: Context, result: str) -> None:
     context.set_trailing_metadata((*(context.trailing_metadata() or ()), (CACHE_KEY, result)))
 
 
-def _reason(error: grpc.aio.AioRpcError) -> str | None:
-    """The reason in a status's ErrorInfo; None where it has none."""
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    return str(info.reason)
-    return None
+def _is_reason(error: grpc.aio.AioRpcError, reason: str) -> bool:
+    info = error_info(error)
+    return info is not None and info.reason == reason

@@ -32,6 +32,14 @@ class GatewaySettings(ServiceSettings):
         1.0, ge=0, le=300, description="seconds that a caller is told to wait for a backend that is down"
     )
 
+    rehome_timeout_s: float = Field(
+        30.0, ge=0, le=3600, description="seconds that a call waits, inside its deadline, for a replica to take it on"
+    )
+    moved_sessions: int = Field(65_536, ge=1, le=10_000_000, description="sessions whose new replica is remembered")
+    play_log_bytes: int = Field(
+        16 * 1024 * 1024, ge=1024, le=2**31, description="controls that one Play may have waiting to be done"
+    )
+
     cache: bool = Field(True, description="answer cacheable methods from the cache")
     cache_bytes: int = Field(256 * 1024 * 1024, ge=0, le=2**40, description="room for answers in this process")
     cache_entry_bytes: int = Field(

@@ -21,6 +21,7 @@ class Affinity(Enum):
     ANY = auto()  # the least loaded one
     HOME = auto()  # field 1 is a session's id: only its home has it
     PREFER_HOME = auto()  # field 1 is a snapshot's id: its home has it for sure, others when they share a store
+    REPLICA = auto()  # field 1 is a replica's name: that one, or any where it is empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Method:
     server_streaming: bool
     affinity: Affinity = Affinity.ANY
     cache: CacheRule | None = None
+    request_class: type[Message] | None = None  # None: no proto here knows it
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,18 @@ class Service:
             server_streaming=method.server_streaming,
             affinity=_affinity(method),
             cache=_cache_rule(method, resolves=path != self.describe),
+            request_class=message_factory.GetMessageClass(method.input_type),
         )
+
+
+_AFFINITIES = {"session": Affinity.HOME, "snapshot": Affinity.PREFER_HOME, "replica": Affinity.REPLICA}
 
 
 def _affinity(method: MethodDescriptor) -> Affinity:
     first = method.input_type.fields_by_number.get(1)
     if first is None or first.type != first.TYPE_STRING or first.is_repeated:
         return Affinity.ANY
-    return {"session": Affinity.HOME, "snapshot": Affinity.PREFER_HOME}.get(first.name, Affinity.ANY)
+    return _AFFINITIES.get(first.name, Affinity.ANY)
 
 
 def _cache_rule(method: MethodDescriptor, *, resolves: bool) -> CacheRule | None:

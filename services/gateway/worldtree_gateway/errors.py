@@ -1,6 +1,8 @@
 """What the gateway itself may answer; what a backend answers passes through untouched."""
 
-from worldtree_runtime.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
+from collections.abc import Sequence
+
+from worldtree_runtime.errors import DataLoss, Exhausted, InvalidRequest, NotFound, Unavailable, Unimplemented
 
 
 class SessionNotFound(NotFound):
@@ -8,6 +10,13 @@ class SessionNotFound(NotFound):
 
     def __init__(self, session: str) -> None:
         super().__init__("session", session)
+
+
+class ReplicaNotFound(NotFound):
+    """No replica of the service has this name."""
+
+    def __init__(self, replica: str, known: Sequence[str]) -> None:
+        super().__init__("replica", replica, known=known)
 
 
 class BackendDown(Unavailable):
@@ -34,6 +43,32 @@ class NoBackend(Unavailable):
             retry_after_s=retry_after_s,
             service=section,
             backend_count=backend_count,
+        )
+
+
+class PlayLogFull(Exhausted):
+    """A play was asked for more than it can be asked for again."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            "PLAY_LOG_FULL",
+            f"more than {limit_bytes} bytes of controls wait to be done (setting gateway.play_log_bytes); "
+            "send them as the chunks come",
+            retry_after_s=1.0,
+            limit_bytes=limit_bytes,
+        )
+
+
+class PlayNotContinued(DataLoss):
+    """The replica that a play was begun again at did not go on where its reader stands."""
+
+    def __init__(self, replica: str | None, *, expected: int, actual: int) -> None:
+        super().__init__(
+            "PLAY_NOT_CONTINUED",
+            f'replica "{replica}" goes on at chunk {actual}, its reader waits for chunk {expected}',
+            replica=replica,
+            expected=expected,
+            actual=actual,
         )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class Watched(Protocol):
@@ -49,8 +49,23 @@ class GatewayMetrics:
         )
         self.upstream_failures = Counter(
             "worldtree_upstream_failures_total",
-            "Calls that ended because their backend went away.",
+            "Calls whose backend went away under them, those that another answered too.",
             ("service",),
+            registry=registry,
+        )
+
+        self.failovers = Counter(
+            "worldtree_failovers_total",
+            "Calls whose replica was gone: ok (another, or the same again, answered), not_found (it knew no such "
+            "session), failed (refused there), expired (nobody took it on in time).",
+            ("service", "kind", "result"),
+            registry=registry,
+        )
+        self.failover_pause = Histogram(
+            "worldtree_failover_pause_seconds",
+            "From the loss of a call's replica to the first answer of the next.",
+            ("service", "kind"),
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
             registry=registry,
         )
 

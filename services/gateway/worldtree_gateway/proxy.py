@@ -6,10 +6,12 @@ from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+from worldtree.video.v1 import video_generator_pb2 as pb
 
 from worldtree_gateway.cached_calls import CachedCalls
 from worldtree_gateway.domain import Method, Service
 from worldtree_gateway.errors import NotConfigured
+from worldtree_gateway.play_failover import PlayFailover
 from worldtree_gateway.relay import Context, Relay
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -24,8 +26,9 @@ class Proxy(grpc.GenericRpcHandler):
         services: Sequence[Service],
         relays: Mapping[str, Relay],
         cached_calls: Mapping[str, CachedCalls],
+        plays: Mapping[str, PlayFailover],
     ) -> None:
-        """`relays` and `cached_calls` by section; a service without a relay is answered UNIMPLEMENTED."""
+        """`relays`, `cached_calls` and `plays` by section; a service without a relay is answered UNIMPLEMENTED."""
         self._handlers: dict[str, Handler] = {}
         self._relays = relays
         self._services = {service.full_name: service for service in services}
@@ -34,7 +37,11 @@ class Proxy(grpc.GenericRpcHandler):
             if relay is not None:
                 for method in service.methods.values():
                     cached = cached_calls.get(service.section) if method.cache is not None else None
-                    self._handlers[method.path] = _handler(method, relay, cached)
+                    handler = _handler(method, relay, cached)
+                    if method.request_class is pb.PlayRequest:
+                        play = partial(plays[service.section].stream_stream, method)
+                        handler = grpc.stream_stream_rpc_method_handler(play)
+                    self._handlers[method.path] = handler
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> MaybeHandler:
         path = handler_call_details.method

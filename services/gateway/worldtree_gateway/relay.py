@@ -1,73 +1,127 @@
 """Calls passed through as bytes: metadata, messages, trailers and status, both ways, message by message.
 
-Nothing is decoded and nothing is kept: a message is read from one side only when the last one was written to the other.
+Nothing is kept: a message is read from one side only when the last one was written to the other. Decoded are only the
+nodes of a Rollout and a request whose replica went away, to know what to do again.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
+from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.errors import DeadlineExceeded
 from worldtree_runtime.interceptors import REQUEST_ID_KEY
 from worldtree_runtime.logs import current_request_id
 
 from worldtree_gateway.backends import REPLICA_KEY, Backend
-from worldtree_gateway.domain import Method
+from worldtree_gateway.domain import ANONYMOUS_TENANT, Affinity, Method
+from worldtree_gateway.journey import REHOME_KEY, Journey
 from worldtree_gateway.metrics import GatewayMetrics
+from worldtree_gateway.rollout_nodes import PassedNodes
 from worldtree_gateway.routing import Router
+from worldtree_gateway.safety import is_repeatable
+from worldtree_gateway.verdicts import STATUS_DETAILS_KEY
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Metadata = tuple[tuple[str, str | bytes], ...]
 
-STATUS_DETAILS_KEY = "grpc-status-details-bin"
+REPLICAS_KEY = "worldtree-replicas"  # what Introspect's caller gets: the names that can be asked for
+TENANT_KEY = "worldtree-tenant"
 
 # what belongs to one connection, or is written anew by the transport; "grpc-..." goes too
 _HOP_BY_HOP = frozenset(
     {"accept-encoding", "connection", "content-length", "content-type", "host", "keep-alive", "te", "user-agent"}
 )
+_OURS = frozenset({REHOME_KEY, TENANT_KEY})
 # To grpc.aio a cancelled client first looks like one that has sent all it had; the cancellation comes a moment later.
 # Passed on at once, half an upload would look whole to the backend (100 of 100 tries; with this pause, none).
-_CANCELLATION_GRACE_S = 0.002
+CANCELLATION_GRACE_S = 0.002
 
 
 class Relay:
-    """The four kinds of calls, to the backends of one service."""
+    """The four kinds of calls, to the backends of one service.
 
-    def __init__(self, router: Router, metrics: GatewayMetrics, *, unary_timeout_s: float) -> None:
-        self._router = router
+    A call whose replica goes away is sent to another, as long as that can't do anything twice: see `Journey.allows`.
+    """
+
+    def __init__(
+        self, router: Router, metrics: GatewayMetrics, *, unary_timeout_s: float, rehome_timeout_s: float
+    ) -> None:
+        self.router = router
         self._metrics = metrics
         self._unary_timeout_s = unary_timeout_s
+        self._rehome_timeout_s = rehome_timeout_s
 
     async def unary_unary(self, method: Method, request: bytes, context: Context) -> bytes:
-        backend = self._router.pick(method, request)
-        timeout_s = self._timeout_s(context)
-        backend.in_flight += 1
-        try:
-            call = backend.callable(method)(request, timeout=timeout_s, metadata=forwarded(context))
-            return await _pass_answer(call, context)
-        except grpc.aio.AioRpcError as error:
-            await self.fail(error, backend, context, timeout_s)
-        finally:
-            backend.in_flight -= 1
+        left_s = self._timeout_s(context)
+        ends_s = time.monotonic() + left_s
+        journey = self.journey(method, request, "unary", left_s)
+        route = await journey.begin()
+        head: Metadata = ()
+        if method.affinity is Affinity.REPLICA:
+            head = ((REPLICAS_KEY, ",".join(self.router.replicas)),)
+        while True:
+            backend, timeout_s = route.backend, max(0.0, ends_s - time.monotonic())
+            backend.in_flight += 1
+            try:
+                call = backend.callable(method)(request, timeout=timeout_s, metadata=forwarded(context, route.rehome))
+                answer = await _pass_answer(call, context, head)
+                journey.arrived(route)
+                return answer
+            except grpc.aio.AioRpcError as error:
+                failure = journey.allows(error, route, repeatable=lambda: is_repeatable(method, request))
+                if failure is None:
+                    journey.ended("failed")
+                    await self.fail(error, backend, context, timeout_s)
+            finally:
+                backend.in_flight -= 1
+            route = await journey.next(failure, route)
 
     async def unary_stream(self, method: Method, request: bytes, context: Context) -> None:
-        backend = self._router.pick(method, request)
-        timeout_s = context.time_remaining()
-        backend.in_flight += 1
-        call = backend.callable(method)(request, timeout=timeout_s, metadata=forwarded(context))
-        try:
-            await self._pass_messages(call, context)
-        except grpc.aio.AioRpcError as error:
-            await self.fail(error, backend, context, timeout_s)
-        finally:
-            backend.in_flight -= 1
-            call.cancel()
+        journey = self.journey(method, request, "stream", context.time_remaining())
+        route = await journey.begin()
+        nodes = PassedNodes() if method.request_class is pb.RolloutRequest else None
+        passing = False
+        while True:
+            backend, timeout_s = route.backend, context.time_remaining()
+            backend.in_flight += 1
+            call = backend.callable(method)(request, timeout=timeout_s, metadata=forwarded(context, route.rehome))
+            try:
+                if not passing:
+                    await pass_head(call, context)
+                arrived = False
+                while (message := await receive(call)) is not None:
+                    if not arrived:
+                        arrived = True
+                        journey.arrived(route)
+                    if nodes is None or nodes.is_new(message):
+                        passing = True
+                        await context.write(message)
+                if not arrived:
+                    journey.arrived(route)
+                await pass_trailers(call, context)
+                return
+            except grpc.aio.AioRpcError as error:
+                lasting = passing and (nodes is None or not nodes.resumable)
+                failure = (
+                    None if lasting else journey.allows(error, route, repeatable=lambda: is_repeatable(method, request))
+                )
+                if failure is None:
+                    journey.ended("failed")
+                    await self.fail(error, backend, context, timeout_s)
+            finally:
+                backend.in_flight -= 1
+                call.cancel()
+            if nodes is not None:
+                nodes.restart()
+            route = await journey.next(failure, route)
 
     async def stream_unary(self, method: Method, _requests: object, context: Context) -> bytes:
         first = await context.read()
-        backend = self._router.pick(method, _or_empty(first))
+        backend = self.router.route(method, _or_empty(first)).backend
         timeout_s = self._timeout_s(context)
         backend.in_flight += 1
         call = backend.callable(method)(timeout=timeout_s, metadata=forwarded(context))
@@ -82,20 +136,38 @@ class Relay:
             call.cancel()
 
     async def stream_stream(self, method: Method, _requests: object, context: Context) -> None:
-        first = await context.read()
-        backend = self._router.pick(method, _or_empty(first))
+        await self.pass_streams(method, await context.read(), context)
+
+    async def pass_streams(self, method: Method, first: Any, context: Context) -> None:
+        """A call of two streams whose `first` message (or EOF) has been read."""
+        backend = self.router.route(method, _or_empty(first)).backend
         timeout_s = context.time_remaining()
         backend.in_flight += 1
         call = backend.callable(method)(timeout=timeout_s, metadata=forwarded(context))
         requests = asyncio.create_task(_pass_requests(first, context, call), name="requests")
         try:
-            await self._pass_messages(call, context)
+            await pass_head(call, context)
+            while (message := await receive(call)) is not None:
+                await context.write(message)
+            await pass_trailers(call, context)
         except grpc.aio.AioRpcError as error:
             await self.fail(error, backend, context, timeout_s)
         finally:
             backend.in_flight -= 1
             requests.cancel()
             call.cancel()
+
+    def journey(self, method: Method, request: bytes, kind: str, left_s: float | None) -> Journey:
+        """The way of one call from replica to replica."""
+        return Journey(
+            self.router,
+            self._metrics,
+            method,
+            request,
+            kind=kind,
+            rehome_timeout_s=self._rehome_timeout_s,
+            left_s=left_s,
+        )
 
     async def fail(
         self, error: grpc.aio.AioRpcError, backend: Backend | None, context: Context, timeout_s: float | None
@@ -105,8 +177,8 @@ class Relay:
         if not any(key == STATUS_DETAILS_KEY for key, _ in trailers):
             match error.code():
                 case grpc.StatusCode.UNAVAILABLE:
-                    self._metrics.upstream_failures.labels(self._router.section).inc()
-                    raise self._router.down(backend) from error
+                    self._metrics.upstream_failures.labels(self.router.section).inc()
+                    raise self.router.down(backend) from error
                 case grpc.StatusCode.DEADLINE_EXCEEDED if timeout_s is not None:
                     raise DeadlineExceeded(
                         "DEADLINE_EXCEEDED",
@@ -120,15 +192,9 @@ class Relay:
         left_s = context.time_remaining()
         return self._unary_timeout_s if left_s is None else left_s
 
-    async def _pass_messages(self, call: Any, context: Context) -> None:
-        await pass_head(call, context)
-        while (message := await _receive(call)) is not None:
-            await context.write(message)
-        await pass_trailers(call, context)
-
     async def ask(self, method: Method, request: bytes, metadata: Metadata, timeout_s: float | None) -> bytes:
         """A unary call apart from any caller. Raises AioRpcError, or what the router raises."""
-        backend = self._router.pick(method, request)
+        backend = self.router.route(method, request).backend
         backend.in_flight += 1
         try:
             response: bytes = await backend.callable(method)(request, timeout=timeout_s, metadata=metadata)
@@ -143,22 +209,30 @@ class Relay:
         if not method.server_streaming:
             yield await self.ask(method, request, metadata, timeout_s)
             return
-        backend = self._router.pick(method, request)
+        backend = self.router.route(method, request).backend
         backend.in_flight += 1
         call = backend.callable(method)(request, timeout=timeout_s, metadata=metadata)
         try:
-            while (message := await _receive(call)) is not None:
+            while (message := await receive(call)) is not None:
                 yield message
         finally:
             backend.in_flight -= 1
             call.cancel()
 
 
-def forwarded(context: Context) -> Metadata:
-    """A caller's metadata as its backend gets it, under the request id that our own logs use."""
+def forwarded(context: Context, rehome: str | None = None) -> Metadata:
+    """A caller's metadata as its backend gets it, under the request id that our own logs use.
+
+    What only a gateway may say, a caller can't: who a call is for, and that its session's replica is gone.
+    """
+    theirs = tuple(pair for pair in clean(context.invocation_metadata() or ()) if pair[0] not in _OURS)
+    ours: Metadata = ((TENANT_KEY, ANONYMOUS_TENANT),)
+    if rehome is not None:
+        ours = (*ours, (REHOME_KEY, rehome))
     request_id = current_request_id()
-    ours: Metadata = () if request_id is None else ((REQUEST_ID_KEY, request_id),)
-    return (*clean(context.invocation_metadata() or ()), *ours)
+    if request_id is not None:
+        ours = (*ours, (REQUEST_ID_KEY, request_id))
+    return (*theirs, *ours)
 
 
 def clean(metadata: Iterable[tuple[str, Any]]) -> Metadata:
@@ -171,9 +245,9 @@ def clean(metadata: Iterable[tuple[str, Any]]) -> Metadata:
     )
 
 
-async def pass_head(call: Any, context: Context) -> None:
+async def pass_head(call: Any, context: Context, ours: Metadata = ()) -> None:
     """Costs a write of its own, so the replica's name, which all of ours send, goes to the trailers instead."""
-    head = tuple(pair for pair in clean(await call.initial_metadata()) if pair[0] != REPLICA_KEY)
+    head = (*(pair for pair in clean(await call.initial_metadata()) if pair[0] != REPLICA_KEY), *ours)
     if head:
         await context.send_initial_metadata(head)
 
@@ -185,15 +259,15 @@ async def pass_trailers(call: Any, context: Context) -> None:
         context.set_trailing_metadata((*trailers, *replica))
 
 
-async def _pass_answer(call: Any, context: Context) -> bytes:
-    """A call's one answer, its metadata and trailers passed on. Raises AioRpcError."""
+async def _pass_answer(call: Any, context: Context, head: Metadata = ()) -> bytes:
+    """A call's one answer, its metadata and trailers passed on, and `head` before it. Raises AioRpcError."""
     response: bytes = await call
-    await pass_head(call, context)
+    await pass_head(call, context, head)
     await pass_trailers(call, context)
     return response
 
 
-async def _receive(call: Any) -> bytes | None:
+async def receive(call: Any) -> bytes | None:
     """The next message. None: the call ended OK. Raises AioRpcError."""
     reading = asyncio.ensure_future(anext(aiter(call), None))
     try:
@@ -212,14 +286,14 @@ async def _pass_requests(first: Any, context: Context, call: Any) -> None:
         if first is not grpc.aio.EOF:
             await call.write(first)  # waits until the call is open
             while (message := await context.read()) is not grpc.aio.EOF:
-                await _write(call, message)
-        await asyncio.sleep(_CANCELLATION_GRACE_S)
+                await write(call, message)
+        await asyncio.sleep(CANCELLATION_GRACE_S)
         await call.done_writing()
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         return
 
 
-async def _write(call: Any, message: bytes) -> None:
+async def write(call: Any, message: bytes) -> None:
     """As call.write(), which puts "Internal error from Core" in the place of the status that is on its way when the
     backend ends the call under a write (1 in 20 refused plays with grpcio 1.85). Raises InvalidStateError then."""
     if call.done():

@@ -2,26 +2,38 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from worldtree_gateway import session_id
 from worldtree_gateway.backends import Backend
 from worldtree_gateway.domain import Affinity, Method
-from worldtree_gateway.errors import BackendDown, NoBackend, SessionNotFound
+from worldtree_gateway.errors import BackendDown, NoBackend, ReplicaNotFound, SessionNotFound
+from worldtree_gateway.placements import Placements, chosen
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a call goes. `rehome`: the replica whose session it is, which is gone, so that this one must take it on."""
+
+    backend: Backend
+    rehome: str | None = None
 
 
 class Router:
     """The backends of one service.
 
-    A session's id names its home; a call without a session goes to the backend with the fewest calls under way.
+    A session's id names its home, and a session that has left it is remembered where it went. A call without a session
+    goes to the backend with the fewest calls under way. `avoid` names replicas that have just failed a call.
     """
 
-    def __init__(self, section: str, backends: Sequence[Backend], *, retry_after_s: float) -> None:
+    def __init__(self, section: str, backends: Sequence[Backend], *, retry_after_s: float, moved_limit: int) -> None:
         self.section = section
         self.backends = tuple(backends)
-        self._retry_after_s = retry_after_s
+        self.placements = Placements(moved_limit)
+        self.retry_after_s = retry_after_s
         self._homes: dict[str, Backend] = {}
         self._changed = asyncio.Event()
         self._turn = 0  # where the search for the least loaded begins, so that equals take turns
@@ -30,22 +42,66 @@ class Router:
     def ready(self) -> bool:
         return any(backend.usable for backend in self.backends)
 
-    def pick(self, method: Method, request: bytes) -> Backend:
-        """Raises SessionNotFound, BackendDown or NoBackend."""
+    @property
+    def replicas(self) -> list[str]:
+        """The names of those that are connected, sorted."""
+        return sorted(name for name, backend in self._homes.items() if backend.connected)
+
+    def route(self, method: Method, request: bytes, *, avoid: Collection[str] = ()) -> Route:
+        """Raises SessionNotFound, ReplicaNotFound, BackendDown or NoBackend."""
         if method.affinity is not Affinity.ANY:
             name = session_id.first_string(request)
             if name is not None:
-                if method.affinity is Affinity.HOME:
-                    return self._home(name)
+                match method.affinity:
+                    case Affinity.HOME:
+                        return self.to(name, self.place(name), avoid=avoid)
+                    case Affinity.REPLICA:
+                        return Route(self._named(name))
                 preferred = self._homes.get(session_id.home(name) or "")
-                if preferred is not None and preferred.connected:
-                    return preferred
-        return self._least_loaded()
+                if preferred is not None and preferred.connected and preferred.replica not in avoid:
+                    return Route(preferred)
+        return Route(self._least_loaded(avoid))
+
+    def place(self, session: str) -> str:
+        """The replica that has a session, as far as is known here. Raises SessionNotFound for what is no id."""
+        replica = self.placements.get(session) or session_id.home(session)
+        if replica is None:
+            raise SessionNotFound(session)
+        return replica
+
+    def to(self, session: str, place: str, *, avoid: Collection[str] = ()) -> Route:
+        """The way to a session that `place` has: there, or to whom it falls when that one is gone.
+
+        Raises BackendDown when nobody can take it on.
+        """
+        backend = self._homes.get(place)
+        if backend is not None and backend.connected and place not in avoid:
+            return Route(backend)
+        others = {
+            each.replica: each
+            for each in self.backends
+            if each.usable and each.replica is not None and each.replica != place and each.replica not in avoid
+        }
+        if not others:
+            raise BackendDown(self.section, replica=place, retry_after_s=self.retry_after_s)
+        return Route(others[chosen(session, others)], rehome=place)
+
+    def arrived(self, session: str, route: Route) -> None:
+        """A call on `session` was answered there."""
+        replica = route.backend.replica
+        if replica is None or replica == session_id.home(session):
+            self.placements.forget(session)
+        else:
+            self.placements.put(session, replica)
+
+    def may_come_back(self, replica: str) -> bool:
+        """Whether a replica of this name was here, or one is still to say its name."""
+        return replica in self._homes or any(each.replica is None for each in self.backends)
 
     def down(self, backend: Backend | None) -> BackendDown:
         """What a caller is told whose call lost its backend. None: it was one of several."""
         replica = None if backend is None else backend.replica
-        return BackendDown(self.section, replica=replica, retry_after_s=self._retry_after_s)
+        return BackendDown(self.section, replica=replica, retry_after_s=self.retry_after_s)
 
     async def watch(self) -> None:
         """Follows all backends until cancelled."""
@@ -58,34 +114,38 @@ class Router:
         while not self.ready:
             await self._changed.wait()
 
+    async def wait_changed(self, timeout_s: float) -> None:
+        """Returns when a backend came, went or changed its mind, or after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
     async def close(self) -> None:
         for backend in self.backends:
             await backend.close()
 
-    def _home(self, session: str) -> Backend:
-        replica = session_id.home(session)
-        backend = self._homes.get(replica) if replica is not None else None
+    def _named(self, replica: str) -> Backend:
+        backend = self._homes.get(replica)
         if backend is None:
-            if replica is not None and any(each.replica is None and not each.connected for each in self.backends):
-                # one backend hasn't said who it is yet: it may be the home
-                raise BackendDown(self.section, replica=replica, retry_after_s=self._retry_after_s)
-            raise SessionNotFound(session)
+            raise ReplicaNotFound(replica, sorted(self._homes))
         if not backend.connected:
             raise self.down(backend)
         return backend
 
-    def _least_loaded(self) -> Backend:
+    def _least_loaded(self, avoid: Collection[str]) -> Backend:
         count = len(self.backends)
         best: Backend | None = None
         for step in range(count):
             backend = self.backends[(self._turn + step) % count]
-            if not backend.connected or backend.conflicting:
+            if not backend.connected or backend.conflicting or backend.replica in avoid:
                 continue
             # where all say they are full, one of them shall say so itself: it knows for how long
             if best is None or (not backend.taking, backend.in_flight) < (not best.taking, best.in_flight):
                 best = backend
         if best is None:
-            raise NoBackend(self.section, backend_count=count, retry_after_s=self._retry_after_s)
+            raise NoBackend(self.section, backend_count=count, retry_after_s=self.retry_after_s)
         self._turn = (self._turn + 1) % count
         return best
 

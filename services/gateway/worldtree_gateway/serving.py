@@ -19,6 +19,7 @@ from worldtree_gateway.digests import ModelDigests
 from worldtree_gateway.domain import SERVICES, Service
 from worldtree_gateway.flights import Flights
 from worldtree_gateway.metrics import GatewayMetrics
+from worldtree_gateway.play_failover import PlayFailover
 from worldtree_gateway.proxy import Proxy
 from worldtree_gateway.relay import Relay
 from worldtree_gateway.routing import Router
@@ -82,15 +83,22 @@ async def start_gateway(
 
         relays: dict[str, Relay] = {}
         cached_calls: dict[str, CachedCalls] = {}
+        plays: dict[str, PlayFailover] = {}
         routers: list[Router] = []
         for service in services:
             if not settings.backends(service.section):
                 continue
             router = _open_router(service, settings, metrics)
             stack.push_async_callback(router.close)
-            relay = Relay(router, metrics, unary_timeout_s=settings.unary_timeout_s)
+            relay = Relay(
+                router,
+                metrics,
+                unary_timeout_s=settings.unary_timeout_s,
+                rehome_timeout_s=settings.rehome_timeout_s,
+            )
             routers.append(router)
             relays[service.section] = relay
+            plays[service.section] = PlayFailover(relay, log_bytes=settings.play_log_bytes)
             if settings.cache:
                 digests = _open_digests(service, relay, settings)
                 cached_calls[service.section] = CachedCalls(
@@ -98,7 +106,7 @@ async def start_gateway(
                 )
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
-            server.add_generic_rpc_handlers((Proxy(services, relays, cached_calls),))
+            server.add_generic_rpc_handlers((Proxy(services, relays, cached_calls, plays),))
             # those whose descriptors are here, so that reflection can describe them
             return [each.full_name for each in services if each.section in relays and each.descriptor is not None]
 
@@ -137,7 +145,7 @@ def _open_router(service: Service, settings: GatewaySettings, metrics: GatewayMe
     ]
     for backend in backends:
         metrics.watch_backend(service.section, backend)
-    return Router(service.section, backends, retry_after_s=settings.retry_after_s)
+    return Router(service.section, backends, retry_after_s=settings.retry_after_s, moved_limit=settings.moved_sessions)
 
 
 def _open_digests(service: Service, relay: Relay, settings: GatewaySettings) -> ModelDigests | None:

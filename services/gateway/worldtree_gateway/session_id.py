@@ -1,5 +1,8 @@
 """Reads the id in field 1 off a request's raw bytes: one varint where the writer kept the usual order."""
 
+import re
+
+_REPLICA = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # what the setting `replica` takes
 _FIELD_1_STRING = 0x0A  # field 1, wire type LEN
 _ID_BYTES_MAX = 253  # a DNS name; nothing longer is one of ours
 _VARINT_BYTES_MAX = 10
@@ -18,9 +21,10 @@ def first_string(request: bytes) -> str | None:
 
 
 def home(session: str) -> str | None:
-    """The replica that an id `<opaque>.<home>` lives on. None: it is no such id."""
-    opaque, dot, replica = session.rpartition(".")
-    return replica if dot and opaque and replica else None
+    """The replica that an id `<opaque>.<home>` was made on. None: it is no such id."""
+    opaque, _, replica = session.rpartition(".")
+    # callers write ids, and this name may go into metadata, which takes ASCII only
+    return replica if opaque and _REPLICA.fullmatch(replica) else None
 
 
 def _string(request: bytes, offset: int) -> str | None:

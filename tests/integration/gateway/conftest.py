@@ -130,7 +130,14 @@ def spawn_backend() -> Iterator[Callable[..., BackendProcess]]:
 
 @asynccontextmanager
 async def _gateway(*addresses: str, services: Any = None, wait: bool = True, **settings: Any) -> AsyncIterator[Client]:
-    options = {"port": 0, "metrics_port": 0, "drain_timeout_s": 0.0, "probe_interval_s": 0.1, **settings}
+    options = {
+        "port": 0,
+        "metrics_port": 0,
+        "drain_timeout_s": 0.0,
+        "probe_interval_s": 0.1,
+        "rehome_timeout_s": 0.5,
+        **settings,
+    }
     given = {} if services is None else {"services": services}
     async with start_gateway(GatewaySettings(video=list(addresses), **options), **given) as gateway:
         if wait:

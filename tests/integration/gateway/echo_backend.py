@@ -64,10 +64,13 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
         return [SERVICE]
 
     def _note(self, name: str, context: Any) -> None:
+        metadata = dict(context.invocation_metadata())
+        if "worldtree-rehome" in metadata:
+            raise NotFound("session", str(metadata["worldtree-rehome"]))  # it has no journal to take a session from
         self.calls[name] += 1
         self.begun[name].set()
         self.deadlines_s.append(context.time_remaining())
-        self.metadata.append(dict(context.invocation_metadata()))
+        self.metadata.append(metadata)
 
     async def _obey(self, name: str, action: pb.Action, context: Any) -> None:
         try:

@@ -1,0 +1,220 @@
+"""Plays that outlive their replica: begun again at another where their reader stands, with what they were asked for."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from worldtree.video.v1 import video_generator_pb2 as pb
+from worldtree_runtime.errors import WorldtreeError
+
+from worldtree_gateway.domain import Method
+from worldtree_gateway.errors import PlayLogFull, PlayNotContinued
+from worldtree_gateway.play_log import PlayLog
+from worldtree_gateway.relay import (
+    CANCELLATION_GRACE_S,
+    Context,
+    Relay,
+    forwarded,
+    pass_head,
+    pass_trailers,
+    receive,
+    write,
+)
+from worldtree_gateway.routing import Route
+
+# while nobody takes the client's messages, so many are read and kept; then it waits too
+_KEPT_COUNT_MAX = 1024
+_KEPT_BYTES_MAX = 1 << 20
+
+
+class PlayFailover:
+    """The Play calls of one service. `log_bytes` bounds what one play may have waiting to be done."""
+
+    def __init__(self, relay: Relay, *, log_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._relay = relay
+        self._log_bytes = log_bytes
+        self._clock = clock
+
+    async def stream_stream(self, method: Method, _requests: object, context: Context) -> None:
+        first = await context.read()
+        request = _begin_of(first)
+        if request is None:
+            # whatever it is, the video service says what is wrong with it
+            await self._relay.pass_streams(method, first, context)
+            return
+        play = _Play(self._relay, method, context, PlayLog(first, request), first, log_bytes=self._log_bytes)
+        await play.pass_on()
+
+
+class _Play:
+    """One call: a task reads the client for as long as it lasts, another writes to each replica in turn."""
+
+    def __init__(
+        self, relay: Relay, method: Method, context: Context, log: PlayLog, first: bytes, *, log_bytes: int
+    ) -> None:
+        self._relay = relay
+        self._method = method
+        self._context = context
+        self._log = log
+        self._log_bytes = log_bytes
+        self._journey = relay.journey(method, first, "play", context.time_remaining())
+        self._call: Any = None
+        self._writable = asyncio.Event()  # the log may have something to send
+        self._readable = asyncio.Event()  # the log may have room
+        self._writing = False
+        self._flowing = False  # the replica has answered and takes messages
+        self._head_passed = False
+        self._mistake: WorldtreeError | None = None  # what the client did that ends the play
+
+    async def pass_on(self) -> None:
+        """Returns when the play has ended well."""
+        route = await self._journey.begin()
+        reading = asyncio.create_task(self._read(), name="play: read")
+        try:
+            while True:
+                backend, timeout_s = route.backend, self._context.time_remaining()
+                if self._mistake is not None:
+                    raise self._mistake
+                try:
+                    await self._pass(route, timeout_s)
+                    return
+                except asyncio.CancelledError:
+                    if self._mistake is not None:
+                        raise self._mistake from None  # the reader cancelled the replica's call, nobody cancelled us
+                    raise
+                except grpc.aio.AioRpcError as error:
+                    failure = self._journey.allows(error, route, repeatable=lambda: True)
+                    if failure is None:
+                        self._journey.ended("failed")
+                        await self._relay.fail(error, backend, self._context, timeout_s)
+                self._log.restart()
+                self._readable.set()
+                route = await self._journey.next(failure, route)
+        finally:
+            reading.cancel()
+
+    async def _pass(self, route: Route, timeout_s: float | None) -> None:
+        """The play at one replica. Raises AioRpcError when it ends there otherwise than well."""
+        context, backend, expected = self._context, route.backend, self._log.next_index
+        resuming = self._log.begun
+        backend.in_flight += 1
+        call = backend.callable(self._method)(timeout=timeout_s, metadata=forwarded(context, route.rehome))
+        self._call = call
+        writing = asyncio.create_task(self._write(call), name="play: write")
+        try:
+            message = await self._open(call)
+            self._flowing = True
+            if resuming and message is not None:
+                message = self._resumed(message, route, expected)
+            self._journey.arrived(route)
+            while message is not None:
+                message = self._translated(message)
+                if message is not None:
+                    await context.write(message)
+                message = await receive(call)
+            await pass_trailers(call, context)
+        finally:
+            self._flowing = False
+            backend.in_flight -= 1
+            writing.cancel()
+            call.cancel()
+
+    async def _open(self, call: Any) -> bytes | None:
+        """The replica's first message. One that doesn't come in time, while the client waits, will not come."""
+        journey = self._journey
+        try:
+            async with asyncio.timeout(journey.left_s if journey.paused else None):
+                if not self._head_passed:
+                    await pass_head(call, self._context)
+                    self._head_passed = True
+                return await receive(call)
+        except TimeoutError:
+            raise journey.expired() from None
+
+    def _resumed(self, message: bytes, route: Route, expected: int | None) -> bytes:
+        """Says in the first message of a resumed play what only the gateway knows."""
+        response = pb.PlayResponse.FromString(message)
+        resumed = response.resumed
+        actual = resumed.chunk_index if response.HasField("resumed") else response.begun.session.chunk_index
+        if expected is not None and (actual != expected or not response.HasField("resumed")):
+            raise PlayNotContinued(route.backend.replica, expected=expected, actual=actual)
+        if not resumed.rehomed:
+            resumed.bit_identical = True  # the replica was not gone, only the way to it
+        resumed.rehomed = True
+        resumed.replica = resumed.replica or route.backend.replica or ""
+        resumed.pause_duration.FromNanoseconds(round(self._journey.pause_s * 1e9))
+        return response.SerializeToString()
+
+    def _translated(self, message: bytes) -> bytes | None:
+        """What the client gets for a replica's message. None: nothing."""
+        try:
+            response = pb.PlayResponse.FromString(message)
+        except DecodeError:
+            return message
+        for_client = self._log.read(response)
+        self._writable.set()
+        self._readable.set()
+        if not self._log.restarted:
+            return message  # all counts are the client's own
+        return response.SerializeToString() if for_client else None
+
+    async def _read(self) -> None:
+        """Reads the client: one message when the last is written, or, while nobody takes them, as many as are kept."""
+        while (message := await self._context.read()) is not grpc.aio.EOF:
+            self._log.add(message)
+            if self._log.kept_bytes > self._log_bytes:
+                self._mistake = PlayLogFull(self._log_bytes)
+                self._call.cancel()
+                return
+            self._writable.set()
+            while self._must_wait():
+                self._readable.clear()
+                await self._readable.wait()
+        await asyncio.sleep(CANCELLATION_GRACE_S)
+        self._log.end()
+        self._writable.set()
+
+    def _must_wait(self) -> bool:
+        log = self._log
+        if self._flowing and not log.catching_up:
+            return self._writing or log.waiting_count > 0
+        if not log.restarted:
+            return True  # nothing has come from the replica yet
+        return log.waiting_count >= _KEPT_COUNT_MAX or log.waiting_bytes >= _KEPT_BYTES_MAX
+
+    async def _write(self, call: Any) -> None:
+        """Ends quietly when the replica has ended the call: the reading side knows why."""
+        try:
+            await call.write(self._log.begin())  # waits until the call is open
+            while True:
+                asked = self._log.take()
+                if asked is None:
+                    self._writable.clear()
+                    await self._writable.wait()
+                    continue
+                if asked.is_end:
+                    await call.done_writing()
+                    return
+                self._writing = True
+                try:
+                    await write(call, asked.raw)
+                finally:
+                    self._writing = False
+                self._readable.set()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return
+
+
+def _begin_of(first: Any) -> pb.PlayRequest | None:
+    """The first message of a play, where it is one."""
+    if first is grpc.aio.EOF:
+        return None
+    try:
+        request = pb.PlayRequest.FromString(first)
+    except DecodeError:
+        return None
+    return request if request.session and request.HasField("begin") else None

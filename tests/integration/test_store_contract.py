@@ -174,12 +174,20 @@ SET_IF_ABSENT = """
 import asyncio, sys
 from worldtree_runtime.stores import FolderStore
 
-print(asyncio.run(FolderStore(sys.argv[1]).set_if_absent("k", sys.argv[2].encode(), 60)))
+async def race():
+    store = FolderStore(sys.argv[1])
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(*[i for i in range(200) if await store.set_if_absent(f"k{i}", sys.argv[2].encode(), 60)])
+
+asyncio.run(race())
 """
 
 
 def start(program: str, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 async def test_readers_find_whole_values_while_processes_write_and_are_killed(tmp_path: Path) -> None:
@@ -202,9 +210,18 @@ async def test_readers_find_whole_values_while_processes_write_and_are_killed(tm
         assert value in (b"a" * 100_000, b"b" * 100_000)
 
 
-async def test_of_many_processes_exactly_one_sets_what_had_expired(tmp_path: Path) -> None:
-    await FolderStore(str(tmp_path)).set("k", b"old", 0.001)
-    processes = [start(SET_IF_ABSENT, str(tmp_path), str(i)) for i in range(4)]
-    answers = [process.communicate(timeout=60)[0].strip() for process in processes]
-    assert sorted(answers) == ["False", "False", "False", "True"]
-    assert await FolderStore(str(tmp_path)).get("k") == b"%d" % answers.index("True")
+async def test_of_many_processes_exactly_one_sets_each_value_that_had_expired(tmp_path: Path) -> None:
+    store = FolderStore(str(tmp_path))
+    await store.set_many({f"k{i}": b"old" for i in range(200)}, 0.001)
+    processes = [start(SET_IF_ABSENT, str(tmp_path), name) for name in "abc"]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    won = {name: process.communicate(timeout=60)[0].split() for name, process in zip("abc", processes, strict=True)}
+    assert sorted(int(i) for each in won.values() for i in each) == list(range(200))
+    for name, each in won.items():
+        assert await store.get_many([f"k{i}" for i in each]) == [name.encode()] * len(each)

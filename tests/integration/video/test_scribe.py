@@ -405,6 +405,26 @@ async def test_a_released_session_is_the_next_ones_with_all_that_was_asked_befor
     await other.aclose()
 
 
+async def test_a_fork_that_waits_behind_a_write_that_fails_is_written_in_full(owner: Owner, valkey: Any) -> None:
+    journal = redis_journal(valkey)
+    owner.begin(journal, wait_s=0.1)
+    owner.open()
+    await owner.scribe.settled(S)
+    valkey.pause(500)
+    owner.append()
+    owner.fork("child.a", 1)
+    owner.append("child.a")
+    owner.fork("grandchild.a", 2, "child.a")
+    assert not await owner.scribe.settled(S)
+    assert owner.unprotected() == 3
+    await eventually(lambda: owner.unprotected() == 0)
+    for session in owner.histories:
+        owner.append(session)
+        assert await owner.scribe.settled(session)
+    await owner.check(journal)
+    await journal.aclose()
+
+
 async def test_one_released_during_an_outage_is_written_as_it_stands_before_others_may_have_it(
     owner: Owner, valkey: Any
 ) -> None:

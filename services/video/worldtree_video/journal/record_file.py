@@ -99,8 +99,9 @@ def append(path: Path, record: Sequence[Any]) -> int:
 
 
 def read(path: Path, name: str) -> FileState | None:
-    """What a file adds up to, its torn last record cut off; None: there is no file. `name`: for messages.
+    """What a file adds up to, but for a torn last record; None: there is no file. `name`: for messages.
 
+    Nothing may be appended to such a file: it is written anew first.
     Raises JournalCorrupt where anything but the end is damaged.
     """
     try:
@@ -126,8 +127,6 @@ def read(path: Path, name: str) -> FileState | None:
         offset += _FRONT_BYTES + len(body)
     if state is None:
         raise JournalCorrupt(name, "its file begins with no whole record")
-    if offset < len(data):
-        os.truncate(path, offset)
     return state
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from google.protobuf.message import DecodeError
 from worldtree.video.v1 import video_generator_pb2 as pb
 
-_DELIVERED_COUNT_MAX = 8  # chunks that a replica can make again when the journal has lost the last ones
+_LAG_CHUNK_COUNT = 8  # chunks that a replica can make again when the journal has lost the last ones
+_DELIVERED_COUNT_MAX = 256  # so that a Rewind of as many, done and journaled but not answered, can be undone
 # When a play is begun again, its actions come no faster than the new replica takes them: those of chunks that the old
 # one had made, and nobody got, wait beside a full queue now, and together may be more than a replica lets wait.
 _WINDOW_ACTION_COUNT = 256
@@ -28,6 +29,7 @@ class Asked:
     replaces: bool = False
     first: int = 0  # number of its first action; the play's actions are numbered from 1
     through: int = 0  # number of the last action asked for until here
+    back_count: int = 0  # chunks that it goes back
     ours: bool = False  # said by the gateway, so the answer is not the client's
 
     @property
@@ -96,8 +98,11 @@ class PlayLog:
         begin = pb.PlayRequest.Begin()
         begin.CopyFrom(self._begin)
         if self.next_index is not None:
-            place = pb.PlayRequest.Continue(chunk_index=self.next_index, delivered=self._delivered)
-            begin.resume_from.CopyFrom(place)
+            # the last replica may have gone back already, which it is to do again before the client's eyes
+            back_count = sum(each.back_count for each in self._asked)
+            first = max(0, len(self._delivered) - _LAG_CHUNK_COUNT - back_count)
+            delivered = list(self._delivered)[first:]
+            begin.resume_from.CopyFrom(pb.PlayRequest.Continue(chunk_index=self.next_index, delivered=delivered))
         return pb.PlayRequest(session=self.session, begin=begin).SerializeToString()
 
     def add(self, raw: bytes) -> None:
@@ -121,6 +126,7 @@ class PlayLog:
                 replaces=message.act.replace,
                 first=first,
                 through=self.action_count,
+                back_count=max(0, message.rewind.chunk_count),
             )
         )
 

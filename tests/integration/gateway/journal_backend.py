@@ -1,7 +1,7 @@
 """A video replica without a model that keeps the contract of failover: its frames are hashes of a session's history,
 its journal is a folder that all replicas of a test share. A process that a test may kill, or that an action's
 instruction kills or drains at an exact place. Files in the folder make a replica refuse: `full-NAME`, `busy-NAME`,
-`hang-NAME`.
+`hang-NAME`, `circle`.
 """
 
 import argparse
@@ -85,6 +85,9 @@ class JournalBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
             await asyncio.sleep(60)
         if self.draining:
             raise Unavailable("DRAINING", f"replica {self.replica} is leaving", retry_after_s=1, replica=self.replica)
+        if (self.journal / "circle").exists():
+            other = "b" if self.replica == "a" else "a"
+            raise FailedPrecondition("SESSION_MOVED", f"{session} lives at {other}", subject=session, replica=other)
         if not self._path(session).exists():
             raise NotFound("session", session)
         owner = self._load(session)["owner"]

@@ -511,6 +511,18 @@ async def test_moved_sessions_are_followed_a_few_hops_and_then_no_more(replicas,
         assert router.placements.get(session) is None
 
 
+async def test_replicas_that_send_a_call_in_a_circle_are_left_after_a_few_hops(replicas, open_gateway) -> None:
+    async with open_gateway(*replicas.spawn("a", "b"), rehome_timeout_s=10) as client:
+        await all_up(client)
+        session = await create(client)
+        replicas.mark("circle")
+        for call in (client.stub.Get(pb.GetRequest(session=session)), played(client.stub, begin(session))):
+            before = len(replicas.lines("calls"))
+            assert await reason(client, call) == (grpc.StatusCode.UNAVAILABLE, "BACKEND_DOWN")
+            assert 3 <= len(replicas.lines("calls")) - before <= 6
+        await quiet(client)
+
+
 async def test_a_session_whose_new_replica_died_is_taken_from_that_one(replicas, open_gateway) -> None:
     addresses = replicas.spawn("a", "b", "c")
     async with open_gateway(*addresses, rehome_timeout_s=10) as client:

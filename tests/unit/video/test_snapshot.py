@@ -107,6 +107,30 @@ def stacked(saved: Snapshot) -> dict[str, Any]:
     return {"blocks": blocks, "pixels": pixels}
 
 
+RETRIEVE = KvPolicy(PolicyKind.RETRIEVE, 4, 1, Storage.INT8, recent_chunks=2, bank_chunks=7)
+
+
+def retrieving(positions: tuple[int, ...]) -> Snapshot:
+    saved = make(steps=9, storage=Storage.INT8)
+    rows = [place % 4 for place in range(len(positions))]
+    blocks = {name: tensor[rows] for name, tensor in saved.blocks.items()}
+    return dataclasses.replace(saved, policy=RETRIEVE, positions=positions, blocks=blocks, pixels=saved.pixels[rows])
+
+
+def test_a_snapshot_of_a_retrieving_session_carries_its_policy_and_its_bank() -> None:
+    saved = retrieving((0, 2, 3, 5, 8, 9, 10))
+    found = decode(encode(saved))
+    assert same(found, saved)
+    assert found.policy == RETRIEVE
+    check(found, PACKAGE)
+
+
+@pytest.mark.parametrize("positions", [(), (0, 9), (0, 10, 10), (9, 8, 10), (-1, 10), (0, 11)])
+def test_a_bank_that_no_history_of_its_length_has_is_corrupt(positions: tuple[int, ...]) -> None:
+    with pytest.raises(SnapshotCorrupt, match="not those that a history of 11 chunks shows"):
+        decode(encode(retrieving(positions)))
+
+
 def test_a_snapshot_from_before_there_were_formats_is_one_in_fp32() -> None:
     old = forged(lambda recipe: {**recipe, "policy": ["sink_window", 4, 1]}, format_name="worldtree.snapshot.1")
     assert same(decode(old), make())

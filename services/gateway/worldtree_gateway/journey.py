@@ -100,8 +100,8 @@ class Journey:
                 return failure
             case Verdict.FULL | Verdict.NOT_FOUND if route.rehome is not None:
                 return failure
-            case Verdict.BUSY if self._lost_s is not None and self._kind == "play":
-                return failure  # the call that it goes on from may not have ended yet
+            case Verdict.BUSY | Verdict.FULL if self._answered and self._lost_s is not None:
+                return failure  # a play goes on: what it broke off from may not have ended there, or not given back
         return None
 
     async def next(self, failure: Failure, route: Route) -> Route:
@@ -123,7 +123,7 @@ class Journey:
             if self._hop_count > _HOPS_MAX:
                 self.ended("failed")
                 raise self._router.down(None)
-        elif failure.verdict is Verdict.BUSY:
+        elif failure.verdict is Verdict.BUSY or (failure.verdict is Verdict.FULL and route.rehome is None):
             await self._pause()
         elif name is not None:
             self._avoid.add(name)

@@ -9,7 +9,6 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from worldtree.video.v1 import video_generator_pb2 as pb
-from worldtree_runtime.errors import WorldtreeError
 
 from worldtree_gateway.domain import Method
 from worldtree_gateway.errors import PlayLogFull, PlayNotContinued
@@ -68,12 +67,13 @@ class _Play:
         self._writing = False
         self._flowing = False  # the replica has answered and takes messages
         self._head_passed = False
-        self._mistake: WorldtreeError | None = None  # what the client did that ends the play
+        self._mistake: BaseException | None = None  # what ends the play, and is no replica's doing
 
     async def pass_on(self) -> None:
         """Returns when the play has ended well."""
         route = await self._journey.begin()
         reading = asyncio.create_task(self._read(), name="play: read")
+        reading.add_done_callback(self._task_ended)
         try:
             while True:
                 backend, timeout_s = route.backend, self._context.time_remaining()
@@ -84,7 +84,7 @@ class _Play:
                     return
                 except asyncio.CancelledError:
                     if self._mistake is not None:
-                        raise self._mistake from None  # the reader cancelled the replica's call, nobody cancelled us
+                        raise self._mistake from None  # it cancelled the replica's call; nobody cancelled us
                     raise
                 except grpc.aio.AioRpcError as error:
                     failure = self._journey.allows(error, route, repeatable=lambda: True)
@@ -105,6 +105,7 @@ class _Play:
         call = backend.callable(self._method)(timeout=timeout_s, metadata=forwarded(context, route.rehome))
         self._call = call
         writing = asyncio.create_task(self._write(call), name="play: write")
+        writing.add_done_callback(self._task_ended)
         try:
             message = await self._open(call)
             self._flowing = True
@@ -167,9 +168,7 @@ class _Play:
         while (message := await self._context.read()) is not grpc.aio.EOF:
             self._log.add(message)
             if self._log.kept_bytes > self._log_bytes:
-                self._mistake = PlayLogFull(self._log_bytes)
-                self._call.cancel()
-                return
+                raise PlayLogFull(self._log_bytes)
             self._writable.set()
             while self._must_wait():
                 self._readable.clear()
@@ -177,6 +176,13 @@ class _Play:
         await asyncio.sleep(CANCELLATION_GRACE_S)
         self._log.end()
         self._writable.set()
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """What a task raises ends the play, which would wait for ever else."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._mistake = error
+            self._call.cancel()
 
     def _must_wait(self) -> bool:
         log = self._log

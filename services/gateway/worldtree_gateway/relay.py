@@ -84,14 +84,15 @@ class Relay:
         journey = self.journey(method, request, "stream", context.time_remaining())
         route = await journey.begin()
         nodes = PassedNodes() if method.request_class is pb.RolloutRequest else None
-        passing = False
+        passing = head_passed = False
         while True:
             backend, timeout_s = route.backend, context.time_remaining()
             backend.in_flight += 1
             call = backend.callable(method)(request, timeout=timeout_s, metadata=forwarded(context, route.rehome))
             try:
-                if not passing:
+                if not head_passed:
                     await pass_head(call, context)
+                    head_passed = True
                 arrived = False
                 while (message := await receive(call)) is not None:
                     if not arrived:

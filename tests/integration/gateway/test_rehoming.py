@@ -420,9 +420,8 @@ async def test_a_play_may_not_have_more_waiting_than_can_be_kept(replicas, open_
         call = client.stub.Play()
         await call.write(begin(session))
         await call.write(PAUSE)
-        await call.read()
+        assert events([await call.read(), await call.read()]) == ["begun", "paused"]
         await call.write(act(pb.Action(id=1, instruction="x" * 70_000)))
-        await call.read()
         assert await reason(client, call.read()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "PLAY_LOG_FULL")
         await quiet(client)
 

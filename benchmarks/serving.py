@@ -33,6 +33,13 @@ async def engine_here(settings: VideoSettings, model: str = "minigrid") -> Async
 @asynccontextmanager
 async def service(module: str, *flags: str) -> AsyncIterator[str]:
     """A service as a process; its gRPC address. Ended with SIGTERM."""
+    async with service_process(module, *flags) as fields:
+        yield fields["grpc"]
+
+
+@asynccontextmanager
+async def service_process(module: str, *flags: str) -> AsyncIterator[dict[str, str]]:
+    """The same, with all that it says when it is ready: the addresses `grpc` and `metrics`."""
     command = [sys.executable, "-m", module, "--port", "0", "--metrics-port", "0", "--log-level", "warning", *flags]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
@@ -41,7 +48,7 @@ async def service(module: str, *flags: str) -> AsyncIterator[str]:
         fields = dict(field.split("=", 1) for field in line.split() if "=" in field)
         if "grpc" not in fields:
             raise RuntimeError(f"{' '.join(command)} did not get ready: {line!r}")
-        yield fields["grpc"]
+        yield fields
     finally:
         if process.returncode is None:
             process.terminate()

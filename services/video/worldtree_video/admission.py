@@ -32,6 +32,10 @@ class Paced(Protocol):
     def deadline_s(self) -> float:
         """When its next chunk, or the one in the making, is due, on the engine's clock."""
 
+    @property
+    def next_start_s(self) -> float:
+        """When that chunk is, or was, free to start."""
+
     def pace(self, left_s: float, chunk_s: Callable[[int], float]) -> None:
         """Its next chunk is started with so long until it is due; `chunk_s`: what it will take, by evaluations."""
 

@@ -123,6 +123,7 @@ def load_model(stored: StoredPackage, settings: VideoSettings, metrics: VideoMet
         home=settings.replica,
         metrics=metrics,
         cost=cost,
+        play_load_max=settings.play_load_max,
         prefix_cache=settings.prefix_cache,
     )
     log.info(

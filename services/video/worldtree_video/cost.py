@@ -1,19 +1,45 @@
 """What a tick costs in seconds, by its members: timed at load, then kept up with the ticks that are really run."""
 
+import math
 from collections.abc import Mapping
 
-# A new tick moves its estimate by a tenth, and counts for at most twice what was expected: one hiccup of a shared
-# machine must neither refuse plays nor degrade them, and a machine that did get slower is known after a few ticks.
-_WEIGHT, _OUTLIER = 0.1, 2.0
+# One hiccup of a shared machine must neither refuse plays nor degrade them, and a machine that did get slower is to be
+# known after some dozen ticks: a tick counts for a twentieth, and for at most four times what was expected. Cut off
+# lower, the rare long ticks of a busy machine would be missing from the mean.
+_WEIGHT, _SHARED_WEIGHT, _OUTLIER = 0.05, 0.005, 4.0
 
 
 class _Curve:
-    """Seconds by count: straight between the counts that are known, and on along the last slope beyond them."""
+    """Seconds by count: a shape, straight between the counts that are known and on along the last slope beyond them.
+
+    What is seen moves the size that was seen, and slowly the whole shape: sizes that were not run lately keep up with a
+    machine that gets slower.
+    """
 
     def __init__(self, seconds: Mapping[int, float]) -> None:
         self._seconds = dict(sorted(seconds.items()))
+        self._scale = 1.0
+        self._own: dict[int, float] = {}
 
     def at(self, count: int) -> float:
+        """Never more than what a larger size takes: so one that was timed in a bad moment heals by the others."""
+        own = self._shape(count) * self._scale * self._own.get(count, 1.0)
+        larger = (self._shape(other) * self._own.get(other, 1.0) for other in self._seconds if other > count)
+        return min(own, self._scale * min(larger, default=math.inf))
+
+    def observe(self, count: int, seconds: float) -> None:
+        expected = self.at(count)
+        if expected <= 0.0:
+            self._seconds[count] = seconds
+            return
+        ratio = min(seconds / expected, _OUTLIER)
+        own = self._own.get(count, 1.0)
+        moved = 1.0 + _WEIGHT * (ratio - 1.0)
+        shared = 1.0 + _SHARED_WEIGHT * (ratio * own - 1.0)
+        self._scale *= shared
+        self._own[count] = own * moved / shared
+
+    def _shape(self, count: int) -> float:
         known = self._seconds
         if count in known:
             return known[count]
@@ -28,24 +54,17 @@ class _Curve:
             return known[below] + max(0.0, slope) * (count - below)
         return known[below] + (known[above] - known[below]) * (count - below) / (above - below)
 
-    def observe(self, count: int, seconds: float) -> None:
-        expected = self.at(count)
-        if expected <= 0.0:
-            self._seconds[count] = seconds
-        else:
-            self._seconds[count] = expected + _WEIGHT * (min(seconds, _OUTLIER * expected) - expected)
-
 
 class CostModel:
-    """Estimates of the engine's time. `denoise_seconds`: one evaluation by batch size, as timed at load.
+    """Estimates of the engine's time. As timed at load: one evaluation by batch size, and the commit of one member.
 
     With nothing timed all is free until the first ticks have been seen.
     """
 
-    def __init__(self, denoise_seconds: Mapping[int, float]) -> None:
+    def __init__(self, denoise_seconds: Mapping[int, float], *, commit_s: float | None = None) -> None:
         self._denoise = _Curve(denoise_seconds)
-        # A commit is one more run of the network: a first guess, until the first has been seen.
-        self._commit = _Curve(denoise_seconds)
+        # A commit is one more run of the network: what an evaluation takes is a first guess.
+        self._commit = _Curve(denoise_seconds if commit_s is None else {1: commit_s})
 
     def denoise_s(self, member_count: int) -> float:
         """One evaluation of so many members together, 1 or more."""

@@ -9,11 +9,11 @@ SEED_MAX = 2**53 - 1  # exact in JSON and JavaScript
 
 
 class Priority(IntEnum):
-    """Who goes first in a tick. The value is the head start in ticks that a lower number has over it."""
+    """What kind of work a run is; lower goes first. PLAY: has a target fps. STEP: also starts, replays, other plays."""
 
     PLAY = 0
-    STEP = 2
-    BULK = 16
+    STEP = 1
+    BULK = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from worldtree_video.cost import CostModel
 from worldtree_video.domain import Made, Storage
 from worldtree_video.errors import EngineBroken
 from worldtree_video.kv_cache import BlockPool
@@ -35,6 +36,7 @@ class Engine:
         home: str,
         metrics: VideoMetrics,
         cost: TickCost | None = None,
+        play_load_max: float = 0.75,
         prefix_cache: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,6 +55,8 @@ class Engine:
             reclaim=self._reclaim,
             forget=model.forget,
             recall=lambda pool, block_id: model.frames(pool.storage, block_id),
+            cost=CostModel(self.cost.seconds, commit_s=self.cost.commit_s or None),
+            play_load_max=play_load_max,
         )
         self._metrics = metrics
         self._errands: deque[Callable[[], None]] = deque()
@@ -60,6 +64,12 @@ class Engine:
         self._stopping = False
         self.broken = False  # by a bug: no chunk will be made any more
         self._thread = threading.Thread(target=self._loop, name=f"engine-{self.name}", daemon=True)
+
+    @property
+    def play_load(self) -> float:
+        """Share of the engine's time that plays are promised, by what chunks cost now."""
+        with self.lock:
+            return self.scheduler.play_load
 
     @property
     def pool(self) -> BlockPool:
@@ -143,6 +153,7 @@ class Engine:
         """Sets the gauges."""
         with self.lock:
             busy = self.sessions.busy_count
+            self._metrics.play_load.labels(self.name).set(self.scheduler.play_load)
             self._metrics.observe_pools(self.name, self.pools.values())
             self._metrics.observe_sessions(self.name, idle=len(self.sessions) - busy, busy=busy)
 
@@ -153,17 +164,22 @@ class Engine:
         return batch
 
     def _run(self, batch: Batch) -> dict[PendingChunk, Made]:
-        begun = self.clock()
         try:
-            self.model.denoise(batch.denoising)
-            chunks = self.model.commit(batch.committing)
+            denoising = batch.denoising
+            self.model.denoise(denoising)
+            denoised_s = self.clock()
+            committing = batch.committing
+            chunks = self.model.commit(committing)
         except Exception as error:  # a tick that breaks ends its members, never the thread
             log.exception("a tick failed", extra={"model": self.name, "batch_size": len(batch.members)})
             for member in batch.members:
                 member.error = error
             return {}
         if batch:
-            self._metrics.observe_tick(self.name, batch, list(chunks), self.clock() - begun)
+            batch.denoised_count, batch.committed_count = len(denoising), len(committing)
+            # With what led to it: a tick costs all the time in which no other runs.
+            batch.denoise_s, batch.commit_s = denoised_s - batch.begun_s, self.clock() - denoised_s
+            self._metrics.observe_tick(self.name, batch, list(chunks), batch.denoise_s + batch.commit_s)
         return chunks
 
     def _complete(self, batch: Batch, chunks: dict[PendingChunk, Made]) -> None:

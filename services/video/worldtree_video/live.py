@@ -45,7 +45,9 @@ class LivePlay:
             limit = self._worlds.settings.max_queued_actions
             if waiting + len(actions) > limit:
                 raise OutOfRange("act.actions", waiting + len(actions), 1, limit)
-            self._play.act(actions, self._engine.clock(), replace=replace)
+            play, now = self._play, self._engine.clock()
+            delay_s = self._engine.scheduler.start_delay_s(play.paced, now) if play.paced and play.fresh else 0.0
+            play.act(actions, now, replace=replace, delay_s=delay_s)
             self._engine.wake(self._play)
 
     def taken(self) -> None:

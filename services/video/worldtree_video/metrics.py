@@ -43,6 +43,15 @@ class VideoMetrics:
         self.deadline_missed = Counter(
             "worldtree_deadline_missed", "Chunks of a Play made after they were due.", registry=registry
         )
+        self.engine_seconds = Counter(
+            "worldtree_engine_seconds",
+            "Time of ticks by the kind of work: play (with a target fps), step, bulk. A member has an equal part.",
+            ["model", "work"],
+            registry=registry,
+        )
+        self.play_load = Gauge(
+            "worldtree_play_load", "Share of the engine's time that plays are promised.", ["model"], registry=registry
+        )
         self.degraded_chunks = Counter(
             "worldtree_degraded_chunks",
             "Chunks of a Play made with fewer function evaluations than its session's.",
@@ -83,6 +92,9 @@ class VideoMetrics:
 
     def observe_tick(self, model: str, batch: Batch, committed: Sequence[PendingChunk], seconds: float) -> None:
         """Counts one tick."""
+        for member in batch.members:
+            work = member.run.priority.name.lower()
+            self.engine_seconds.labels(model, work).inc(seconds / len(batch.members))
         self.tick_seconds.labels(model).observe(seconds)
         self.tick_batch_size.labels(model).observe(len(batch.members))
         for member in committed:

@@ -115,6 +115,15 @@ class Play:
     def deadline_s(self) -> float:
         return self._anchor_s + (self._made_count + 1) * self.period_s
 
+    @property
+    def next_start_s(self) -> float:
+        return self.deadline_s - self.lookahead_chunks * self.period_s
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it has never been sent an action, so that its clock has never run."""
+        return self._sent_count == 0
+
     def pace(self, left_s: float, chunk_s: Callable[[int], float]) -> None:
         self._ladder.choose(left_s, chunk_s)
 
@@ -163,8 +172,11 @@ class Play:
     def fail(self, error: Exception) -> None:
         self._close(error)
 
-    def act(self, actions: Iterable[Action], now: float, *, replace: bool = False) -> None:
-        """Queues actions; `replace` forgets those that have not been started. None is taken after a stop."""
+    def act(self, actions: Iterable[Action], now: float, *, replace: bool = False, delay_s: float = 0.0) -> None:
+        """Queues actions; `replace` forgets those that have not been started. None is taken after a stop.
+
+        `delay_s`: how long a clock that waited for an action waits on.
+        """
         if self._draining:
             return
         if replace:
@@ -175,7 +187,7 @@ class Play:
         if self._queue and self._starving:
             # The clock waited with us: the next chunk is due one period from now at the earliest.
             behind_s = now - (self._anchor_s + self._made_count * self.period_s)
-            self._anchor_s += max(0.0, behind_s)
+            self._anchor_s += max(0.0, behind_s) + delay_s
             self._starving = False
 
     def taken(self) -> None:

@@ -13,15 +13,20 @@ another run is making now is waited for. Should that run be cancelled or fail, t
 
 import heapq
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from worldtree_video.admission import Paced, admit, play_load
+from worldtree_video.agenda import Agenda
 from worldtree_video.branch import Branch
+from worldtree_video.cost import CostModel
 from worldtree_video.domain import Chunk, Made, Priority, Record, Storage, Summary, Timing
 from worldtree_video.errors import KvCacheFull, KvWindowFull, PolicyBroken
+from worldtree_video.introspection import TICKS_KEPT, TickRecord
 from worldtree_video.kv_cache import BlockPool
+from worldtree_video.stagger import start_delay_s
 
 # Known chunks shared in one tick: recalling their pixels takes some 10 us each, and others wait for the tick.
 _KNOWN_PER_TICK = 32
@@ -35,7 +40,18 @@ class Run(Protocol):
     """
 
     branch: Branch
-    priority: Priority
+
+    @property
+    def priority(self) -> Priority:
+        """Its class: whom it goes before."""
+
+    @property
+    def tenant(self) -> str:
+        """Who asked for it."""
+
+    @property
+    def paced(self) -> Paced | None:
+        """Its clock; None: it has no deadline."""
 
     @property
     def given(self) -> bytes | None:
@@ -96,10 +112,18 @@ class PendingChunk:
 
 @dataclass(slots=True)
 class Batch:
-    """The members of one tick. `known_count`: chunks that were known and needed none."""
+    """The members of one tick. `known_count`: chunks that were known and needed none.
+
+    And how it went: when it began, how many were denoised and how long that took, and the same of the commits.
+    """
 
     members: list[PendingChunk]
     known_count: int = 0
+    begun_s: float = 0.0
+    denoised_count: int = 0
+    denoise_s: float = 0.0
+    committed_count: int = 0
+    commit_s: float = 0.0
 
     def __bool__(self) -> bool:
         return bool(self.members)
@@ -117,19 +141,48 @@ class Batch:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
+    """A run and what became of it here; the agenda's candidate."""
+
     run: Run
-    order: tuple[int, int]  # (virtual deadline in ticks, arrival): lower goes first
+    arrival: int = 0  # among all that became ready
     ready_since_s: float = 0.0
     record: Record | None = None  # of its next chunk, once taken
     given: bytes | None = None  # that chunk's pixels, if known
     shared: tuple[BlockPool, bytes] | None = None  # by what others may have that chunk too, if they may
     pending: PendingChunk | None = None
-
+    lifted_by: Run | None = None  # a more urgent run that waits for its chunk
     timed_s: float | None = None  # its earliest timer
+
+    @property
+    def priority(self) -> Priority:
+        return (self.lifted_by or self.run).priority
+
+    @property
+    def tenant(self) -> str:
+        return self.run.tenant
+
+    @property
+    def paced(self) -> Paced | None:
+        return (self.lifted_by or self.run).paced
+
+    @property
+    def begun(self) -> bool:
+        return self.pending is not None
+
+    @property
+    def evaluations_left(self) -> int:
+        if self.pending:
+            return 0 if self.pending.denoised else self.pending.record.nfe - self.pending.step
+        if self.record:
+            return 0 if self.given is not None else self.record.nfe
+        return self.run.branch.nfe if self.run.branch.chunk_index >= 0 else 0
 
 
 class Scheduler:
-    """Chooses, tick by tick, among all runs. Nobody starves: a run's place is its arrival plus its priority's handicap.
+    """Takes all runs from their arrival to their end, tick by tick. Who is in the next one, the agenda decides.
+
+    A play that could not be held at its fps is refused: what plays are promised stays below `play_load_max` of the
+    engine's time, by what a tick costs (`cost`).
 
     Blocks come from the pool of a run's own table. `reclaim` is asked to free some when that is dry; `forget` drops
     what the model holds of an unfinished chunk; `recall` gives the pixels of a committed block.
@@ -142,11 +195,17 @@ class Scheduler:
         reclaim: Callable[[BlockPool], bool],
         forget: Callable[[PendingChunk], None],
         recall: Callable[[BlockPool, int], bytes],
+        cost: CostModel | None = None,
+        play_load_max: float = 0.75,
     ) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch must be 1 or more, got {max_batch}")
         self.max_batch = max_batch
         self.tick = 0
+        self.play_load_max = play_load_max
+        self.cost = cost or CostModel({})
+        self.agenda: Agenda[_Entry] = Agenda(self.cost, max_batch=max_batch, play_load_max=play_load_max)
+        self.ticks: deque[TickRecord] = deque(maxlen=TICKS_KEPT)
         self._reclaim = reclaim
         self._forget = forget
         self._recall = recall
@@ -163,13 +222,25 @@ class Scheduler:
         return len(self._entries)
 
     @property
+    def play_load(self) -> float:
+        """Share of the engine's time that plays are promised, by what chunks cost now."""
+        return play_load(self._paced(), self.cost, max_batch=self.max_batch)
+
+    def start_delay_s(self, play: Paced, now: float) -> float:
+        """How long the clock of a play should wait before it starts, so that its chunks do not meet those of others."""
+        others = [(other.next_start_s, self._place_s(other)) for other in self._paced() if other is not play]
+        return start_delay_s(now, play.period_s, self._place_s(play), others)
+
+    @property
     def has_work(self) -> bool:
         """Whether a run is ready or pending."""
         return bool(self._active)
 
     def add(self, run: Run, now: float) -> None:
-        """Takes on a run."""
-        self._entries[run] = _Entry(run, (0, 0))
+        """Takes on a run. Raises FpsUnavailable for a play that cannot be held at its fps beside the others."""
+        if run.paced:
+            admit(run.paced, self._paced(), self.cost, max_batch=self.max_batch, load_max=self.play_load_max)
+        self._entries[run] = _Entry(run)
         self.wake(run, now)
 
     def wake(self, run: Run, now: float) -> None:
@@ -186,7 +257,7 @@ class Scheduler:
                 entry.timed_s = due
                 heapq.heappush(self._timers, (due, next(self._arrivals), run))
             return
-        entry.order = (self.tick + run.priority, next(self._arrivals))
+        entry.arrival = next(self._arrivals)
         entry.ready_since_s = now
         self._active[run] = entry
         self._unseen.append(entry)
@@ -214,37 +285,31 @@ class Scheduler:
         return self._timers[0][0] if self._timers else None
 
     def next_batch(self, now: float) -> Batch:
-        """The members of the next tick: earliest virtual deadline first, at most `max_batch`.
+        """The members of the next tick, at most `max_batch`, each with a block to write.
 
         Before that, chunks that are known are delivered, at most so many in a tick.
         """
         self.tick += 1
         self._wake_timed(now)
         known_count = self._share_known(now)
-        chosen: list[PendingChunk] = []
-        waiting = [(entry.order, entry) for entry in self._active.values()]
-        heapq.heapify(waiting)
-        while waiting and len(chosen) < self.max_batch:
-            _, entry = heapq.heappop(waiting)
-            # One that could not start may have taken others of its rollout down with it.
-            if self._active.get(entry.run) is not entry:
-                continue
-            if entry.pending is None:
-                if not self._take_record(entry, now) or self._joins(entry):
-                    continue
-                if self._is_known(entry):
-                    if entry.run.steered:  # the others were looked at before, and this one is over their number
-                        known_count += self._deliver_known(entry, now)
-                    continue
-                self._start(entry, now)
-            if entry.pending:
-                chosen.append(entry.pending)
-        members = [member for member in chosen if not member.cancelled]
+        placeless: set[_Entry] = set()  # known, or made by another: they need no place in the tick
+        while True:
+            candidates = [entry for entry in self._active.values() if entry not in placeless]
+            entries = self.agenda.choose(candidates, now, self.next_due())
+            for entry in entries:
+                # One that could not start may have taken others of its rollout down with it.
+                if self._active.get(entry.run) is entry and entry.pending is None:
+                    known_count += self._begin(entry, now, company=len(entries))
+            if all(entry.pending for entry in entries):
+                break
+            placeless.update(entry for entry in entries if entry.pending is None)  # and others may have their places
+        members = [entry.pending for entry in entries if entry.pending and not entry.pending.cancelled]
         self._running.update(members)
-        return Batch(members, known_count)
+        return Batch(members, known_count, begun_s=now)
 
     def complete(self, batch: Batch, chunks: dict[PendingChunk, Made], now: float) -> None:
         """Ends a tick: `chunks` holds those that were committed."""
+        self._account(batch, now)
         for member in batch.members:
             if member.cancelled:
                 continue
@@ -272,6 +337,48 @@ class Scheduler:
         pending = [entry.pending for entry in self._active.values() if entry.pending]
         return {member.block_id for member in (*dropped, *pending) if member.pool is pool}
 
+    def _begin(self, entry: _Entry, now: float, *, company: int) -> int:
+        """Starts an entry's chunk, unless it needs no start of its own; how many chunks were delivered as known."""
+        if not self._take_record(entry, now, company=company) or self._joins(entry):
+            return 0
+        if self._is_known(entry):
+            # The others were looked at before: this one is over their number, and waits for the next tick.
+            return self._deliver_known(entry, now) if entry.run.steered else 0
+        self._start(entry, now)
+        return 0
+
+    def _place_s(self, play: Paced) -> float:
+        # As wide as if plays filled the period as far as they may: so the last of them still finds a place.
+        return self.cost.chunk_s(play.full_nfe) / self.play_load_max
+
+    def _paced(self) -> list[Paced]:
+        return [run.paced for run in self._entries if run.paced and not run.over]
+
+    def _account(self, batch: Batch, now: float) -> None:
+        """Learns what the tick cost, and whom to charge for it."""
+        if not batch:
+            return
+        self.cost.observe(
+            denoised_count=batch.denoised_count,
+            denoise_s=batch.denoise_s,
+            committed_count=batch.committed_count,
+            commit_s=batch.commit_s,
+        )
+        seconds = now - batch.begun_s
+        entries = [self._entries[member.run] for member in batch.members if member.run in self._entries]
+        self.agenda.charge(entries, seconds)
+        counts = Counter(member.run.priority for member in batch.members)
+        self.ticks.append(
+            TickRecord(
+                end_s=now,
+                seconds=seconds,
+                play_count=counts[Priority.PLAY],
+                step_count=counts[Priority.STEP],
+                bulk_count=counts[Priority.BULK],
+                commit_count=batch.committed_count,
+            )
+        )
+
     def _wake_timed(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
             _, _, run = heapq.heappop(self._timers)
@@ -283,18 +390,20 @@ class Scheduler:
     def _share_known(self, now: float) -> int:
         """Delivers chunks that are known, of all runs whose next chunk is certain; returns how many."""
         count = 0
-        self._unseen = deque(sorted(self._active.values(), key=lambda entry: entry.order))
+        self._unseen = deque(sorted(self._active.values(), key=lambda entry: (entry.priority, entry.arrival)))
         while self._unseen and count < _KNOWN_PER_TICK:
             entry = self._unseen.popleft()
             if self._active.get(entry.run) is not entry or entry.pending or entry.run.steered:
                 continue
             # Those whose record was taken in vain keep it: it is looked for again in every tick.
-            if entry.run.branch.table.pool.prefix_cache and self._take_record(entry, now) and self._is_known(entry):
+            if not entry.run.branch.table.pool.prefix_cache:
+                continue
+            if self._take_record(entry, now, company=1) and self._is_known(entry):
                 count += self._deliver_known(entry, now)
         self._unseen.clear()
         return count
 
-    def _take_record(self, entry: _Entry, now: float) -> bool:
+    def _take_record(self, entry: _Entry, now: float, *, company: int) -> bool:
         """Decides what an entry's next chunk is; False when it is not due, or can have none."""
         if entry.record:
             return True
@@ -311,6 +420,8 @@ class Scheduler:
         except (KvWindowFull, PolicyBroken) as error:
             self._fail(run, error)
             return False
+        if run.paced:
+            run.paced.pace(run.paced.deadline_s - now, lambda nfe: self.cost.chunk_s(nfe, company))
         entry.record = run.next_record()
         entry.given = run.given
         entry.shared = (table.pool, entry.record.key) if table.trusted and table.pool.prefix_cache else None
@@ -321,11 +432,12 @@ class Scheduler:
         return entry.run.branch.table.pool.find(entry.record.key) is not None
 
     def _joins(self, entry: _Entry) -> bool:
-        """Whether another is making its chunk. That one gets its place, or a play might wait for bulk work."""
+        """Whether another is making its chunk. That one goes by its clock then, or a play would wait for bulk work."""
         maker = self._making.get(entry.shared) if entry.shared else None
         if maker is None:
             return False
-        maker.order = min(maker.order, (entry.order[0], maker.order[1]))
+        if entry.priority < maker.priority:
+            maker.lifted_by = entry.run
         return True
 
     def _deliver_known(self, entry: _Entry, now: float) -> bool:
@@ -389,6 +501,8 @@ class Scheduler:
         run = entry.run
         del self._active[run]
         self._clear(entry)
+        if run.priority is Priority.BULK:
+            self.agenda.shares.made(run.tenant)
         run.deliver(chunk, now)
         self.wake(run, now)
         if run.over:
@@ -398,7 +512,7 @@ class Scheduler:
         """Forgets an entry's chunk: made, failed or dropped. Who waited for it looks again in the next tick."""
         if entry.shared and self._making.get(entry.shared) is entry:
             del self._making[entry.shared]
-        entry.record = entry.given = entry.shared = entry.pending = None
+        entry.record = entry.given = entry.shared = entry.pending = entry.lifted_by = None
 
     def _fail(self, run: Run, error: Exception) -> None:
         self._entries.pop(run, None)

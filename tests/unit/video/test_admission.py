@@ -20,6 +20,7 @@ class Asked:
     full_nfe: int = 4
     frames_per_chunk: int = 1
     deadline_s: float = 0.0
+    next_start_s: float = 0.0
 
     @property
     def period_s(self) -> float:

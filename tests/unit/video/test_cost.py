@@ -23,13 +23,30 @@ def test_a_chunk_costs_its_evaluations_and_a_commit() -> None:
     assert cost.chunk_s(2, 2) == pytest.approx(2 * 0.0054 + cost.commit_s(2))
 
 
-def test_one_hiccup_moves_an_estimate_by_a_tenth_and_a_slower_machine_is_learnt() -> None:
+def test_one_hiccup_moves_an_estimate_little_and_a_slower_machine_is_learnt() -> None:
     cost = CostModel(CPU)
     cost.observe(denoised_count=1, denoise_s=1.0, committed_count=0, commit_s=0.0)
-    assert cost.denoise_s(1) == pytest.approx(0.0033)
-    for _ in range(60):
+    assert cost.denoise_s(1) == pytest.approx(0.00345)
+    for _ in range(100):
         cost.observe(denoised_count=1, denoise_s=0.009, committed_count=0, commit_s=0.0)
     assert cost.denoise_s(1) == pytest.approx(0.009, rel=0.05)
+
+
+def test_sizes_that_are_not_run_get_slower_with_the_machine_and_keep_what_is_their_own() -> None:
+    cost = CostModel(CPU)
+    for _ in range(1000):
+        cost.observe(denoised_count=1, denoise_s=0.0039, committed_count=0, commit_s=0.0)  # 0.9 ms of its own
+        cost.observe(denoised_count=8, denoise_s=0.0207, committed_count=0, commit_s=0.0)
+    assert cost.denoise_s(1) == pytest.approx(0.0039, rel=0.02)
+    assert cost.denoise_s(8) == pytest.approx(0.0207, rel=0.02)
+    for _ in range(1000):
+        cost.observe(denoised_count=8, denoise_s=0.0414, committed_count=0, commit_s=0.0)  # half as fast
+    assert cost.denoise_s(1) == pytest.approx(0.0078, rel=0.15)
+
+
+def test_a_size_that_was_timed_in_a_bad_moment_is_never_dearer_than_a_larger_one() -> None:
+    cost = CostModel({**CPU, 1: 0.1})
+    assert cost.denoise_s(1) == CPU[2]
 
 
 def test_members_share_a_tick_where_a_batch_is_nearly_free() -> None:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 import pytest
 from worldtree_runtime.errors import WorldtreeError
 from worldtree_video.branch import Branch
+from worldtree_video.cost import CostModel
 from worldtree_video.domain import Action, Chunk, KvPolicy, Made, Origin, PolicyKind, Priority, Record, Storage
-from worldtree_video.errors import KvCacheFull, KvWindowFull, NotFinite
+from worldtree_video.errors import FpsUnavailable, KvCacheFull, KvWindowFull, NotFinite
 from worldtree_video.kv_cache import BlockPool, BlockTable
+from worldtree_video.play import Play, Played
 from worldtree_video.rollout import Rollout, build_trie
 from worldtree_video.scheduler import Batch, PendingChunk, Run, Scheduler
 from worldtree_video.sequence import Planned, Sequence
@@ -31,10 +33,29 @@ class Box:
         self.error = error
 
 
+class PlayBox:
+    """The same for a play."""
+
+    def __init__(self) -> None:
+        self.played: list[Played] = []
+        self.error: Exception | None = None
+        self.taken: Callable[[], None] = lambda: None
+
+    def put(self, item: Played) -> None:
+        self.played.append(item)
+        self.taken()
+
+    def close(self, error: Exception | None = None) -> None:
+        self.error = error
+
+
 class Machine:
     """A scheduler, its pool, and ticks whose model writes the action's number as pixels."""
 
-    def __init__(self, *, block_count: int = 64, max_batch: int = 4, prefix_cache: bool = False) -> None:
+    def __init__(
+        self, *, block_count: int = 64, max_batch: int = 4, prefix_cache: bool = False, member_s: float = 0.0
+    ) -> None:
+        self.member_s = member_s  # what a member adds to the time of a tick, and its commit again
         self.pool = BlockPool(block_count, prefix_cache=prefix_cache)
         self.now = 0.0
         self.reserves: list[BlockTable] = []
@@ -42,7 +63,11 @@ class Machine:
         self.forgotten: list[PendingChunk] = []
         self.during: Callable[[Batch], None] = lambda batch: None
         self.scheduler = Scheduler(
-            max_batch=max_batch, reclaim=self._reclaim, forget=self.forgotten.append, recall=self._recall
+            max_batch=max_batch,
+            reclaim=self._reclaim,
+            forget=self.forgotten.append,
+            recall=self._recall,
+            cost=CostModel({1: member_s, 2: 2 * member_s}),
         )
 
     def branch(
@@ -66,8 +91,42 @@ class Machine:
         self.scheduler.add(sequence, self.now)
         return sequence, box
 
+    def play(
+        self,
+        branch: Branch,
+        *actions: int,
+        fps: float,
+        repeat: bool = False,
+        degrade_to: tuple[int, ...] = (),
+        lookahead_chunks: int = 1,
+    ) -> tuple[Play, PlayBox]:
+        """A play whose reader takes each chunk at once."""
+        box = PlayBox()
+        play = Play(
+            branch,
+            period_s=1 / fps if fps else 0.0,
+            lookahead_chunks=lookahead_chunks,
+            repeat=repeat,
+            sink=box,
+            now=self.now,
+            degrade_to=degrade_to,
+        )
+        box.taken = play.taken
+        self.scheduler.add(play, self.now)
+        play.act([Action(action) for action in actions], self.now)
+        self.scheduler.wake(play, self.now)
+        return play, box
+
+    def run_until(self, end_s: float) -> None:
+        """Ticks, and from one due time to the next where there is nothing to do."""
+        while self.now < end_s:
+            if not self.tick():
+                due = self.scheduler.next_due()
+                self.now = end_s if due is None else max(due, self.now + 1e-9)
+
     def tick(self) -> list[Run]:
         batch = self.scheduler.next_batch(self.now)
+        batch.denoised_count = len(batch.denoising)
         for member in batch.denoising:
             if member.record.action == POISON:
                 member.error = NotFinite(member.record.chunk_index)
@@ -76,6 +135,9 @@ class Machine:
         chunks = {member: Made(_pixels(member)) for member in batch.committing}
         for member, made in chunks.items():
             self.pictures[member.pool, member.block_id] = made.frames
+        batch.committed_count = len(chunks)
+        batch.denoise_s, batch.commit_s = batch.denoised_count * self.member_s, len(chunks) * self.member_s
+        self.now += batch.denoise_s + batch.commit_s
         self.during(batch)
         self.scheduler.complete(batch, chunks, self.now)
         self.check()
@@ -130,25 +192,97 @@ def test_a_tick_never_holds_more_than_max_batch_and_everybody_gets_a_turn() -> N
 
 def test_a_play_goes_before_a_step_and_a_step_before_bulk() -> None:
     machine = Machine(max_batch=1)
-    branches = [machine.started(nfe=1) for _ in range(3)]
+    branches = [machine.started(nfe=1) for _ in range(4)]
     bulk, _ = machine.add(branches[0], 1, priority=Priority.BULK)
     step, _ = machine.add(branches[1], 1, priority=Priority.STEP)
-    play, _ = machine.add(branches[2], 1, priority=Priority.PLAY)
-    assert [machine.tick() for _ in range(3)] == [[play], [step], [bulk]]
+    free, _ = machine.play(branches[2], 1, fps=0)  # without a clock, so after the step that came before it
+    play, _ = machine.play(branches[3], 1, fps=10)
+    assert [machine.tick() for _ in range(4)] == [[play], [step], [free], [bulk]]
 
 
-def test_bulk_work_is_not_starved_by_a_steady_stream_of_plays() -> None:
-    machine = Machine(max_batch=1, block_count=200)
-    plays = [machine.started(nfe=1) for _ in range(2)]
-    _, box = machine.add(machine.started(nfe=1), 1, priority=Priority.BULK)
-    for _ in range(Priority.BULK + 4):
-        for play in plays:
-            if not machine.scheduler.run_count > 2:
-                machine.add(play, 1, priority=Priority.PLAY)
+def test_plays_go_by_their_deadlines() -> None:
+    machine = Machine(max_batch=1)
+    branches = [machine.started(nfe=1) for _ in range(3)]
+    late, early, middle = (
+        machine.play(branch, 1, fps=fps)[0] for branch, fps in zip(branches, (1, 30, 5), strict=True)
+    )
+    assert [machine.tick() for _ in range(3)] == [[early], [middle], [late]]
+
+
+def test_bulk_work_and_steps_go_on_beside_as_many_plays_as_are_admitted() -> None:
+    machine = Machine(block_count=400, max_batch=4, member_s=0.005)
+    machine.scheduler.play_load_max = 0.9
+    branches = [machine.started(nfe=2) for _ in range(8)]
+    boxes = [machine.play(branch, 1, fps=10, repeat=True)[1] for branch in branches[2:]]  # 6 x 15 ms in 100
+    _, step = machine.add(branches[0], *[1] * 50)
+    _, bulk = machine.add(branches[1], *[1] * 50, priority=Priority.BULK)
+    machine.run_until(machine.now + 8)
+    assert all(len(box.played) >= 78 for box in boxes)
+    assert sum(played.late_s > 0 for box in boxes for played in box.played) <= 2  # all of them start at once
+    assert len(step.chunks) == 50
+    assert len(bulk.chunks) > 3
+
+
+def test_a_play_that_would_be_too_much_is_refused_and_takes_no_place() -> None:
+    machine = Machine(block_count=200, member_s=0.010)
+    branches = [machine.started(nfe=2) for _ in range(7)]
+    plays = [machine.play(branch, 1, fps=5)[0] for branch in branches[:5]]  # 30 ms in 200
+    assert machine.scheduler.play_load == pytest.approx(0.75)
+    count = machine.scheduler.run_count
+    with pytest.raises(FpsUnavailable):
+        machine.play(branches[5], 1, fps=5)
+    assert machine.scheduler.run_count == count
+    machine.scheduler.remove(plays[0])
+    plays[1].fail(RuntimeError("its reader has gone"))
+    assert machine.scheduler.play_load == pytest.approx(0.45)
+    machine.play(branches[6], 1, fps=5)
+
+
+def test_a_play_that_may_degrade_is_made_with_fewer_evaluations_rather_than_late() -> None:
+    machine = Machine(block_count=200, member_s=0.010)
+    machine.scheduler.play_load_max = 9.0
+    options = {"fps": 5, "repeat": True, "degrade_to": (1, 2, 4)}
+    branches = [machine.started(nfe=4) for _ in range(6)]
+    boxes = [machine.play(branch, 1, **options)[1] for branch in branches]  # type: ignore[arg-type]
+    machine.run_until(machine.now + 6)  # 6 x 50 ms in 200
+    made = [played.chunk.record.nfe for box in boxes for played in box.played]
+    assert {1, 2} & set(made)
+    late = sum(played.late_s > 0 for box in boxes for played in box.played)
+    assert late / len(made) < 0.1
+    assert len(made) >= 6 * 28
+    assert all(box.played[-1].degraded == (box.played[-1].chunk.record.nfe < 4) for box in boxes)
+
+
+def test_tenants_share_bulk_work_evenly_however_many_runs_each_has() -> None:
+    machine = Machine(block_count=400, member_s=0.001)
+    boxes: dict[str, list[Box]] = {"many": [], "one": []}
+    for branch, tenant in zip([machine.started(nfe=2) for _ in range(6)], ["many"] * 5 + ["one"], strict=True):
+        box = Box()
+        run = Sequence(branch, [Planned(Action(1))] * 100, priority=Priority.BULK, sink=box, tenant=tenant)
+        machine.scheduler.add(run, machine.now)
+        boxes[tenant].append(box)
+    machine.scheduler.agenda.max_batch = 1  # a single run cannot use two places of a tick
+    for _ in range(200):
         machine.tick()
-        if box.closed:
-            return
-    raise AssertionError(f"the bulk run waited for more than {Priority.BULK + 4} ticks")
+    made = {tenant: sum(len(box.chunks) for box in held) for tenant, held in boxes.items()}
+    assert made["many"] == pytest.approx(made["one"], abs=3)
+    shares = {share.tenant: share.chunk_count for share in machine.scheduler.agenda.shares.shares()}
+    assert shares == made
+
+
+def test_ticks_are_remembered_by_the_work_in_them() -> None:
+    machine = Machine(block_count=200, member_s=0.001)
+    branches = [machine.started(nfe=1) for _ in range(2)]
+    machine.scheduler.ticks.clear()
+    machine.add(branches[0], 1, priority=Priority.BULK)
+    machine.add(branches[1], 1)
+    machine.tick()
+    (tick,) = machine.scheduler.ticks
+    assert (tick.play_count, tick.step_count, tick.bulk_count, tick.commit_count) == (0, 1, 1, 2)
+    assert (tick.end_s, tick.seconds) == (machine.now, pytest.approx(0.004))
+    for _ in range(100):
+        machine.started(nfe=1)
+    assert len(machine.scheduler.ticks) == 64
 
 
 def test_a_run_that_is_cancelled_inside_a_tick_gives_its_block_back_when_the_tick_ends() -> None:
@@ -244,7 +378,9 @@ def test_a_full_window_fails_with_its_size() -> None:
 class Clocked:
     """A run that is due when told, like a play."""
 
-    priority = Priority.PLAY
+    priority = Priority.STEP
+    tenant = "anonymous"
+    paced = None
     given = None
     steered = True
 
@@ -463,8 +599,7 @@ def test_a_play_that_waits_for_bulk_work_gives_it_its_own_place() -> None:
     machine.tick()
     first, second = [machine.add(branch, number)[0] for number, branch in enumerate(others, 2)]
     assert machine.tick() == [first]
-    machine.add(play, 1, priority=Priority.PLAY)
-    assert machine.tick() == [first]  # the play finds out whom it waits for
+    machine.play(play, 1, fps=10)
     assert [machine.tick() for _ in range(2)] == [[slow], [slow]]
     assert second.over is False
 

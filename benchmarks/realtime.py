@@ -1,0 +1,270 @@
+"""How plays keep their time: as many at 5 fps as are admitted, beside rollouts of two tenants that take all they get.
+
+The shipped world is served by a process of its own; one client process steers all plays and reads all rollouts. In
+one run it measures, on the same server:
+- a chunk alone: one Step of one action, sent to an idle server, until its answer is here (median);
+- rollouts alone: chunks a second of two tenants, one of whom asks with three streams and one with a single stream;
+- both together: plays are opened until one is refused, then measured after a warm-up. Each play is steered live
+  (`replace`, look-ahead 1, the last action is repeated) by a control at a random moment of each period. A control's
+  latency ends with the first frame that used it; for one that was replaced before it was used, with the first frame
+  that used its successor, so that none is left out. Seeds and actions are distinct: no chunk is known beforehand.
+
+Bars: late chunks <= 1%; p99 from control to frame <= 1 period + 1 chunk alone; rollouts >= 60% of what is left, that
+is (1 - share of the time that the engine spent on plays) x rollouts alone; the poorer tenant >= 90% of the richer.
+
+The client and the server share the machine: what the client takes makes the server slower, in all three alike.
+
+What was tried, on 2 cores with one thread for ticks, where a tick's time grows with each member:
+- Plays and rollouts together in one tick, as many as the slack of the earliest deadline allows: no chunk is late, but a
+  chunk takes as long as its company, and the control waits for it.
+- A tick for each play's chunk alone (what is done now where members cost their own time, see `admission.PLAY_STRETCH`).
+- A delay before a tick to gather more members: of no use where a batch of 8 makes hardly more chunks a second than one.
+"""
+
+import asyncio
+import os
+import random
+import statistics
+import time
+import urllib.request
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import grpc.aio
+import typer
+from prometheus_client.parser import text_string_to_metric_families
+from report import Bar, publish
+from serving import service_process, stub
+from worldtree.video.v1 import video_generator_pb2 as pb
+
+if TYPE_CHECKING:  # a name of the stubs' types only
+    from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorAsyncStub
+
+FPS = 5.0
+TENANTS = {"many": 3, "single": 1}  # streams of each
+SEQUENCES, DEPTH = 32, 8
+MOST_PLAYS = 64
+P = pb.PlayRequest
+
+
+@dataclass
+class Window:
+    """What was seen between two moments."""
+
+    begun_s: float = 0.0
+    ended_s: float = 0.0
+    chunk_count: int = 0
+    late_count: int = 0
+    late_s: float = 0.0
+    control_s: list[float] = field(default_factory=list)
+    rollout_chunks: Counter[str] = field(default_factory=Counter)
+    engine_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return self.ended_s - self.begun_s
+
+
+class Load:
+    """The client: every call of the run, and the window that is open now."""
+
+    def __init__(self, calls: "VideoGeneratorAsyncStub", metrics_url: str, model: pb.Model) -> None:
+        self.calls = calls
+        self.window = Window()
+        self._metrics_url = metrics_url
+        self._model = model
+        self.random = random.Random(7)
+        self._seeds = iter(range(1, 1 << 40))
+
+    @asynccontextmanager
+    async def measured(self) -> Any:
+        """What happens in this block."""
+        before = await self._engine_seconds()
+        window = self.window = Window(begun_s=time.perf_counter())
+        yield window
+        window.ended_s = time.perf_counter()
+        self.window = Window()
+        after = await self._engine_seconds()
+        window.engine_s = {work: seconds - before.get(work, 0.0) for work, seconds in after.items()}
+
+    async def session(self) -> str:
+        """A new session with a seed of its own."""
+        origin = pb.Origin(start=self._model.starts[0].name)
+        request = pb.CreateSessionRequest(model=self._model.ref, origin=origin, seed=next(self._seeds))
+        return (await self.calls.CreateSession(request)).session.session
+
+    def actions(self, count: int) -> list[pb.Action]:
+        """Random ones."""
+        return [pb.Action(id=self.random.randrange(3)) for _ in range(count)]
+
+    async def steps_alone(self, count: int) -> list[float]:
+        """Seconds of single steps, one after another."""
+        name, seconds = await self.session(), []
+        for _ in range(count):
+            begun = time.perf_counter()
+            await self.calls.Step(pb.StepRequest(session=name, actions=self.actions(1)))
+            seconds.append(time.perf_counter() - begun)
+        return seconds
+
+    async def roll(self, tenant: str) -> None:
+        """Rollouts of a tenant, one after another, for ever."""
+        name = await self.session()
+        while True:
+            futures = [pb.ActionSequence(actions=self.actions(DEPTH), seed=next(self._seeds)) for _ in range(SEQUENCES)]
+            request = pb.RolloutRequest(session=name, sequences=futures, detail=pb.RolloutRequest.DETAIL_NONE)
+            async for _ in self.calls.Rollout(request, metadata=(("worldtree-tenant", tenant),)):
+                self.window.rollout_chunks[tenant] += 1
+
+    async def begin_play(self) -> Any:
+        """A play that has begun. Raises AioRpcError when it is refused."""
+        name = await self.session()
+        call = self.calls.Play()
+        begin = P.Begin(fps=FPS, lookahead_chunks=1, idle=P.IDLE_REPEAT, actions=self.actions(1))
+        await call.write(P(session=name, begin=begin))
+        first = await call.read()
+        if first is grpc.aio.EOF:
+            raise RuntimeError(f"the play ended: {await call.code()}")
+        return call
+
+    async def steer(self, call: Any, sent_s: list[float]) -> None:
+        """A control at a random moment of each period, for ever."""
+        period_s = self._model.frames_per_chunk / FPS
+        begun = time.perf_counter()
+        for index in range(1 << 30):
+            moment = begun + (index + self.random.random()) * period_s
+            await asyncio.sleep(moment - time.perf_counter())
+            sent_s.append(time.perf_counter())
+            await call.write(P(act=P.Act(actions=self.actions(1), replace=True)))
+
+    async def watch(self, call: Any, sent_s: list[float]) -> None:
+        """Notes how each frame keeps its time, for ever."""
+        seen = 1  # the first action came with begin
+        while (message := await call.read()) is not grpc.aio.EOF:
+            now, window, played = time.perf_counter(), self.window, message.played
+            late_s = played.late_duration.seconds + played.late_duration.nanos / 1e9
+            window.chunk_count += 1
+            window.late_count += late_s > 0
+            window.late_s += late_s
+            window.control_s.extend(now - sent_s[index - 1] for index in range(seen, played.done_action_count))
+            seen = max(seen, played.done_action_count)
+
+    async def _engine_seconds(self) -> dict[str, float]:
+        return dict(await asyncio.to_thread(_engine_samples, self._metrics_url))
+
+
+def _engine_samples(metrics_url: str) -> list[tuple[str, float]]:
+    with urllib.request.urlopen(metrics_url, timeout=5) as answer:
+        text = answer.read().decode()
+    return [
+        (sample.labels["work"], sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "worldtree_engine_seconds_total"
+    ]
+
+
+async def open_plays(load: Load, tasks: list["asyncio.Task[None]"]) -> tuple[int, str]:
+    """Opens and steers plays at the target until one is refused; how many there are, and what the refusal said.
+
+    One each half second or so: what a chunk costs beside the others is known once they run.
+    """
+    for count in range(MOST_PLAYS):
+        try:
+            call = await load.begin_play()
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+            return count, error.details() or ""
+        sent_s: list[float] = []
+        tasks += [asyncio.create_task(load.steer(call, sent_s)), asyncio.create_task(load.watch(call, sent_s))]
+        await asyncio.sleep(load.random.uniform(0.4, 0.6))
+    return MOST_PLAYS, f"none was refused up to {MOST_PLAYS}"
+
+
+async def run(*, alone_s: float, warm_s: float, window_s: float) -> tuple[Window, Window, list[float], int, str]:
+    """Rollouts alone, both together, single steps, how many plays were admitted, and what the next was told."""
+    async with AsyncExitStack() as stack:
+        process = await stack.enter_async_context(service_process("worldtree_video"))
+        calls = await stack.enter_async_context(stub(process["grpc"]))
+        model = (await calls.GetModel(pb.GetModelRequest(model={"name": "minigrid"}))).model
+        load = Load(calls, f"http://{process['metrics']}/metrics", model)
+        await load.steps_alone(5)
+        alone = await load.steps_alone(40)
+        tasks = [asyncio.create_task(load.roll(tenant)) for tenant, streams in TENANTS.items() for _ in range(streams)]
+        stack.push_async_callback(_end, tasks)
+        await asyncio.sleep(warm_s)
+        async with load.measured() as rollouts:
+            await _while_running(tasks, alone_s)
+        plays, refusal = await open_plays(load, tasks)
+        await asyncio.sleep(warm_s)
+        async with load.measured() as together:
+            await _while_running(tasks, window_s)
+        return rollouts, together, alone, plays, refusal
+
+
+async def _while_running(tasks: list["asyncio.Task[None]"], seconds: float) -> None:
+    """Waits. Raises what ended any of the tasks: none should."""
+    done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+        raise RuntimeError(f"{task.get_coro()} has ended")
+
+
+async def _end(tasks: list["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="A look, in under a minute.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+) -> None:
+    """Plays at 5 fps, as many as are admitted, beside rollouts of two tenants."""
+    alone_s, warm_s, window_s = (6.0, 2.0, 15.0) if quick else (12.0, 4.0, 30.0)
+    rollouts, together, steps_s, play_count, refusal = asyncio.run(
+        run(alone_s=alone_s, warm_s=warm_s, window_s=window_s)
+    )
+    period_s, chunk_s = 1 / FPS, statistics.median(steps_s)
+    play_share = together.engine_s.get("play", 0.0) / together.seconds
+    alone_rate = rollouts.rollout_chunks.total() / rollouts.seconds
+    rate = together.rollout_chunks.total() / together.seconds
+    percentiles = statistics.quantiles(together.control_s, n=100)
+    tenants = sorted(together.rollout_chunks[tenant] for tenant in TENANTS)
+    keys = {
+        "plays": play_count,
+        "chunk_alone_s": chunk_s,
+        "late_share": together.late_count / together.chunk_count,
+        "control_p50_s": percentiles[49],
+        "control_p99_s": percentiles[98],
+        "control_limit_s": period_s + chunk_s,
+        "play_share": play_share,
+        "rollouts_alone_per_s": alone_rate,
+        "rollouts_per_s": rate,
+        "rollouts_of_leftover": rate / ((1 - play_share) * alone_rate),
+        "poorer_of_richer": tenants[0] / tenants[-1],
+    }
+    rows = [{"figure": name, "value": value} for name, value in keys.items()]
+    bars = [
+        Bar("late chunks", keys["late_share"], 0.01, "lower"),
+        Bar("p99 control to frame, of period + chunk", percentiles[98] / (period_s + chunk_s), 1.0, "lower"),
+        Bar("rollouts of what is left", keys["rollouts_of_leftover"], 0.6),
+        Bar("poorer tenant of the richer", keys["poorer_of_richer"], 0.9),
+    ]
+    settings = {
+        "fps": FPS,
+        "window_s": window_s,
+        "chunks": together.chunk_count,
+        "controls": len(together.control_s),
+        "streams": TENANTS,
+        "refusal": refusal,
+        "load_average": os.getloadavg()[0],
+    }
+    publish("Plays in real time", rows, bars, settings=settings, keys=keys, json_file=json_file)
+
+
+if __name__ == "__main__":
+    typer.run(main)

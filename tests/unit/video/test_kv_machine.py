@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 from worldtree_runtime.errors import WorldtreeError
 from worldtree_video.branch import Branch
 from worldtree_video.domain import (
@@ -33,7 +42,7 @@ from worldtree_video.scheduler import Batch, PendingChunk, Scheduler
 from worldtree_video.sequence import Planned
 from worldtree_video.sequence import Sequence as Run
 
-BLOCK_COUNT = 40
+BLOCK_COUNT = 14
 POISON = Action(9)
 ORIGINS = (Origin((b"dawn",), ()), Origin((b"dusk", b"night"), (Action(0),)))
 POLICIES = (
@@ -42,6 +51,7 @@ POLICIES = (
     KvPolicy(PolicyKind.FULL, 6),
     KvPolicy(PolicyKind.RETRIEVE, 4, 1, recent_chunks=1, bank_chunks=4),
 )
+PLANS = st.lists(st.sampled_from([Action(0), Action(0), Action(1), Action(1), POISON]), min_size=1, max_size=6)
 
 
 def pose(key: bytes) -> Summary:
@@ -104,6 +114,7 @@ class Worlds(RuleBasedStateMachine):
         self.pool = BlockPool(BLOCK_COUNT)
         self.memory: dict[int, bytes] = {}
         self.stored: dict[bytes, bytes] = {}  # a lower tier: contents by key
+        self.truth: dict[bytes, bytes] = {}  # what every key that was ever seen stands for
         self.live: list[World] = []
         self.during: list[Callable[[], None]] = []
         self.scheduler = Scheduler(
@@ -113,14 +124,25 @@ class Worlds(RuleBasedStateMachine):
             recall=lambda pool, block_id: self.memory[block_id],
         )
 
-    @rule(target=worlds, origin=st.sampled_from(ORIGINS), policy=st.sampled_from(POLICIES), reserve=st.integers(0, 2))
-    @precondition(lambda self: len(self.live) < 8)
-    def open(self, origin: Origin, policy: KvPolicy, reserve: int) -> World:
-        table = BlockTable(self.pool, policy, reserve_chunks=reserve)
-        return self.keep(World(Branch(origin, root_key("model", "here", policy), 7, 2, table)))
+    @initialize(target=worlds, policy=st.sampled_from(POLICIES), actions=PLANS, ticks=st.integers(4, 20))
+    def begin(self, policy: KvPolicy, actions: list[Action], ticks: int) -> object:
+        """One policy for all, and two worlds that coincide: worlds that have nothing in common share nothing."""
+        self.policy = policy
+        pair = [self.open(ORIGINS[0], 0), self.open(ORIGINS[0], 2)]
+        for world in pair:
+            self.submit(world, actions, 0)
+        self.ticks(ticks)
+        return multiple(*pair)
 
-    @rule(world=worlds, actions=st.lists(st.sampled_from([Action(0), Action(1), POISON]), max_size=5))
-    def submit(self, world: World, actions: list[Action]) -> None:
+    @rule(target=worlds, origin=st.sampled_from(ORIGINS), reserve=st.integers(0, 2))
+    @precondition(lambda self: len(self.live) < 6)
+    def open(self, origin: Origin, reserve: int) -> World:
+        table = BlockTable(self.pool, self.policy, reserve_chunks=reserve)
+        return self.keep(World(Branch(origin, root_key("model", "here", self.policy), 7, 2, table)))
+
+    @rule(world=worlds, actions=PLANS, ticks=st.sampled_from([0, 2, 15, 30]))
+    def submit(self, world: World, actions: list[Action], ticks: int) -> None:
+        self.ticks(ticks)  # long enough, most of the time, for what was begun to end
         if world not in self.live or world.run or not world.branch.table.complete:
             return
         world.chunks.clear()
@@ -129,9 +151,11 @@ class Worlds(RuleBasedStateMachine):
             world.run = run
             self.scheduler.add(run, 0.0)
 
-    @rule(count=st.integers(1, 6))
+    @rule(count=st.sampled_from([1, 3, 30]))
     def ticks(self, count: int) -> None:
         for _ in range(count):
+            if not self.scheduler.has_work:
+                return
             self.tick()
 
     @rule(world=worlds)
@@ -145,7 +169,7 @@ class Worlds(RuleBasedStateMachine):
 
     @rule(target=worlds, world=worlds)
     def fork(self, world: World) -> object:
-        if world not in self.live or len(self.live) >= 8:
+        if world not in self.live or len(self.live) >= 6:
             return multiple()
         free = self.pool.free_count
         child = self.keep(World(world.branch.fork()))
@@ -205,7 +229,7 @@ class Worlds(RuleBasedStateMachine):
     @rule(target=worlds, world=worlds)
     def restore_from_a_stranger(self, world: World) -> object:
         source = world.branch
-        if world not in self.live or len(self.live) >= 8 or not source.records:
+        if world not in self.live or len(self.live) >= 6 or not source.records:
             return multiple()
         table = BlockTable(self.pool, source.table.policy)
         poses = {position: pose(record.key) for position, record in enumerate(source.records)}
@@ -230,7 +254,6 @@ class Worlds(RuleBasedStateMachine):
         self.pool.check_integrity()
         assert len(self.scheduler.in_flight(self.pool)) == self.pool.in_flight_count
         held: set[int] = set()
-        truth: dict[bytes, bytes] = {}
         for world in self.live:
             table = world.branch.table
             history = History(table.policy, world.branch.records)
@@ -239,14 +262,15 @@ class Worlds(RuleBasedStateMachine):
             if table.trusted:
                 for position, block_id in table.blocks.items():
                     assert self.memory[block_id] == history.contents[position]
-                keys = (record.key for record in history.records)
-                truth |= dict(zip(keys, history.contents, strict=True))
+            # Whoever holds it: what a key stands for follows from the history alone.
+            keys = (record.key for record in history.records)
+            self.truth |= dict(zip(keys, history.contents, strict=True))
             if table.complete:
                 assert table.visible() == resolve(table.policy).visible(history)
             kept = set(table.needed()) | set(resolve(table.policy).kept(max(0, len(table) - table.reserve_chunks)))
             assert set(table.blocks) <= kept | set(range(len(table) - table.reserve_chunks, len(table)))
         assert self.pool.free_count == BLOCK_COUNT - len(held) - self.pool.in_flight_count
-        for key, content in truth.items():
+        for key, content in self.truth.items():
             block_id = self.pool.find(key)
             assert block_id is None or self.memory[block_id] == content
 
@@ -309,4 +333,4 @@ class Worlds(RuleBasedStateMachine):
 
 
 TestWorlds = Worlds.TestCase
-TestWorlds.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+TestWorlds.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)

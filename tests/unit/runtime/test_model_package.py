@@ -74,6 +74,12 @@ def test_a_version_that_yaml_reads_as_a_number_is_text(tmp_path: Path) -> None:
         ("kv.heads", ..., "kv.heads"),
         ("kv.tokens", 2.5, "kv.tokens"),
         ("kv.dtype", "float16", "kv.dtype"),
+        ("kv.state_tokens", -1, "kv.state_tokens"),
+        ("kv.state_tokens", 3, "kv"),
+        ("kv.pose", {"layer": 0, "part": "keys", "head": 0, "token": 2}, "kv.pose.part"),
+        ("kv.pose", {"layer": 0, "part": "key", "head": 0, "token": 2, "turn": 0}, "kv.pose.turn"),
+        ("kv.pose", {"layer": 0, "part": "key", "head": 0, "token": 2, "step": 0}, "kv.pose.step"),
+        ("kv.pose", {"layer": 0, "part": "key", "head": 0, "token": 2}, "kv"),
         ("action", {"kind": "telepathy"}, "action"),
         ("action", {"kind": "discrete", "names": []}, "action.discrete.names"),
         ("action", {"kind": "continuous", "size": 0}, "action.continuous.size"),
@@ -100,6 +106,25 @@ def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, path: str, value: 
     assert caught.value.file == tmp_path / "model.yaml"
     assert caught.value.field == field
     assert str(caught.value).startswith(f"{tmp_path / 'model.yaml'}: {field}: ")
+
+
+@pytest.mark.parametrize(
+    ("pose", "said"),
+    [
+        ({"layer": 1}, "pose.layer must be 0 to 0 in a block of 1 layers, 2 heads"),
+        ({"head": 2}, "pose.head must be 0 to 1"),
+        ({"token": 1}, "pose.token must be 2 to 2"),
+        ({"token": 3}, "pose.token must be 2 to 2"),
+        ({"offset": 2}, "pose.offset must be 0 to 1"),
+    ],
+)
+def test_a_pose_that_stands_in_no_state_token_is_refused_with_the_limits(
+    tmp_path: Path, pose: dict[str, int], said: str
+) -> None:
+    manifest = changed("kv.state_tokens", 1)
+    manifest["kv"]["pose"] = {"layer": 0, "part": "key", "head": 0, "token": 2, **pose}
+    with pytest.raises(PackageError, match=said):
+        read(tmp_path, manifest)
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../other/denoise.onnx", "a/../../denoise.onnx"])

@@ -1,5 +1,7 @@
 """Blocks and tables against a plain model of them: none is lost, none is held twice, none in view is given back."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -260,3 +262,119 @@ def test_a_table_cannot_be_cut_to_a_length_it_never_had(length: int) -> None:
 def test_a_pool_of_no_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match="block_count must be 1 or more, got 0"):
         BlockPool(0)
+
+
+def known(pool: BlockPool, *keys: bytes) -> BlockTable:
+    """A table of chunks that are known by these keys."""
+    table = BlockTable(pool, KvPolicy(PolicyKind.FULL, 8))
+    for key in keys:
+        block = pool.allocate()
+        assert block is not None
+        table.append(block, key)
+    return table
+
+
+def test_what_nobody_holds_stays_known_until_no_free_block_is_left_and_the_one_left_alone_longest_goes_first() -> None:
+    pool = BlockPool(4)
+    for key in (b"old", b"new"):
+        known(pool, key).close()
+    assert (pool.free_count, pool.cached_count, pool.held_count) == (4, 2, 0)
+    taken = [pool.allocate() for _ in range(2)]
+    assert pool.cached_count == 2
+    toucher = BlockTable(pool, KvPolicy(PolicyKind.FULL, 8))
+    assert toucher.share_known(b"old")
+    toucher.close()
+    taken.append(pool.allocate())
+    assert (pool.find(b"new"), pool.find(b"old") is not None) == (None, True)
+    taken.append(pool.allocate())
+    assert (pool.find(b"old"), pool.allocate(), pool.free_count) == (None, None, 0)
+    pool.check_integrity()
+    for block in taken:
+        assert block is not None
+        pool.abandon(block)
+    pool.check_integrity()
+
+
+def test_the_beginning_of_a_history_that_nobody_holds_is_evicted_last() -> None:
+    pool = BlockPool(3)
+    known(pool, b"first", b"second", b"third").close()
+    assert pool.allocate() is not None
+    assert [pool.find(key) is not None for key in (b"first", b"second", b"third")] == [True, True, False]
+    pool.check_integrity()
+
+
+def test_a_key_that_is_known_keeps_its_block_and_a_pool_without_a_prefix_cache_knows_none() -> None:
+    pool = BlockPool(4)
+    first, second = known(pool, b"same"), known(pool, b"same")
+    assert pool.find(b"same") == first.last != second.last
+    second.close()
+    assert pool.cached_count == 0
+    plain = BlockPool(4, prefix_cache=False)
+    table = known(plain, b"same")
+    assert plain.find(b"same") is None
+    table.close()
+    assert (plain.cached_count, plain.free_count) == (0, 4)
+    for used in (pool, plain):
+        used.check_integrity()
+
+
+def test_a_spilled_table_takes_back_what_is_still_known_and_fresh_blocks_for_the_rest() -> None:
+    pool = BlockPool(4)
+    table = known(pool, b"a", b"b", b"c")
+    assert table.spill() == 3
+    assert (len(table), table.held_count, table.complete, table.needed()) == (3, 0, False, [0, 1, 2])
+    other = known(pool, b"x", b"y")  # one of them into the room of the newest, which goes first
+    assert pool.find(b"c") is None
+    fresh = table.refill({0: b"a", 1: b"b", 2: b"c"})
+    assert fresh is None
+    assert (pool.free_count, table.held_count) == (2, 0)
+    other.close()
+    fresh = table.refill({0: b"a", 1: b"b", 2: b"c"})
+    assert fresh is not None
+    assert list(fresh) == [2]
+    assert table.complete
+    assert pool.find(b"c") is None, "known before its contents are written"
+    table.publish({2: b"c"})
+    assert pool.find(b"c") == fresh[2]
+    table.close()
+    pool.check_integrity()
+
+
+def test_a_refill_whose_contents_cannot_be_had_leaves_nothing_known() -> None:
+    pool = BlockPool(4)
+    table = BlockTable(pool, KvPolicy(PolicyKind.FULL, 8))
+    table.stand_at(2)
+    assert table.refill({0: b"a", 1: b"b"}) == {0: 0, 1: 1}
+    assert table.spill() == 2
+    assert (pool.find(b"a"), pool.cached_count, pool.free_count) == (None, 0, 4)
+    pool.check_integrity()
+
+
+def test_a_table_that_was_restored_makes_nothing_known() -> None:
+    pool = BlockPool(8)
+    table = BlockTable(pool, sink_window())
+    assert table.restore(2) is not None
+    block = pool.allocate()
+    assert block is not None
+    table.append(block, b"forged")
+    table.publish({0: b"first"})
+    assert (pool.find(b"forged"), pool.find(b"first")) == (None, None)
+    table.close()
+    assert (pool.cached_count, pool.free_count) == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda pool: pool._index.update(other=0), "that do not agree"),
+        (lambda pool: pool._known.pop(0), "that do not agree|cached without a key"),
+        (lambda pool: pool._free.append(0), "are free and cached"),
+    ],
+)
+def test_an_index_that_does_not_agree_is_noticed(break_it: Callable[[BlockPool], object], said: str) -> None:
+    pool = BlockPool(4)
+    known(pool, b"a").close()
+    pool.check_integrity()
+    break_it(pool)
+    with pytest.raises(AssertionError, match=said):
+        pool.check_integrity()

@@ -6,7 +6,9 @@ nodes of a Rollout and a request whose replica went away, to know what to do aga
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -72,7 +74,7 @@ class Relay:
                 journey.arrived(route)
                 return answer
             except grpc.aio.AioRpcError as error:
-                failure = journey.allows(error, route, repeatable=lambda: is_repeatable(method, request))
+                failure = journey.allows(error, route, repeatable=partial(is_repeatable, method, request))
                 if failure is None:
                     journey.ended("failed")
                     await self.fail(error, backend, context, timeout_s)
@@ -108,7 +110,9 @@ class Relay:
             except grpc.aio.AioRpcError as error:
                 lasting = passing and (nodes is None or not nodes.resumable)
                 failure = (
-                    None if lasting else journey.allows(error, route, repeatable=lambda: is_repeatable(method, request))
+                    None
+                    if lasting
+                    else journey.allows(error, route, repeatable=partial(is_repeatable, method, request))
                 )
                 if failure is None:
                     journey.ended("failed")
@@ -195,30 +199,42 @@ class Relay:
 
     async def ask(self, method: Method, request: bytes, metadata: Metadata, timeout_s: float | None) -> bytes:
         """A unary call apart from any caller. Raises AioRpcError, or what the router raises."""
-        backend = self.router.route(method, request).backend
-        backend.in_flight += 1
-        try:
-            response: bytes = await backend.callable(method)(request, timeout=timeout_s, metadata=metadata)
-            return response
-        finally:
-            backend.in_flight -= 1
+        async with aclosing(self.messages(method, request, metadata, timeout_s)) as messages:
+            return await anext(messages)
 
     async def messages(
         self, method: Method, request: bytes, metadata: Metadata, timeout_s: float | None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """The same for a call that answers with one message or with many."""
-        if not method.server_streaming:
-            yield await self.ask(method, request, metadata, timeout_s)
-            return
-        backend = self.router.route(method, request).backend
-        backend.in_flight += 1
-        call = backend.callable(method)(request, timeout=timeout_s, metadata=metadata)
-        try:
-            while (message := await receive(call)) is not None:
-                yield message
-        finally:
-            backend.in_flight -= 1
-            call.cancel()
+        journey = self.journey(method, request, "stream" if method.server_streaming else "unary", timeout_s)
+        route = await journey.begin()
+        passing = False
+        while True:
+            backend = route.backend
+            backend.in_flight += 1
+            call = backend.callable(method)(request, timeout=timeout_s, metadata=metadata)
+            try:
+                if not method.server_streaming:
+                    response: bytes = await call
+                    journey.arrived(route)
+                    yield response
+                    return
+                while (message := await receive(call)) is not None:
+                    if not passing:
+                        passing = True
+                        journey.arrived(route)
+                    yield message
+                return
+            except grpc.aio.AioRpcError as error:
+                repeatable = partial(is_repeatable, method, request)
+                failure = None if passing else journey.allows(error, route, repeatable=repeatable)
+                if failure is None:
+                    journey.ended("failed")
+                    raise
+            finally:
+                backend.in_flight -= 1
+                call.cancel()
+            route = await journey.next(failure, route)
 
 
 def forwarded(context: Context, rehome: str | None = None) -> Metadata:

@@ -189,6 +189,15 @@ class JournalBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
                 chunk=chunk, depth=len(path) - 1, sequences=nodes[path], node_count=len(nodes), chunk_count=0
             )
 
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
+        ref = common_pb2.ModelRef(name=request.model.name, version="1", digest="d" * 64)
+        return pb.GetModelResponse(model=pb.Model(ref=ref))
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
+        for action in request.actions:
+            await self._obey(action, "", made=False)
+            yield pb.GenerateResponse(chunk=chunk_of([action.SerializeToString().hex()]))
+
     async def Introspect(self, request: pb.IntrospectRequest, context: Any) -> pb.IntrospectResponse:
         return pb.IntrospectResponse(replica=self.replica)
 

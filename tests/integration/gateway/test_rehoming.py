@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from worldtree.common.v1 import common_pb2
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_gateway.placements import chosen
 
@@ -46,6 +47,14 @@ class Replicas:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+    def revive(self) -> bool:
+        """Starts those that have died; whether there was one."""
+        dead = [name for name, process in self.processes.items() if process.poll() is not None]
+        for name in dead:
+            self.kill(name)
+        self.spawn(*dead)
+        return bool(dead)
 
     def mark(self, name: str) -> Path:
         path = self.journal / name
@@ -577,6 +586,29 @@ async def test_a_rollout_that_broke_off_brings_each_node_once(replicas, open_gat
         assert sorted(nodes[0]) == sorted(nodes[1])
         assert len(set(nodes[0])) == len(nodes[0]) == 9
         assert await client.metric("worldtree_failovers_total", kind="stream", result="ok") == 1
+
+
+async def test_a_clip_of_which_nothing_came_is_made_elsewhere_and_one_that_broke_off_is_not(
+    replicas, open_gateway
+) -> None:
+    model = common_pb2.ModelRef(name="m")
+    async with open_gateway(*replicas.spawn("a", "b"), rehome_timeout_s=10) as client:
+        router = await all_up(client)
+        for metadata in ((), (("cache-control", "no-store"),)):
+            request = pb.GenerateRequest(model=model, actions=acts("die", "", start=len(metadata)))
+            call = client.stub.Generate(request, metadata=metadata)
+            assert len([message async for message in call]) == 2
+            await client.until(replicas.revive)
+            await client.until(lambda: all(each.usable for each in router.backends))
+        for metadata in ((), (("cache-control", "no-store"),)):
+            request = pb.GenerateRequest(model=model, actions=acts("", "die", start=10 + len(metadata)))
+            call = client.stub.Generate(request, metadata=metadata)
+            await call.read()
+            assert (await reason(client, call.read()))[0] is grpc.StatusCode.UNAVAILABLE
+            await client.until(replicas.revive)
+            await client.until(lambda: all(each.usable for each in router.backends))
+        await client.landed()
+        await quiet(client)
 
 
 # -- who may say what --------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from google.rpc import status_pb2
+from google.rpc import error_details_pb2, status_pb2
 from worldtree.common.v1 import common_pb2
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1 import video_generator_pb2_grpc as pb_grpc
@@ -125,6 +125,7 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         self.node_delay_s = 0.0
         self.page_size = 1000
         self.other_replicas: list[str] = []  # what a gateway would name beside this one
+        self.fps_possible: float | None = None  # what admission holds possible; None: anything
         self.gone = ""  # of these, the one that does not answer
         self.rehomed_before: int | None = None  # index of the chunk before which a play says that it was re-homed
         self._ids = itertools.count()
@@ -397,6 +398,8 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         first = await anext(aiter(request_iterator))
         await self.enter("Play", first, context)
         held = await self.held(first.session, context)
+        if self.fps_possible is not None and first.begin.fps > self.fps_possible:
+            await self.refuse_fps(first.begin.fps, context)
         held.busy = True
         try:
             async for event in EchoPlay(self, held, first.begin).run(request_iterator):
@@ -407,6 +410,16 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
             raise
         finally:
             held.busy = False
+
+    async def refuse_fps(self, fps: float, context: grpc.aio.ServicerContext) -> None:
+        status = status_pb2.Status(code=8, message=f"{fps:g} fps cannot be held now")
+        status.details.add().Pack(
+            error_details_pb2.ErrorInfo(
+                reason="FPS_UNAVAILABLE", domain="worldtree", metadata={"fps_possible": f"{self.fps_possible:g}"}
+            )
+        )
+        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, status.message)
 
     def end(self, method: str, reason: str) -> None:
         self.end_reasons[method] = reason

@@ -360,6 +360,29 @@ def test_a_play_that_is_ended_by_a_signal_restores_the_terminal_and_its_sessions
     assert echo.servicer.sessions == {}
 
 
+def test_a_walk_takes_the_fps_that_can_be_held(terminal: Terminal, echo: Any) -> None:
+    echo.servicer.fps_possible = 4.5
+    terminal.press("f")
+    terminal.wait_for("forked branch 2")
+    terminal.press("\t")
+    terminal.wait_for("10 fps cannot be held here now: playing at 4.5")
+    terminal.press("w")
+    terminal.wait_for("branch 2/2 · chunk 1")
+    terminal.press("q")
+    assert terminal.end() == 0
+    assert echo.servicer.requests["Play"].begin.fps == 4.5
+
+
+def test_a_walk_at_an_fps_that_was_asked_for_is_refused_as_it_is(echo: Any) -> None:
+    echo.servicer.fps_possible = 4.5
+    opened = Terminal("play", "echo", "--fps", "10", "--address", echo.address)
+    try:
+        opened.wait_for("fps=4.5 or less")
+        assert opened.end() == 1
+    finally:
+        opened.close()
+
+
 def test_a_server_that_refuses_ends_the_play_with_its_reason(terminal: Terminal, echo: Any) -> None:
     terminal.press("w")
     terminal.wait_for("chunk 1")

@@ -30,11 +30,15 @@ pytestmark = pytest.mark.skipif(
 class Up:
     """A running `worldtree up` on free ports."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *arguments: str) -> None:
         self.log = log
         with log.open("w") as stderr:
             self.process = subprocess.Popen(
-                [*COMMAND, "up", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True
+                [*COMMAND, "up", "--port", "0", *arguments],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -178,3 +182,52 @@ def test_the_demo_keeps_every_promise_and_leaves_pictures(tmp_path: Path) -> Non
         images = [image.to_ndarray(format="rgb24") for image in film.decode(video=0)]
     assert len(images) > 60
     assert any((first != last).any() for first, last in pairwise(images))
+
+
+def test_top_shows_the_sessions_of_a_real_server(up: Up) -> None:
+    with worldtree.Client(up.address) as client:
+        world = client.world("minigrid", start="four-rooms", seed=7)
+        world.step(["left", "forward"])
+        children = world.fork(3)
+        children[0].step("right")
+        done = subprocess.run(
+            [*COMMAND, "top", "--once", "--json", "--address", up.address],
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        (reading,) = json.loads(done.stdout)
+        (model,) = reading["status"]["models"]
+        sessions = {each["session"]["id"]: each for each in model["sessions"]}
+        assert set(sessions) == {world.id, *(child.id for child in children)}
+        assert model["session_count"] == 4
+        sharing = {each["session"]: each["block_count"] for each in sessions[world.id]["sharing"]}
+        assert set(sharing) == {child.id for child in children}
+        assert all(count == sessions[world.id]["session"]["block_count"] for count in sharing.values())
+        pool = next(tier for tier in model["tiers"] if (tier["name"], tier["storage"]) == ("pool", "fp32"))
+        assert pool["held_block_count"] == sessions[world.id]["session"]["block_count"] + 1
+        assert pool["shared_block_count"] == sessions[world.id]["session"]["block_count"]
+        for each in (world, *children):
+            each.close()
+    text = subprocess.run(
+        [*COMMAND, "top", "--once", "--address", up.address],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    assert "minigrid/1  0 sessions" in text
+
+
+def test_a_world_outlives_up_in_its_journal_folder(tmp_path: Path) -> None:
+    arguments = ("--journal-folder", str(tmp_path / "journal"))
+    first = Up(tmp_path / "first.log", *arguments)
+    with worldtree.Client(first.address) as client:
+        world = client.world("minigrid", start="four-rooms", seed=7)
+        world.step(["left", "forward"])
+        twin = client.world("minigrid", start="four-rooms", seed=7)
+        expected = twin.step(["left", "forward", "right"])[-1:]
+    assert first.end(signal.SIGTERM) == 0
+    second = Up(tmp_path / "second.log", *arguments)
+    try:
+        with worldtree.Client(second.address) as client:
+            again = client.session(world.id)
+            assert again.chunk_index == 2
+            np.testing.assert_array_equal(again.step("right"), expected)
+    finally:
+        assert second.end(signal.SIGTERM) == 0

@@ -11,11 +11,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from worldtree.cli.half_blocks import HalfBlocks
-from worldtree.errors import FailedPrecondition
+from worldtree.errors import FailedPrecondition, FpsUnavailable
 from worldtree.live import LiveActions
 from worldtree.types import Degrade, Forked, Idle, ModelInfo, Paused, PlayedChunk, Resumed, Rewound
 from worldtree.world import World
 
+LEAST_FPS = 1.0  # slower is no walk
 STATUS_ROWS = 6
 RECENT = 24  # chunks that the shown latency and rate are taken over
 QUEUE_LIMIT = 2  # beyond it a new key replaces what waits, so that a held key does not steer the far future
@@ -53,6 +54,7 @@ class Cockpit:
         model: ModelInfo,
         *,
         fps: float,
+        insists: bool,
         idle: Idle,
         degrade: Degrade | None,
         size: Callable[[], tuple[int, int]],
@@ -64,6 +66,7 @@ class Cockpit:
         self.rehomings: list[Resumed] = []
         self._model = model
         self._fps = fps
+        self._insists = insists
         self._idle = idle
         self._degrade = degrade
         self._size = size
@@ -86,11 +89,24 @@ class Cockpit:
         """Plays until the quit key. What the server refuses is raised."""
         while (branch := self._begin_branch()) is not None:
             world, live = branch
-            with world.play(
-                live, fps=self._fps, lookahead=1, idle=self._idle, degrade=self._degrade, on_event=self._saw_event
-            ) as play:
-                for chunk in play:
-                    self._saw_chunk(chunk)
+            try:
+                with world.play(
+                    live, fps=self._fps, lookahead=1, idle=self._idle, degrade=self._degrade, on_event=self._saw_event
+                ) as play:
+                    for chunk in play:
+                        self._saw_chunk(chunk)
+            except FpsUnavailable as refused:
+                self._slow_down(refused)
+
+    def _slow_down(self, refused: FpsUnavailable) -> None:
+        """Plays the branch at the fps that can be held, unless the player insists on another."""
+        fps = refused.fps_possible
+        if self._insists or fps is None or not LEAST_FPS <= fps < self._fps:
+            raise refused
+        with self._lock:
+            self._message = f"{self._fps:g} fps cannot be held here now: playing at {fps:g}"
+            self._fps = fps
+            self._next = self._current
 
     def press(self, key: str) -> None:
         """A key: moves, or one of the commands."""

@@ -35,7 +35,9 @@ def play(
     seed: SeedOption = 0,
     nfe: NfeOption = 0,
     session: Annotated[str | None, typer.Option(help="Play a live session.", show_default="a new world")] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames a second at most.", show_default="the model's")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second at most.", show_default="the model's, or what can be held")
+    ] = None,
     idle: Annotated[
         WhenIdle, typer.Option(help="Without a key: wait for one, or repeat the last action.")
     ] = WhenIdle.WAIT,
@@ -58,6 +60,7 @@ def play(
             world,
             info,
             fps=fps or info.fps,
+            insists=fps is not None,
             idle=idle.value,
             degrade="nfe" if degrade is MayGiveUp.NFE else None,
             size=lambda: (out.size.width, out.size.height),

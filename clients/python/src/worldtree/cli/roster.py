@@ -65,7 +65,7 @@ def _journal(status: SessionStatus) -> Text:
 
 def _short(session: str) -> str:
     """Enough of an id to find it in the list."""
-    return session.partition(".")[0][:8]
+    return session[:6].partition(".")[0]
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[Cell]], room: Room) -> Table:

@@ -13,6 +13,7 @@ from worldtree.cli.pictures.film import Film, Panel
 from worldtree.cli.pictures.ink import INK
 from worldtree.cli.pictures.tree import Kind, Node, branch_colour
 from worldtree.client import Client
+from worldtree.errors import FpsUnavailable
 from worldtree.live import LiveActions
 from worldtree.types import Frames, ModelInfo, PlayedChunk
 from worldtree.world import World
@@ -248,19 +249,17 @@ class Story:
         """Plays the trunk's end in real time, with controls that come one by one."""
         self._progress("playing live")
         world = self._keep(self._world.fork())
-        fps = self._model.fps
-        live = LiveActions()
         actions = self._names(PLAYED)
-        live.put(actions[:1])
-        played: list[PlayedChunk] = []
-        begin_s = time.perf_counter()
-        with self.report.step("play live", len(actions)), world.play(live, fps=fps) as play:
-            for chunk in play:
-                played.append(chunk)
-                if len(played) < len(actions):
-                    live.put(actions[len(played)])
-                else:
-                    live.close()
+        with self.report.step("play live", len(actions)):
+            begin_s = time.perf_counter()
+            try:
+                played = _play_one_by_one(world, actions, fps=self._model.fps)
+            except FpsUnavailable as refused:
+                if refused.fps_possible is None:
+                    raise
+                # A tour goes at the pace of the machine it is on; what was refused has moved nothing.
+                begin_s = time.perf_counter()
+                played = _play_one_by_one(world, actions, fps=refused.fps_possible)
         elapsed_s = time.perf_counter() - begin_s
         latencies_ms = [chunk.control_latency_s * 1e3 for chunk in played if chunk.control_latency_s is not None]
         self.report.checks["play_is_in_order"] = [str(chunk.actions[0]) for chunk in played] == actions
@@ -297,3 +296,18 @@ class Story:
     def _last_of_chunk(self, frames: Frames) -> Frames:
         image: Frames = frames[-1]
         return image
+
+
+def _play_one_by_one(world: World, actions: list[str], *, fps: float) -> list[PlayedChunk]:
+    """Each action is said when the chunk of the one before has come, as a player would."""
+    live = LiveActions()
+    live.put(actions[:1])
+    played: list[PlayedChunk] = []
+    with world.play(live, fps=fps) as play:
+        for chunk in play:
+            played.append(chunk)
+            if len(played) < len(actions):
+                live.put(actions[len(played)])
+            else:
+                live.close()
+    return played

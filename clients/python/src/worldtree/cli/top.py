@@ -22,7 +22,7 @@ from worldtree.client import Client
 from worldtree.errors import WorldtreeError
 
 LEAST_TIMEOUT_S = 2.0
-SVG_COLUMNS = 120
+SVG_COLUMNS = 140
 PIPE_COLUMNS = 160  # of a page that goes into a file or a pipe
 
 

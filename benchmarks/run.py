@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("engine", "tree")
+BENCHMARKS = ("engine", "tree", "realtime")
 
 
 def main(

@@ -13,7 +13,7 @@ import torch
 import typer
 import yaml
 
-from training.minigrid import pose, verify
+from training.minigrid import pose, tiles, verify
 from training.minigrid.graphs import TOKENS, Commit, Denoise
 from training.minigrid.model import ModelConfig, WorldModel
 from training.minigrid.starts import write_starts
@@ -142,7 +142,15 @@ def manifest(model: WorldModel, starts: list[dict[str, object]]) -> dict[str, An
             "window": config.window,
             "dtype": "float32",
             "state_tokens": 1,
-            "pose": {"layer": 0, "part": "key", "head": 0, "token": TOKENS - 1, "offset": 0, "turn": -4.0},
+            "pose": {
+                "layer": 0,
+                "part": "key",
+                "head": 0,
+                "token": TOKENS - 1,
+                "offset": 0,
+                "turn": 4.0,
+                "ahead": float(tiles.VIEW_CELLS // 2),
+            },
         },
         "sampler": SAMPLER,
         "files": {"denoise": "denoise.onnx", "commit": "commit.onnx"},

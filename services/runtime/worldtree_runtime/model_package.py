@@ -82,8 +82,9 @@ class ContinuousActions(_Part):
 class PoseSpec(_Part):
     """Where in a block the agent's pose stands: three numbers in a row, x, y and heading, from `offset` on.
 
-    `step`: by how much one step moves x or y. `turn`: by how much a full turn changes the heading, below 0 where it
-    grows clockwise. Headings that a full turn parts are the same.
+    `step`: by how much one step moves x or y. `turn`: by how much a full turn changes the heading, which is 0 along x
+    and grows towards y. `ahead`: steps from there to the middle of what is seen, which is what policies compare: a view
+    from here to the other side shares less with this one than a view from some steps behind.
     """
 
     layer: Place
@@ -92,14 +93,8 @@ class PoseSpec(_Part):
     token: Place
     offset: Place = 0
     step: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    turn: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-
-    @field_validator("turn")
-    @classmethod
-    def _turns(cls, value: float) -> float:
-        if value == 0.0:
-            raise ValueError("must not be 0")
-        return value
+    turn: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    ahead: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     @property
     def size(self) -> int:

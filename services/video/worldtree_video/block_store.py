@@ -1,5 +1,6 @@
 """The blocks of one storage format on the device, and the graphs that read and write them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,11 @@ class BlockStore:
         pose = self._pose
         if pose is None:
             return Summary(SummaryKind.KEY, tuple(numbers))
-        x, y, heading = numbers
-        return Summary(SummaryKind.POSE, (x / pose.step, y / pose.step, heading / pose.turn % 1.0))
+        x, y, turns = numbers[0] / pose.step, numbers[1] / pose.step, numbers[2] / pose.turn % 1.0
+        # Rounded, so that what is a whole number of steps away is told as one.
+        x += round(pose.ahead * math.cos(math.tau * turns), 9)
+        y += round(pose.ahead * math.sin(math.tau * turns), 9)
+        return Summary(SummaryKind.POSE, (x, y, turns))
 
     def _pool_inputs(self) -> dict[str, str]:
         return {formats.stored(name): name for name in self.spec}

@@ -144,16 +144,16 @@ def test_a_pose_is_read_back_exactly_in_every_format(tmp_path: Path, storage: St
     assert [summary.values for summary in found] == [(2048.0, 2.0, 0.25), (0.0, 2.0, 0.25), (-3.0, 2.0, 0.25)]
 
 
-def test_a_pose_is_told_in_steps_and_turns(tmp_path: Path) -> None:
+def test_a_pose_is_told_in_steps_and_turns_where_it_looks(tmp_path: Path) -> None:
     stored = stored_package(tmp_path, TinyWorld(pose=True))
-    pose = PoseSpec(layer=0, part="key", head=0, token=2, step=0.5, turn=-4.0)
+    pose = PoseSpec(layer=0, part="key", head=0, token=2, step=0.5, turn=4.0, ahead=3.0)
     kv = stored.package.kv.model_copy(update={"pose": pose})
     package = stored.package.model_copy(update={"kv": kv})
     store = BlockStore(StoredPackage(stored.folder, package, stored.digest), Storage.FP32, block_count=4)
     block = np.zeros(package.kv.block_shape, np.float32)
-    block[0, 0, 0, 2, :3] = (3.0, -1.0, 1.0)  # heading 1 of 4, which grow clockwise
+    block[0, 0, 0, 2, :3] = (3.0, -1.0, 1.0)  # it looks along y
     store.write([0], [StoredBlock({"kv": block}, np.zeros((1, 4, 6, 3), np.uint8))])
-    assert store.summaries([0])[0].values == (6.0, -2.0, 0.75)
+    assert store.summaries([0])[0].values == (6.0, 1.0, 0.25)
 
 
 @every_format

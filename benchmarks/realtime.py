@@ -90,11 +90,12 @@ class Load:
         after = await self._engine_seconds()
         window.engine_s = {work: seconds - before.get(work, 0.0) for work, seconds in after.items()}
 
-    async def session(self) -> str:
-        """A new session with a seed of its own."""
+    async def session(self, tenant: str = "player") -> str:
+        """A new session of a tenant, with a seed of its own. Its rollouts are its tenant's."""
         origin = pb.Origin(start=self._model.starts[0].name)
         request = pb.CreateSessionRequest(model=self._model.ref, origin=origin, seed=next(self._seeds))
-        return (await self.calls.CreateSession(request)).session.session
+        answer = await self.calls.CreateSession(request, metadata=(("worldtree-tenant", tenant),))
+        return str(answer.session.session)
 
     def actions(self, count: int) -> list[pb.Action]:
         """Random ones."""
@@ -111,12 +112,16 @@ class Load:
 
     async def roll(self, tenant: str) -> None:
         """Rollouts of a tenant, one after another, for ever."""
-        name = await self.session()
+        name = await self.session(tenant)
         while True:
             futures = [pb.ActionSequence(actions=self.actions(DEPTH), seed=next(self._seeds)) for _ in range(SEQUENCES)]
             request = pb.RolloutRequest(session=name, sequences=futures, detail=pb.RolloutRequest.DETAIL_NONE)
-            async for _ in self.calls.Rollout(request, metadata=(("worldtree-tenant", tenant),)):
-                self.window.rollout_chunks[tenant] += 1
+            call = self.calls.Rollout(request)
+            try:
+                async for _ in call:
+                    self.window.rollout_chunks[tenant] += 1
+            finally:
+                call.cancel()  # harmless for one that has ended
 
     async def begin_play(self) -> Any:
         """A play that has begun. Raises AioRpcError when it is refused."""

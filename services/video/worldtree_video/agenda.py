@@ -10,9 +10,10 @@ How many. A tick with a play takes others along while that costs the play next t
 makes its deadline. A tick without one is as large as pays, but ends before the next play is due to start (one member is
 always let in, or the gaps between plays would go to waste).
 
-Nobody starves. Plays are admitted up to `play_load_max` of the engine's time. While others wait, half of the rest is
-owed to them for the time that plays take, and a part of the steps' time to bulk work. What is owed is paid by a place
-in the tick once it is more than a few ticks' worth. So the floors hold even where the plays' load was underestimated.
+Nobody starves. Plays are admitted up to `play_load_max` of the engine's time. While others wait, a quarter of the rest
+is owed to them for the time that plays take, and a part of the steps' time to bulk work. What is owed is paid by a
+place in the tick once it is more than a few ticks' worth. So the floors hold even where the plays' load was
+underestimated, and the other three quarters keep the plays in time meanwhile.
 """
 
 import math
@@ -24,7 +25,7 @@ from worldtree_video.cost import CostModel
 from worldtree_video.domain import Priority
 from worldtree_video.fair_share import FairShare
 
-_FLOOR = 0.5  # of the time that plays may not be promised: the other half covers what their load was underestimated
+_FLOOR = 0.25  # of the time that plays may not be promised: the rest covers what their load was underestimated
 _BULK_FLOOR = 0.125  # of the time of steps, while bulk work waits
 _OWED_S = 0.1
 

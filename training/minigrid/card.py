@@ -40,6 +40,15 @@ What is made up, against the truth, in cells not determined (a frame, depths 1 t
 Fewer evaluations scatter things by chance; more of them settle on what is likeliest, which is an empty room. So the
 made-up parts are coherent rather than a fair sample of the worlds.
 
+### By storage format and KV policy
+
+On the service's own engine, {storage_count} episodes and {storage_count} loops each, {default_nfe} evaluations a frame
+(`training.minigrid.served`). *loop, 30*: an about-turn, 13 steps away, an about-turn and the way back; share of the
+last frame's cells that equal the frame left behind, which had been out of sight for 15 frames or more. *bytes*: blocks
+that a session holds after it, pixels apart.
+
+{storage}
+
 ### By action (determined cells, default evaluations)
 
 {actions}
@@ -83,7 +92,8 @@ sequences a rank). A run from scratch under the settings in the code has not bee
 
 ## Limits
 
-- What was unseen for more than {window} frames is made up anew when a sliding window forgets it.
+- What was unseen for more than {window} frames is made up anew when a sliding window forgets it; see *loop, 30* above
+  for what a policy that retrieves old blocks by pose gains.
 - Freshly made-up views are the weak spot: see *new* and *legal* above. They hold another number of things than real
   ones do, and are not calibrated samples.
 - Nothing in MiniGrid moves by itself; worlds with moving obstacles were not learnt. Floors of other colours neither.
@@ -126,7 +136,19 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
         if r["kind"] == "imagination"
     ]
     closure = ", ".join(f"{value:.3f} at nfe {nfe}" for nfe, value in loops.items())
+    stored = [r for r in rows if r["kind"] == "storage"]
+    storage = [
+        [
+            r["storage"],
+            r["policy"],
+            *(_number(r[name]) for name in ("depth_1", "depth_8", "loop_closure")),
+            f"{r['session_bytes']:,.0f}",
+        ]
+        for r in stored
+    ]
     text = _TEXT.format(
+        storage=_table(["format", "policy", "determined, depth 1", "depth 8", "loop, 30", "bytes"], storage),
+        storage_count=stored[0]["loops"],
         window=settings["window"],
         episodes=settings["episodes"],
         start_frames=settings["start_frames"],

@@ -12,10 +12,13 @@ real frames (the window) and then makes its own: every later frame is generated 
   nearest codebook tile at most 2 of 255. `new` counts only cells that are visible in truth and not determined.
 - *legal*: share of frames that MiniGrid could show (see `training.minigrid.legal`).
 - *loop closure*: after the real frames, four left turns: share of cells equal to the last real frame's.
+
+What storage formats and KV policies cost is measured on the service's own engine: see `training.minigrid.served`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import platform
 import time
@@ -30,7 +33,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.minigrid import pose, tiles
+from training.minigrid import pose, served, tiles
 from training.minigrid.data import FIRST_SEED, Episode, record_many
 from training.minigrid.determined import determined_cells
 from training.minigrid.legal import legal_views
@@ -250,6 +253,22 @@ def bars_of(rows: list[dict[str, Any]], nfe: int) -> list[dict[str, Any]]:
     ]
 
 
+def storage_rows(folder: Path, count: int) -> list[dict[str, Any]]:
+    """A row for each storage format and KV policy, of as many episodes and loops."""
+    name, repository = folder.resolve().parent.name, folder.resolve().parents[1]
+    episodes = record_many("test", count, length=START_COUNT + max(served.DEPTHS), check_rate=0.0, lively=True)
+    return asyncio.run(served.measure(repository, name, episodes, served.record_loops("test", count)))
+
+
+def earlier_rows(file: Path, episode_count: int) -> list[dict[str, Any]]:
+    """What a whole run measured before. Refuses one of another size."""
+    document = json.loads(file.read_text())
+    found = document["settings"]["episodes"]
+    if found != episode_count:
+        raise typer.BadParameter(f"{file} holds figures of {found} episodes, not {episode_count}")
+    return [row for row in document["rows"] if row["kind"] != "storage"]
+
+
 _MEASURES = {
     "determined_accuracy": "determined",
     "strict_accuracy": "determined, strictly",
@@ -284,6 +303,11 @@ def print_table(bars: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
             shares = [_text(r["depth_1"]), "", "", "", "", _text(r["depths_1_to_8"])]
             table.add_row(f"determined, {r['name']}", str(r["nfe"]), *shares)
     table.add_section()
+    for r in rows:
+        if r["kind"] == "storage":
+            accuracy = ["", _text(r["depth_8"]), "", f"{r['session_bytes'] / 1024:.0f} KiB", _text(r["loop_closure"])]
+            table.add_row(f"{r['storage']}, {r['policy']}", str(r["nfe"]), _text(r["depth_1"]), *accuracy)
+    table.add_section()
     for bar in bars:
         verdict = "holds" if bar["holds"] else "MISSED"
         table.add_row(bar["name"], "", f"{bar['value']:.3f}", f"bar {bar['bar']:g}", verdict)
@@ -297,6 +321,12 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="where the figures go")] = None,
     strips: Annotated[Path | None, typer.Option(help="folder for PNG strips, truth above, model below")] = None,
     episode_count: Annotated[int, typer.Option("--episodes", help="test episodes")] = 256,
+    storage_count: Annotated[
+        int, typer.Option("--storage-episodes", help="test episodes for each format, policy")
+    ] = 64,
+    figures: Annotated[
+        Path | None, typer.Option(help="--json of an earlier run: only formats and policies are measured again")
+    ] = None,
     card: Annotated[bool, typer.Option(help="rewrite MODEL_CARD.md with these figures (not when --quick)")] = True,
 ) -> None:
     """Evaluates the package and prints one table."""
@@ -305,7 +335,11 @@ def main(
     package = Package(folder, block_count=BATCH * 9)
     default = package.manifest["sampler"]["default_nfe"]
     nfes = [n for n in sorted(package.manifest["sampler"]["schedules"]) if n <= 4 or not quick]
-    rows, by_nfe, episodes = measure(package, episode_count=count, long_count=long_count, nfes=nfes)
+    if figures is None:
+        rows, by_nfe, episodes = measure(package, episode_count=count, long_count=long_count, nfes=nfes)
+    else:
+        rows, by_nfe, episodes = earlier_rows(figures, count), {}, []
+    rows += storage_rows(folder, 16 if quick else storage_count)
     bars = bars_of(rows, default)
     print_table(bars, rows)
     document = {
@@ -331,7 +365,7 @@ def main(
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(document, indent=1) + "\n")
-    if strips is not None:
+    if strips is not None and default in by_nfe:
         from training.minigrid.strips import save_strips
 
         save_strips(strips, episodes, by_nfe[default].frames, start_count=START_COUNT)

@@ -89,6 +89,7 @@ class Play:
         self._paused = False
         self.held = False  # its branch is being moved
         self._draining = False
+        self._leaving = False
         self._closed = False
 
     @property
@@ -134,7 +135,7 @@ class Play:
         return PlayRecord(self.fps, slack_s, self.chunk_count, self.missed_count, self.degraded_count)
 
     def due(self, now: float) -> float | None:
-        if self._closed or self._paused or self.held or self._unsent_count >= self.lookahead_chunks:
+        if self._closed or self._paused or self._leaving or self.held or self._unsent_count >= self.lookahead_chunks:
             return None
         if not self._queue and (self._draining or not self._repeat or self._last is None):
             return None
@@ -222,8 +223,13 @@ class Play:
         self._queue.clear()
         self.finish()
 
+    def leave(self) -> None:
+        """Ends after the chunk in flight. What is queued is not done, nor counted so: another replica will do it."""
+        self._leaving = True
+        self.finish()
+
     def _close_if_done(self) -> None:
-        if self._draining and self._making is None and (self._paused or not self._queue):
+        if self._draining and self._making is None and (self._paused or self._leaving or not self._queue):
             self._close(None)
 
     def _close(self, error: Exception | None) -> None:

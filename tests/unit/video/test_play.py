@@ -275,6 +275,24 @@ def test_what_is_queued_after_a_stop_is_not_played() -> None:
     assert stage.play.due(stage.now) is None
 
 
+def test_a_play_that_leaves_does_not_count_what_it_leaves_undone() -> None:
+    stage = Stage()
+    stage.act(1, 2, 3)
+    record = stage.play.next_record()
+    stage.play.leave()
+    stage.act(4)
+    assert stage.ends == []
+    stage._grow(record)
+    stage.play.deliver(Chunk(record, b""), stage.now)
+    assert [played.done_action_count for played in stage.played] == [1], "else nobody would do the others"
+    assert stage.ends == [None]
+    assert stage.play.due(stage.now) is None
+    idle = Stage()
+    idle.act(1, 2)
+    idle.play.leave()
+    assert idle.ends == [None], "with no chunk in flight it leaves at once"
+
+
 def test_a_failed_play_ends_once_with_its_error() -> None:
     stage = Stage()
     error = RuntimeError("broken")

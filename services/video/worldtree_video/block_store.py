@@ -25,6 +25,9 @@ class BlockStore:
     Each stored tensor [blocks, ...] is one OrtValue on the device and stays where it is: graphs gather from it, and
     write it in place because their output is bound to their own input (an unbound ScatterND copies the pool: 1 s at
     2 GB). So nothing here but single blocks, when they are asked for, ever crosses between device and host.
+
+    CUDA graphs are not used: one is captured for fixed shapes and addresses, and each tick has its own number of
+    members, so there would be one to capture, to keep and to warm up for each batch size and format.
     """
 
     def __init__(

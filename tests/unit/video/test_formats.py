@@ -303,3 +303,16 @@ async def test_a_history_made_again_from_its_records_gives_the_same_blocks_and_f
     assert identical
     on = [(await worlds.step(session.name, [Action(1)]))[0].frames for session in (first, restored)]
     assert on[0] == on[1]
+
+
+def test_a_format_whose_pool_has_no_size_is_not_offered(serve: Callable[..., Any]) -> None:
+    assert list(serve().worlds.engine.pools) == list(Storage)
+    engine = serve(fp16_pool_mib=0, int8_pool_mib=1).worlds.engine
+    counts = {storage: pool.block_count for storage, pool in engine.pools.items()}
+    assert counts == {Storage.FP32: (1 << 20) // 192, Storage.INT8: (1 << 20) // (48 + 32)}
+    assert {storage: pool.storage for storage, pool in engine.pools.items()} == {key: key for key in counts}
+
+
+def test_a_pool_of_a_format_that_holds_no_session_is_refused_by_its_setting(serve: Callable[..., Any]) -> None:
+    with pytest.raises(PackageError, match="int8_pool_mib 1 holds 63 blocks of 16416 bytes; a window of 4"):
+        serve(TinyWorld(tokens=1024), pool_mib=8, int8_pool_mib=1, headroom_blocks=60)

@@ -315,4 +315,4 @@ def test_a_format_whose_pool_has_no_size_is_not_offered(serve: Callable[..., Any
 
 def test_a_pool_of_a_format_that_holds_no_session_is_refused_by_its_setting(serve: Callable[..., Any]) -> None:
     with pytest.raises(PackageError, match="int8_pool_mib 1 holds 63 blocks of 16416 bytes; a window of 4"):
-        serve(TinyWorld(tokens=1024), pool_mib=8, int8_pool_mib=1, headroom_blocks=60)
+        serve(TinyWorld(tokens=1024), pool_mib=8, fp16_pool_mib=0, int8_pool_mib=1, headroom_blocks=60)

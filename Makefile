@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint format protos bench train-minigrid evaluate-minigrid clean
+.PHONY: help install demo up test soak lint format protos bench failover train-minigrid evaluate-minigrid clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ up: install ## Serve everything on loopback until Ctrl-C
 test: install ## Run the tests
 	$(BIN)/pytest
 
+soak: install ## Ten minutes of anything at random, in a pool that is always dry; JSON in out/bench/
+	WORLDTREE_SOAK_S=600 WORLDTREE_SOAK_JSON=out/bench/soak.json $(BIN)/pytest -s tests/soak
+
 lint: install ## ruff, mypy, import-linter, buf
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,6 +45,10 @@ protos: install ## Generate the code of the protos
 
 bench: install ## Run all benchmarks; tables on the terminal, JSON in out/bench/
 	$(BIN)/python benchmarks/run.py --out out/bench
+
+failover: install ## Kill a replica under 16 plays, 20 times; the longest pause, JSON in out/bench/
+	WORLDTREE_FAILOVER_ROUNDS=20 WORLDTREE_FAILOVER_JSON=out/bench/failover.json \
+	  $(BIN)/pytest -s tests/integration/test_failover.py
 
 train-minigrid: $(STAMP) ## Train, export and evaluate models/minigrid (hours of CPU; resumable)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'

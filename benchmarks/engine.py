@@ -19,7 +19,7 @@ from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_video.catalog import Served
 from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action, KvPolicy, PolicyKind
-from worldtree_video.worlds import Recipe
+from worldtree_video.recipe import Recipe
 
 if TYPE_CHECKING:  # a name of the stubs' types only
     from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorAsyncStub

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import grpc.aio
 from prometheus_client import CollectorRegistry
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
+from worldtree_runtime.stores import Store
 from worldtree_video.catalog import Served, load_catalog
 from worldtree_video.config import VideoSettings
 from worldtree_video.metrics import VideoMetrics
+from worldtree_video.tiers import HostTier, Tiers
 
 if TYPE_CHECKING:  # a name of the stubs' types only
     from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorAsyncStub
@@ -20,14 +22,19 @@ _READY_TIMEOUT_S = 60.0
 
 
 @asynccontextmanager
-async def engine_here(settings: VideoSettings, model: str = "minigrid") -> AsyncIterator[Served]:
-    """The model's engine in this process."""
-    catalog = load_catalog(settings, VideoMetrics(CollectorRegistry()))
-    catalog.start()
-    try:
-        yield next(served for served in catalog.newest() if served.stored.name == model)
-    finally:
-        catalog.stop()
+async def engine_here(
+    settings: VideoSettings, model: str = "minigrid", *, store: Store | None = None
+) -> AsyncIterator[Served]:
+    """The model's engine in this process. `store`: the tier below host memory; its owner closes it."""
+    metrics = VideoMetrics(CollectorRegistry())
+    async with Tiers(HostTier(settings.host_mib << 20), store, metrics, ttl_s=settings.tier_ttl_s) as tiers:
+        catalog = load_catalog(settings, metrics, tiers)
+        catalog.start()
+        try:
+            yield next(served for served in catalog.newest() if served.stored.name == model)
+        finally:
+            await catalog.aclose()
+            catalog.stop()
 
 
 @asynccontextmanager

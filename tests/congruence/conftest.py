@@ -24,7 +24,7 @@ from worldtree_video.domain import Action, KvPolicy, PolicyKind
 from worldtree_video.live import LivePlay
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.play import Played
-from worldtree_video.worlds import Recipe
+from worldtree_video.recipe import Recipe
 
 MODELS = str(Path(__file__).parents[2] / "models")
 POOL_MIB = 256

@@ -17,6 +17,8 @@ class Branch:
     nfe: int
     table: BlockTable
     records: list[Record] = field(default_factory=list)
+    shown: bytes = b""  # pixels of the newest chunk, while its block is not in the pool
+    salt: bytes = b""  # sets apart, in the tiers, what a client's bytes led to
 
     def __post_init__(self) -> None:
         self.table.records = self.records
@@ -74,7 +76,14 @@ class Branch:
     def fork(self, *, seed: int | None = None) -> "Branch":
         """A branch that shares every block: integer work only."""
         return Branch(
-            self.origin, self.root, self.seed if seed is None else seed, self.nfe, self.table.fork(), list(self.records)
+            self.origin,
+            self.root,
+            self.seed if seed is None else seed,
+            self.nfe,
+            self.table.fork(),
+            list(self.records),
+            self.shown,
+            self.salt,
         )
 
     def rewind(self, chunk_count: int) -> None:
@@ -84,13 +93,14 @@ class Branch:
         length = len(self.records) - chunk_count
         self.table.truncate(length)
         del self.records[length:]
+        self.shown = b""
 
     def blank(self) -> "Branch":
         """A branch of the same origin with no chunk yet: what a replay fills."""
         table = BlockTable(self.table.pool, self.table.policy, reserve_chunks=self.table.reserve_chunks)
         # Its root may name another machine's backend (a restored snapshot's): what is made here is not quite that.
         table.trusted = self.table.trusted
-        return Branch(self.origin, self.root, self.seed, self.nfe, table)
+        return Branch(self.origin, self.root, self.seed, self.nfe, table, salt=self.salt)
 
     def close(self) -> int:
         """Gives back its blocks; returns how many became free."""

@@ -1,5 +1,6 @@
 """The models that this process serves: each package with its engine, its worlds and its start scenes."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from worldtree_video.errors import SessionNotFound
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.model import VideoModel
 from worldtree_video.pictures import PictureError, read_png, split_strip
+from worldtree_video.scribe import Dump, Scribe
+from worldtree_video.tiers import HostTier, Tiers
 from worldtree_video.worlds import Worlds
 
 log = logging.getLogger(__name__)
@@ -73,6 +76,24 @@ class Catalog:
             for entry in self
         )
 
+    def dump(self, session: str) -> Dump | None:
+        """A session in full, for the scribe; None: it is not here."""
+        return next((dump for entry in self if (dump := entry.worlds.protection.dump(session))), None)
+
+    def lost(self, session: str, owner: str) -> None:
+        """Another replica has adopted a session."""
+        for entry in self:
+            entry.worlds.lost(session, owner)
+
+    def renew(self, margin_s: float) -> None:
+        """Tells the journal of leases that have moved by more than a margin."""
+        for entry in self:
+            entry.worlds.protection.renew(margin_s)
+
+    async def aclose(self) -> None:
+        """Ends what is under way beside the calls."""
+        await asyncio.gather(*(entry.worlds.protection.aclose() for entry in self))
+
     def expire(self) -> int:
         """Closes the sessions whose lease has ended; returns how many."""
         return sum(entry.worlds.expire() for entry in self)
@@ -93,14 +114,24 @@ class Catalog:
             entry.worlds.engine.stop()
 
 
-def load_catalog(settings: VideoSettings, metrics: VideoMetrics) -> Catalog:
+def load_catalog(
+    settings: VideoSettings, metrics: VideoMetrics, tiers: Tiers | None = None, scribe: Scribe | None = None
+) -> Catalog:
     """Loads every video package of the model repository. Raises PackageError at the first that is broken."""
     repository = ModelRepository(Path(settings.models))
-    return Catalog([load_model(stored, settings, metrics) for stored in repository.scan("video")])
+    tiers = tiers or Tiers(HostTier(settings.host_mib * _MIB), None, metrics)
+    return Catalog([load_model(stored, settings, metrics, tiers, scribe) for stored in repository.scan("video")])
 
 
-def load_model(stored: StoredPackage, settings: VideoSettings, metrics: VideoMetrics) -> Served:
+def load_model(
+    stored: StoredPackage,
+    settings: VideoSettings,
+    metrics: VideoMetrics,
+    tiers: Tiers | None = None,
+    scribe: Scribe | None = None,
+) -> Served:
     """Loads one package and measures how large a tick pays. Raises PackageError."""
+    tiers = tiers or Tiers(HostTier(settings.host_mib * _MIB), None, metrics)
     package = stored.package
     starts = {start.name: read_start(stored, start) for start in package.starts}
     model = VideoModel(
@@ -125,11 +156,12 @@ def load_model(stored: StoredPackage, settings: VideoSettings, metrics: VideoMet
         cost=cost,
         play_load_max=settings.play_load_max,
         prefix_cache=settings.prefix_cache,
+        low_blocks=settings.headroom_blocks,
     )
     log.info(
         "model loaded", extra={"model": stored.name, "version": stored.version, "block_count": engine.pool.block_count}
     )
-    return Served(stored, Worlds(engine, settings), starts)
+    return Served(stored, Worlds(engine, settings, tiers, scribe), starts)
 
 
 def _block_counts(stored: StoredPackage, settings: VideoSettings) -> dict[Storage, int]:

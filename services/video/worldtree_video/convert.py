@@ -1,7 +1,7 @@
 """Messages to the words of domain.py: pure functions, each refusal naming field, value and limit."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 from worldtree.common.v1 import common_pb2 as common
@@ -12,16 +12,27 @@ from worldtree_runtime.model_package import ContinuousActions, DiscreteActions, 
 from worldtree_video import domain
 from worldtree_video.catalog import Served
 from worldtree_video.config import VideoSettings
-from worldtree_video.errors import OutOfRange
+from worldtree_video.errors import OutOfRange, UnknownPolicy
 from worldtree_video.pictures import PictureError, read_png
-from worldtree_video.worlds import Recipe
+from worldtree_video.policies import plugin_names, resolve
+from worldtree_video.recipe import Recipe
 
 _POLICY_KINDS = {
     pb.KvPolicy.KIND_UNSPECIFIED: domain.PolicyKind.SINK_WINDOW,
     pb.KvPolicy.KIND_SLIDING: domain.PolicyKind.SLIDING,
     pb.KvPolicy.KIND_SINK_WINDOW: domain.PolicyKind.SINK_WINDOW,
     pb.KvPolicy.KIND_FULL: domain.PolicyKind.FULL,
+    pb.KvPolicy.KIND_RETRIEVE: domain.PolicyKind.RETRIEVE,
+    pb.KvPolicy.KIND_PLUGIN: domain.PolicyKind.PLUGIN,
 }
+_STORAGES = {
+    pb.KvPolicy.STORAGE_UNSPECIFIED: domain.Storage.FP32,
+    pb.KvPolicy.STORAGE_FP32: domain.Storage.FP32,
+    pb.KvPolicy.STORAGE_FP16: domain.Storage.FP16,
+    pb.KvPolicy.STORAGE_INT8: domain.Storage.INT8,
+}
+_BANK_DEFAULT = 64
+_STATE_HASH_BYTES = 32
 
 
 def to_action(message: pb.Action, package: VideoPackage, field: str) -> domain.Action:
@@ -56,7 +67,7 @@ def to_actions(
 def to_recipe(message: pb.CreateSessionRequest | pb.GenerateRequest, served: Served, settings: VideoSettings) -> Recipe:
     """All that a new world is made from."""
     package = served.package
-    policy = to_policy(message.kv, package, settings)
+    policy = to_policy(message.kv, package, settings, served.worlds.engine.pools)
     return Recipe(
         origin=to_origin(message.origin, served, policy, settings),
         seed=to_seed(message.seed, "seed"),
@@ -110,24 +121,116 @@ def to_chunks(message: common.Frames, package: VideoPackage, settings: VideoSett
     return [pixels[offset : offset + size] for offset in range(0, len(pixels), size)]
 
 
-def to_policy(message: pb.KvPolicy, package: VideoPackage, settings: VideoSettings) -> domain.KvPolicy:
-    """A KV policy, defaults filled in."""
-    if message.storage not in (pb.KvPolicy.STORAGE_UNSPECIFIED, pb.KvPolicy.STORAGE_FP32):
-        raise InvalidRequest("kv.storage", f"kv.storage must be STORAGE_FP32, got {_enum_name(message, 'storage')}")
+def to_policy(
+    message: pb.KvPolicy,
+    package: VideoPackage,
+    settings: VideoSettings,
+    offered: Collection[domain.Storage] = tuple(domain.Storage),
+) -> domain.KvPolicy:
+    """A KV policy, defaults filled in; its storage one of those offered."""
     if message.kind not in _POLICY_KINDS:
         raise InvalidRequest("kv.kind", f"kv.kind must be 0 to {max(_POLICY_KINDS)}, got {message.kind}")
     kind = _POLICY_KINDS[message.kind]
-    window = message.window_chunks or package.kv.window
-    if not 1 <= window <= package.kv.window:
-        raise OutOfRange("kv.window_chunks", window, 1, package.kv.window)
-    if kind is not domain.PolicyKind.SINK_WINDOW:
-        if message.HasField("sink_chunks") and message.sink_chunks:
-            raise InvalidRequest("kv.sink_chunks", "kv.sink_chunks goes with KIND_SINK_WINDOW only")
-        return domain.KvPolicy(kind, window)
+    most = package.kv.window
+    window = message.window_chunks or most
+    if not 1 <= window <= most:
+        raise OutOfRange("kv.window_chunks", window, 1, most)
+    _check_unset(message, kind)
+    storage = _storage(message, offered)
+    match kind:
+        case domain.PolicyKind.SINK_WINDOW:
+            return domain.KvPolicy(kind, window, _sink(message, window, settings), storage)
+        case domain.PolicyKind.RETRIEVE:
+            sink = _sink(message, window, settings)
+            recent = message.recent_chunks or max(1, (window - sink) // 2)
+            if not 1 <= recent <= window - sink:
+                raise OutOfRange("kv.recent_chunks", recent, 1, window - sink)
+            return domain.KvPolicy(kind, window, sink, storage, recent, _bank(message, settings))
+        case domain.PolicyKind.PLUGIN:
+            if message.plugin not in plugin_names():
+                raise UnknownPolicy(message.plugin, plugin_names())
+            policy = domain.KvPolicy(
+                kind, window, storage=storage, bank_chunks=_bank(message, settings), plugin=message.plugin
+            )
+            resolve(policy)  # one that cannot be loaded is refused here, not at its first chunk
+            return policy
+        case _:
+            return domain.KvPolicy(kind, window, storage=storage)
+
+
+def _sink(message: pb.KvPolicy, window: int, settings: VideoSettings) -> int:
     sink = message.sink_chunks if message.HasField("sink_chunks") else min(settings.sink_chunks, window - 1)
     if not 0 <= sink < window:
         raise OutOfRange("kv.sink_chunks", sink, 0, window - 1)
-    return domain.KvPolicy(kind, window, sink)
+    return sink
+
+
+def _check_unset(message: pb.KvPolicy, kind: domain.PolicyKind) -> None:
+    retrieves = kind is domain.PolicyKind.RETRIEVE
+    plugged = kind is domain.PolicyKind.PLUGIN
+    for field, given, belongs, kinds in (
+        (
+            "sink_chunks",
+            message.sink_chunks,
+            retrieves or kind is domain.PolicyKind.SINK_WINDOW,
+            "SINK_WINDOW, RETRIEVE",
+        ),
+        ("recent_chunks", message.recent_chunks, retrieves, "RETRIEVE"),
+        ("bank_chunks", message.bank_chunks, retrieves or plugged, "RETRIEVE, PLUGIN"),
+        ("plugin", message.plugin, plugged, "PLUGIN"),
+    ):
+        if given and not belongs:
+            raise InvalidRequest(f"kv.{field}", f"kv.{field} goes with the kinds {kinds} only, got {str(given)[:80]}")
+
+
+def _bank(message: pb.KvPolicy, settings: VideoSettings) -> int:
+    bank = message.bank_chunks or min(_BANK_DEFAULT, settings.max_bank_chunks)
+    if not 1 <= bank <= settings.max_bank_chunks:
+        raise OutOfRange("kv.bank_chunks", bank, 1, settings.max_bank_chunks)
+    return bank
+
+
+def _storage(message: pb.KvPolicy, offered: Collection[domain.Storage]) -> domain.Storage:
+    storage = _STORAGES.get(message.storage)
+    if storage is None or storage not in offered:
+        names = ", ".join(f"STORAGE_{each.name}" for each in offered)
+        raise InvalidRequest("kv.storage", f"kv.storage must be one of {names}, got {_enum_name(message, 'storage')}")
+    return storage
+
+
+def to_standing(message: pb.PlayRequest.Continue, package: VideoPackage) -> tuple[int, list[domain.Record]]:
+    """Where the reader of a play that broke off stands: the next chunk's index, and the last chunks that it has."""
+    if message.chunk_index < 0:
+        raise InvalidRequest(
+            "begin.resume_from.chunk_index", f"chunk_index must be 0 or more, got {message.chunk_index}"
+        )
+    records = []
+    first = message.chunk_index - len(message.delivered)
+    for place, chunk in enumerate(message.delivered):
+        field = f"begin.resume_from.delivered[{place}]"
+        if chunk.index != first + place or chunk.index < 0:
+            raise InvalidRequest(
+                f"{field}.index",
+                f"{field}.index must be {first + place}: the chunks before {message.chunk_index}, oldest first; "
+                f"got {chunk.index}",
+            )
+        nfe = to_nfe(chunk.nfe, package, f"{field}.nfe")
+        records.append(
+            domain.Record(
+                chunk.index, to_action(chunk.action, package, f"{field}.action"), 0, nfe, _state_hash(chunk, field)
+            )
+        )
+    return message.chunk_index, records
+
+
+def _state_hash(chunk: pb.PlayRequest.Continue.Delivered, field: str) -> bytes:
+    try:
+        key = bytes.fromhex(chunk.state_hash)
+    except ValueError:
+        key = b""
+    if len(key) != _STATE_HASH_BYTES:
+        raise InvalidRequest(f"{field}.state_hash", f"{field}.state_hash must be 64 hex digits")
+    return key
 
 
 def to_seed(seed: int, field: str) -> int:
@@ -149,11 +252,11 @@ def to_fork_seeds(message: pb.ForkRequest, settings: VideoSettings) -> list[int 
     return [to_seed(seed, f"seeds[{index}]") for index, seed in enumerate(message.seeds)]
 
 
-def to_nfe(nfe: int, package: VideoPackage) -> int:
+def to_nfe(nfe: int, package: VideoPackage, field: str = "nfe") -> int:
     """One of the model's numbers of function evaluations; 0 means its default."""
     choices = sorted(package.sampler.schedules)
     if nfe and nfe not in choices:
-        raise InvalidRequest("nfe", f"nfe must be one of {choices} (0: the default), got {nfe}", nfe=nfe)
+        raise InvalidRequest(field, f"{field} must be one of {choices} (0: the default), got {nfe}", nfe=nfe)
     return nfe or package.sampler.default_nfe
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
@@ -158,6 +159,17 @@ class Origin:
     def __post_init__(self) -> None:
         if not self.chunks or len(self.actions) != len(self.chunks) - 1:
             raise ValueError(f"an origin of {len(self.chunks)} chunks cannot have {len(self.actions)} actions")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a journal knows of a history: pixels of generated chunks by chunk_index, and a length that was checkpointed.
+
+    Both only save time: what is not known is made again.
+    """
+
+    frames: Mapping[int, bytes] = field(default_factory=dict)
+    checkpoint: int = 0
 
 
 @dataclass(slots=True)

@@ -3,15 +3,15 @@
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import TypeVar
 
 from worldtree_video.cost import CostModel
 from worldtree_video.domain import Made, Storage
 from worldtree_video.errors import EngineBroken
-from worldtree_video.kv_cache import BlockPool
+from worldtree_video.kv_cache import BlockPool, BlockTable
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.model import TickCost, VideoModel
 from worldtree_video.scheduler import Batch, PendingChunk, Run, Scheduler
@@ -38,6 +38,7 @@ class Engine:
         cost: TickCost | None = None,
         play_load_max: float = 0.75,
         prefix_cache: bool = True,
+        low_blocks: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
@@ -58,6 +59,9 @@ class Engine:
             cost=CostModel(self.cost.seconds, commit_s=self.cost.commit_s or None),
             play_load_max=play_load_max,
         )
+        # Moves an idle session's blocks out of a pool; True when some became free. Whoever knows the tiers sets it.
+        self.spill: Callable[[BlockPool], bool] = _spill_nothing
+        self._low_blocks = low_blocks
         self._metrics = metrics
         self._errands: deque[Callable[[], None]] = deque()
         self._work = threading.Condition(self.lock)
@@ -130,13 +134,25 @@ class Engine:
         return future
 
     def has_room(self, block_count: int, storage: Storage = Storage.FP32) -> bool:
-        """Whether so many blocks of a format are free, taking back reserves if need be."""
+        """Whether so many blocks of a format can be had, idle sessions spilled if need be. Changes nothing."""
         pool = self.pools[storage]
         with self.lock:
-            while pool.free_count < block_count:
-                if not self._reclaim(pool):
-                    return False
-            return True
+            if pool.free_count >= block_count:
+                return True
+            idle = Counter(block for table in self._tables(pool, idle=True) for block in table.blocks.values())
+            spillable = sum(1 for block, count in idle.items() if count == pool.references(block))
+            return pool.free_count + spillable >= block_count
+
+    def refilled(self, table: BlockTable, keys: Mapping[int, bytes]) -> dict[int, int] | None:
+        """`BlockTable.refill`, with room made for it; None: there is none. An errand: in the engine's thread."""
+        while (fresh := table.refill(keys)) is None:
+            if not self._reclaim(table.pool):
+                return None
+        return fresh
+
+    def chunk_s(self, nfe: int) -> float:
+        """Estimated seconds of making one chunk with nobody else in the tick; 0 evaluations: of its commit."""
+        return nfe * self.cost.seconds.get(1, 0.0) + self.cost.commit_s
 
     def check_integrity(self) -> None:
         """Recounts every block. Raises AssertionError with the numbers when one is lost."""
@@ -185,6 +201,10 @@ class Engine:
     def _complete(self, batch: Batch, chunks: dict[PendingChunk, Made]) -> None:
         with self.lock:
             self.scheduler.complete(batch, chunks, self.clock())
+            for pool in self.pools.values():
+                # Before it is dry, one session a tick: nobody waits for more than that.
+                if pool.free_count < self._low_blocks:
+                    self.spill(pool)
 
     def _loop(self) -> None:
         try:
@@ -218,6 +238,20 @@ class Engine:
                 self._work.wait(None if due is None else min(due - self.clock(), _LONGEST_WAIT_S))
 
     def _reclaim(self, pool: BlockPool) -> bool:
-        """Takes back a pool's reserve of the session that has been left alone longest; False when there is none."""
-        tables = (session.branch.table for session in self.sessions.least_recently_touched())
-        return any(table.drop_reserve() for table in tables if table.pool is pool)
+        """Frees blocks: the reserve of the session left alone longest, then all that an idle one has.
+
+        False when there is neither. In the engine's thread, between ticks, under its lock.
+        """
+        return any(table.drop_reserve() for table in self._tables(pool)) or self.spill(pool)
+
+    def _tables(self, pool: BlockPool, *, idle: bool = False) -> Iterator[BlockTable]:
+        """Of the sessions in a pool, the one left alone longest first."""
+        for session in self.sessions.least_recently_touched():
+            if session.branch.table.pool is pool and (session.idle or not idle):
+                yield session.branch.table
+
+
+def _spill_nothing(pool: BlockPool) -> bool:
+    """Until somebody knows where to."""
+    del pool
+    return False

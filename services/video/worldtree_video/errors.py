@@ -126,6 +126,39 @@ class NotFinite(DataLoss):
         )
 
 
+class PlayGap(FailedPrecondition):
+    """A play cannot be gone on with: the session ends before the chunks that its reader says it has."""
+
+    def __init__(self, session_index: int, chunk_index: int, delivered_count: int) -> None:
+        super().__init__(
+            "PLAY_GAP",
+            f"the session stands at chunk {session_index}, its reader waits for chunk {chunk_index}, and resume_from "
+            f"brings {delivered_count} of the chunks between them",
+            subject="begin.resume_from.delivered",
+            session_index=str(session_index),
+            chunk_index=str(chunk_index),
+            delivered_count=str(delivered_count),
+        )
+
+
+class PlayDiverged(DataLoss):
+    """What was made again for the reader of a play that broke off is not what it was sent."""
+
+    def __init__(self, chunk_index: int) -> None:
+        super().__init__(
+            "PLAY_DIVERGED",
+            f"the session at chunk {chunk_index} is not the one whose chunks were delivered",
+            chunk_index=str(chunk_index),
+        )
+
+
+class Draining(Unavailable):
+    """The replica is stopping: its sessions are for others to adopt."""
+
+    def __init__(self) -> None:
+        super().__init__("DRAINING", "this replica is stopping; its sessions go on elsewhere", retry_after_s=0.1)
+
+
 class EngineBroken(Unavailable):
     """A bug ended the engine of this model: nothing is made until the service is started again."""
 

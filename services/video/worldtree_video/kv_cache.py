@@ -299,6 +299,10 @@ class BlockTable:
         """
         return self._drop(list(self.blocks))
 
+    def describe(self, summaries: Mapping[int, Summary]) -> None:
+        """Says what can be compared of refilled blocks."""
+        self._summaries.update(summaries)
+
     def refill(self, keys: Mapping[int, bytes]) -> dict[int, int] | None:
         """Takes blocks for some positions of a spilled table: those still known by their key, and fresh ones.
 

@@ -3,11 +3,14 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from worldtree_video.domain import Action
-from worldtree_video.errors import OutOfRange, SessionClosed
+from worldtree_video.branch import Branch
+from worldtree_video.domain import Action, Chunk, Record
+from worldtree_video.errors import OutOfRange, PlayDiverged, PlayGap, SessionClosed
+from worldtree_video.growth import grow
 from worldtree_video.introspection import PlayRecord
 from worldtree_video.mailbox import Mailbox
 from worldtree_video.play import Play
+from worldtree_video.sequence import Planned
 from worldtree_video.sessions import Claim, Session
 from worldtree_video.worlds import Worlds
 
@@ -24,6 +27,7 @@ class LivePlay:
         self._worlds = worlds
         self._engine = worlds.engine
         self._play = play
+        self.draining = False
 
     @property
     def chunk_index(self) -> int:
@@ -75,22 +79,70 @@ class LivePlay:
             self._play.held = True
             self._engine.scheduler.restart(self._play, self._engine.clock())
         try:
-            branch = await self._worlds.rewound(self.session.branch, chunk_count)
+            branch = await self._worlds.rewound(self.session, chunk_count)
             with self._engine.lock:
-                self._worlds.swap(self.session, branch)
-                self._play.branch = branch
+                self._moved(branch)
                 self._play.cleared()
-                return self._worlds.last_frames(branch)
+                return self._worlds.shown(self.session)
         finally:
             with self._engine.lock:
                 self._play.held = False
                 self._engine.wake(self._play)
+
+    async def align(self, chunk_index: int, delivered: Sequence[Record]) -> None:
+        """Brings the session to where the reader of a play that broke off stands, before the first chunk is made.
+
+        `delivered`: the last chunks that the reader has, oldest first; their keys say what they must come to. Raises
+        PlayGap when the session ends before they begin, PlayDiverged when it comes to something else.
+        """
+        behind = chunk_index - self.chunk_index
+        if behind < 0:
+            self._moved(await self._worlds.rewound(self.session, -behind))
+        elif behind:
+            missing = [record for record in delivered if record.chunk_index >= self.chunk_index]
+            if len(missing) != behind:
+                raise PlayGap(self.chunk_index, chunk_index, len(missing))
+            branch = self.session.branch.fork()
+            try:
+                steps = [Planned(record.action, None, record.nfe) for record in missing if record.action]
+                chunks = await grow(self._engine, branch, steps, tenant=self.session.tenant)
+            except BaseException:
+                with self._engine.lock:
+                    branch.close()
+                raise
+            self._moved(branch)
+            self._worlds.protection.sync(self.session, chunks)
+        if delivered and delivered[-1].key != self.session.branch.key:
+            raise PlayDiverged(chunk_index)
+
+    def sent(self, chunk: Chunk) -> None:
+        """A chunk is about to leave: the journal may have it."""
+        self._worlds.protection.sync(self.session, [chunk], length=chunk.record.chunk_index + 1)
+
+    def rewound(self) -> None:
+        """The reader is told next that the session went back, and all that it was sent before has been sent."""
+        self._worlds.protection.sync(self.session)
+
+    async def settled(self, *, behind: int) -> None:
+        """Waits until the journal is at most so many chunks behind. Raises SessionMoved."""
+        await self._worlds.protection.settled(self.session, behind=behind)
+
+    def drain(self) -> None:
+        """Ends after the chunk in flight, for another replica to go on."""
+        with self._engine.lock:
+            self.draining = True
+            self._play.leave()
 
     def fail(self, error: Exception) -> None:
         """Ends at once, the chunk in flight forgotten: no chunk is made that its reader will not see."""
         with self._engine.lock:
             self._engine.cancel(self._play)
             self._play.fail(error)
+
+    def _moved(self, branch: Branch) -> None:
+        with self._engine.lock:
+            self._worlds.swap(self.session, branch)
+            self._play.branch = branch
 
     def finish(self) -> None:
         """No control will come any more."""
@@ -122,24 +174,30 @@ class LivePlay:
         session = worlds.get(name)
         mailbox: Mailbox[object] = Mailbox()
         engine = worlds.engine
-        package = worlds.model.package
-        period_s = package.frames_per_chunk / fps if fps else 0.0
-        play = Play(
-            session.branch,
-            period_s=period_s,
-            lookahead_chunks=lookahead_chunks,
-            repeat=repeat,
-            sink=mailbox,
-            now=engine.clock(),
-            frames_per_chunk=package.frames_per_chunk,
-            degrade_to=tuple(package.sampler.schedules) if degrade else (),
-            tenant=tenant,
-        )
-        live = LivePlay(worlds, session, play, mailbox)
-        # It grows the session's own branch: when that is closed under it, no chunk may be added any more.
-        async with worlds.claim(session, Claim("Play", live.fail)):
+        opening = Claim("Play", mailbox.close)
+        async with worlds.claim(session, opening):
+            await worlds.complete(session)
+            package = worlds.model.package
+            period_s = package.frames_per_chunk / fps if fps else 0.0
+            play = Play(
+                session.branch,
+                period_s=period_s,
+                lookahead_chunks=lookahead_chunks,
+                repeat=repeat,
+                sink=mailbox,
+                now=engine.clock(),
+                frames_per_chunk=package.frames_per_chunk,
+                degrade_to=tuple(package.sampler.schedules) if degrade else (),
+                tenant=tenant,
+            )
+            live = LivePlay(worlds, session, play, mailbox)
+            # It grows the session's own branch: when that is closed under it, no chunk may be added any more.
+            opening.close, opening.drain = live.fail, live.drain
             engine.submit(play)
             try:
                 yield live
             finally:
                 engine.cancel(play)
+                # What was made ahead and not sent is part of the session all the same.
+                if session.name in engine.sessions:
+                    worlds.protection.sync(session)

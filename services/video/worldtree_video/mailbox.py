@@ -29,6 +29,10 @@ class Mailbox(Generic[Item]):
         """No more will come. Only the first close counts."""
         self._send(_End(error))
 
+    def reopen(self) -> None:
+        """After its end was read: more will come. A close with an error that came meanwhile still counts."""
+        self._end = None
+
     def __aiter__(self) -> "Mailbox[Item]":
         return self
 

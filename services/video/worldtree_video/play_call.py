@@ -8,10 +8,12 @@ from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.errors import DeadlineExceeded, InvalidRequest
 
 from worldtree_video import convert, replies
-from worldtree_video.catalog import Catalog, Served
+from worldtree_video.adoption import Adoption
+from worldtree_video.caller import Caller
+from worldtree_video.catalog import Served
 from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action
-from worldtree_video.errors import OutOfRange
+from worldtree_video.errors import Draining, OutOfRange
 from worldtree_video.live import LivePlay
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.play import Played
@@ -22,16 +24,16 @@ _LOOKAHEAD_DEFAULT, _LOOKAHEAD_MAX, _FPS_MAX = 2, 64, 240
 class PlayCall:
     """One call. What it promises stands in the proto."""
 
-    def __init__(self, catalog: Catalog, settings: VideoSettings, metrics: VideoMetrics) -> None:
-        self._catalog = catalog
+    def __init__(self, adoption: Adoption, settings: VideoSettings, metrics: VideoMetrics) -> None:
+        self._adoption = adoption
         self._settings = settings
         self._metrics = metrics
 
-    async def answer(self, requests: AsyncIterator[pb.PlayRequest]) -> AsyncGenerator[pb.PlayResponse]:
+    async def answer(self, requests: AsyncIterator[pb.PlayRequest], caller: Caller) -> AsyncGenerator[pb.PlayResponse]:
         """Plays until the controls, the session or the reader end. Closing the generator ends the play at once."""
         first = await self._first(requests)
         begin = first.begin
-        served = self._catalog.of_session(first.session)
+        served = await self._adoption.find(first.session, caller)
         actions = self._actions(begin.actions, served, "begin.actions", least=0)
         if begin.idle not in pb.PlayRequest.Idle.values():
             raise OutOfRange("begin.idle", begin.idle, 0, max(pb.PlayRequest.Idle.values()))
@@ -49,8 +51,9 @@ class PlayCall:
             lookahead_chunks=lookahead,
             repeat=begin.idle == pb.PlayRequest.IDLE_REPEAT,
             degrade=begin.degrade == pb.PlayRequest.DEGRADE_NFE,
+            tenant=caller.tenant,
         ) as play:
-            yield pb.PlayResponse(begun=pb.PlayResponse.Begun(session=replies.from_session(play.session, served)))
+            yield await self._opening(play, begin, served)
             if actions:
                 play.act(actions)
             steering = asyncio.create_task(self._steer(play, served, first.session, requests))
@@ -68,11 +71,18 @@ class PlayCall:
                 async with self._idle_limit():
                     item = await anext(play.chunks)
             except StopAsyncIteration:
+                if play.draining:
+                    raise Draining from None
                 return
             if isinstance(item, pb.PlayResponse):
+                if item.HasField("rewound"):
+                    play.rewound()
                 yield item
                 continue
             assert isinstance(item, Played), f"a play brought {item!r}"
+            # The journal is at most one chunk behind what the reader has seen.
+            play.sent(item.chunk)
+            await play.settled(behind=1)
             message = replies.from_played(item, served.package, play.now())
             self._observe_played(item, message, served)
             yield message
@@ -88,6 +98,21 @@ class PlayCall:
             raise DeadlineExceeded(
                 "PLAY_IDLE", f"no control and no chunk for {limit_s:g} s", limit_s=f"{limit_s:g}"
             ) from error
+
+    async def _opening(self, play: LivePlay, begin: pb.PlayRequest.Begin, served: Served) -> pb.PlayResponse:
+        """Begun; or Resumed, once the session stands where the reader of a play that broke off does."""
+        if not begin.HasField("resume_from"):
+            return pb.PlayResponse(begun=pb.PlayResponse.Begun(session=replies.from_session(play.session, served)))
+        chunk_index, delivered = convert.to_standing(begin.resume_from, served.package)
+        await play.align(chunk_index, delivered)
+        return pb.PlayResponse(
+            resumed=pb.PlayResponse.Resumed(
+                chunk_index=play.chunk_index,
+                rehomed=True,
+                replica=self._settings.replica,
+                bit_identical=play.session.fingerprint == served.worlds.model.fingerprint,
+            )
+        )
 
     async def _steer(
         self, play: LivePlay, served: Served, session: str, requests: AsyncIterator[pb.PlayRequest]

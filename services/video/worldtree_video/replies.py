@@ -11,12 +11,20 @@ from worldtree_runtime.model_package import DiscreteActions, VideoPackage
 from worldtree_video import domain
 from worldtree_video.catalog import Served
 from worldtree_video.play import Played
+from worldtree_video.policies import plugin_names
 from worldtree_video.sessions import Session
 
 _POLICY_KINDS = {
     domain.PolicyKind.SLIDING: pb.KvPolicy.KIND_SLIDING,
     domain.PolicyKind.SINK_WINDOW: pb.KvPolicy.KIND_SINK_WINDOW,
     domain.PolicyKind.FULL: pb.KvPolicy.KIND_FULL,
+    domain.PolicyKind.RETRIEVE: pb.KvPolicy.KIND_RETRIEVE,
+    domain.PolicyKind.PLUGIN: pb.KvPolicy.KIND_PLUGIN,
+}
+STORAGES = {
+    domain.Storage.FP32: pb.KvPolicy.STORAGE_FP32,
+    domain.Storage.FP16: pb.KvPolicy.STORAGE_FP16,
+    domain.Storage.INT8: pb.KvPolicy.STORAGE_INT8,
 }
 
 
@@ -94,9 +102,12 @@ def _from_session(session: Session, served: Served) -> pb.Session:
             kind=_POLICY_KINDS[policy.kind],
             window_chunks=policy.window_chunks,
             sink_chunks=policy.sink_chunks,
-            storage=pb.KvPolicy.STORAGE_FP32,
+            storage=STORAGES[policy.storage],
+            recent_chunks=policy.recent_chunks,
+            bank_chunks=policy.bank_chunks,
+            plugin=policy.plugin,
         ),
-        state=pb.Session.STATE_BUSY if session.claim else pb.Session.STATE_IDLE,
+        state=_state(session),
         parent=session.parent,
         create_time=from_time(session.created_s),
         expire_time=from_time(session.expires_s),
@@ -104,7 +115,14 @@ def _from_session(session: Session, served: Served) -> pb.Session:
         shared_block_count=branch.table.shared_count(),
         state_hash=branch.key.hex(),
         start=branch.origin.name,
+        journaled=served.worlds.protection.protected(session),
     )
+
+
+def _state(session: Session) -> "pb.Session.State.ValueType":
+    if session.claim:
+        return pb.Session.STATE_BUSY
+    return pb.Session.STATE_SPILLED if session.spilled else pb.Session.STATE_IDLE
 
 
 def from_model(served: Served) -> pb.Model:
@@ -137,6 +155,15 @@ def from_model(served: Served) -> pb.Model:
         ],
         license=package.license,
         prompt_supported=False,
+        storage_formats=[
+            pb.StorageFormat(
+                storage=STORAGES[storage],
+                block_bytes=served.worlds.model.block_bytes(storage),
+                block_count=pool.block_count,
+            )
+            for storage, pool in served.worlds.engine.pools.items()
+        ],
+        policy_plugins=plugin_names(),
     )
 
 

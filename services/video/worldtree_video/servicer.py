@@ -10,11 +10,13 @@ import grpc.aio
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorServicer
-from worldtree_runtime.errors import InvalidRequest
+from worldtree_runtime.errors import InvalidRequest, NotFound
 from worldtree_runtime.stores import Store
 
-from worldtree_video import convert, replies
+from worldtree_video import convert, overview, replies
 from worldtree_video import snapshot as snapshots
+from worldtree_video.adoption import Adoption
+from worldtree_video.caller import Caller, read_caller
 from worldtree_video.catalog import Catalog, Served
 from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action
@@ -29,14 +31,23 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 REPLICA_KEY = "worldtree-replica"  # initial metadata by which a gateway learns whose sessions live here
 _PAGE_DEFAULT, _PAGE_MAX = 100, 1000
+_SESSION_LIMIT_MAX = 10_000
 _CHUNK_OVERHEAD_BYTES = 1024  # what a message holds beside the pixels: action, timing, hash
 
 
 class VideoServicer(VideoGeneratorServicer):
     """Serves a catalog of models. What an RPC promises stands in the proto."""
 
-    def __init__(self, catalog: Catalog, settings: VideoSettings, store: Store, metrics: VideoMetrics) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        adoption: Adoption,
+        settings: VideoSettings,
+        store: Store,
+        metrics: VideoMetrics,
+    ) -> None:
         self._catalog = catalog
+        self._adoption = adoption
         self._settings = settings
         self._store = store
         self._metrics = metrics
@@ -51,11 +62,13 @@ class VideoServicer(VideoGeneratorServicer):
         return pb.GetModelResponse(model=replies.from_model(self._model(request.model)))
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
+        self._adoption.check_admitting()
         served = self._model(request.model)
         recipe = convert.to_recipe(request, served, self._settings)
         ttl_s = self._ttl(request)
+        tenant = _caller(context).tenant
         session = await self._calls.once(
-            "CreateSession", request.request_id, lambda: served.worlds.create(recipe, ttl_s=ttl_s)
+            "CreateSession", request.request_id, lambda: served.worlds.create(recipe, ttl_s=ttl_s, tenant=tenant)
         )
         served.worlds.get(session.name)  # a repeat may come after its session was closed
         return pb.CreateSessionResponse(
@@ -64,7 +77,7 @@ class VideoServicer(VideoGeneratorServicer):
         )
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
-        served = self._catalog.of_session(request.session)
+        served = await self._adoption.find(request.session, _caller(context))
         # One message carries the whole answer: refused now, not when the session has already moved.
         most = self._settings.max_message_bytes // (served.package.chunk_bytes + _CHUNK_OVERHEAD_BYTES)
         actions = self._actions(request.actions, served, "actions", most=most)
@@ -77,13 +90,13 @@ class VideoServicer(VideoGeneratorServicer):
     async def Play(
         self, request_iterator: AsyncIterator[pb.PlayRequest], context: Context
     ) -> AsyncIterator[pb.PlayResponse]:
-        call = PlayCall(self._catalog, self._settings, self._metrics)
-        async with aclosing(call.answer(request_iterator)) as messages:
+        call = PlayCall(self._adoption, self._settings, self._metrics)
+        async with aclosing(call.answer(request_iterator, _caller(context))) as messages:
             async for message in messages:
                 yield message
 
     async def Rollout(self, request: pb.RolloutRequest, context: Context) -> AsyncIterator[pb.RolloutResponse]:
-        served = self._catalog.of_session(request.session)
+        served = await self._adoption.find(request.session, _caller(context))
         sequences = self._sequences(request, served)
         worlds = served.worlds
         detail = request.detail or pb.RolloutRequest.DETAIL_ALL
@@ -103,18 +116,20 @@ class VideoServicer(VideoGeneratorServicer):
                 )
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
+        self._adoption.check_admitting()
         served = self._model(request.model)
         recipe = convert.to_recipe(request, served, self._settings)
         actions = self._actions(request.actions, served, "actions")
         count = len(actions)
-        async with aclosing(served.worlds.generate(recipe, actions)) as chunks:
+        tenant = _caller(context).tenant
+        async with aclosing(served.worlds.generate(recipe, actions, tenant=tenant)) as chunks:
             start = replies.from_frames(b"".join(recipe.origin.chunks), served.package)
             yield pb.GenerateResponse(start_frames=start, chunk_count=count)
             async for chunk in chunks:
                 yield pb.GenerateResponse(chunk=replies.from_chunk(chunk, served.package), chunk_count=count)
 
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:
-        served = self._catalog.of_session(request.session)
+        served = await self._adoption.find(request.session, _caller(context))
         seeds = convert.to_fork_seeds(request, self._settings)
         ttl_s = self._ttl(request)
 
@@ -125,14 +140,14 @@ class VideoServicer(VideoGeneratorServicer):
         return pb.ForkResponse(sessions=[replies.from_session(child, served) for child in children])
 
     async def Rewind(self, request: pb.RewindRequest, context: Context) -> pb.RewindResponse:
-        served = self._catalog.of_session(request.session)
+        served = await self._adoption.find(request.session, _caller(context))
         expected = request.expected_chunk_index if request.HasField("expected_chunk_index") else None
         session = await served.worlds.rewind(request.session, request.chunk_count, expected_chunk_index=expected)
-        described, last_frame = self._standing(session, served)
+        described, last_frame = await self._standing(session, served)
         return pb.RewindResponse(session=described, last_frame=last_frame)
 
     async def Save(self, request: pb.SaveRequest, context: Context) -> pb.SaveResponse:
-        served = self._catalog.of_session(request.session)
+        served = await self._adoption.find(request.session, _caller(context))
         limit_s = self._settings.snapshot_ttl_s
         ttl_s = convert.to_ttl(request.ttl, request.HasField("ttl"), default_s=limit_s, limit_s=limit_s)
         data, state_hash = await served.worlds.save(request.session)
@@ -149,23 +164,36 @@ class VideoServicer(VideoGeneratorServicer):
         )
 
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
+        self._adoption.check_admitting()
         ttl_s = self._ttl(request)
+        tenant = _caller(context).tenant
 
         async def restore() -> tuple[Session, Served, bool]:
             saved = await asyncio.to_thread(snapshots.decode, await self._snapshot_bytes(request))
             served = self._model(common.ModelRef(name=saved.model, version=saved.version, digest=saved.digest))
-            session, identical = await served.worlds.restore(saved, ttl_s=ttl_s)
+            # What comes from our own store was written by one of us; a client's bytes may say anything.
+            trusted = bool(request.snapshot)
+            session, identical = await served.worlds.restore(saved, ttl_s=ttl_s, tenant=tenant, trusted=trusted)
             return session, served, identical
 
         session, served, identical = await self._calls.once("Restore", request.request_id, restore)
         served.worlds.get(session.name)  # a repeat may come after its session was closed
-        described, last_frame = self._standing(session, served)
+        described, last_frame = await self._standing(session, served)
         return pb.RestoreResponse(session=described, last_frame=last_frame, bit_identical=identical)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
-        served = self._catalog.of_session(request.session)
-        described, last_frame = self._standing(served.worlds.get(request.session), served)
+        served = await self._adoption.find(request.session, _caller(context))
+        described, last_frame = await self._standing(served.worlds.get(request.session), served)
         return pb.GetResponse(session=described, last_frame=last_frame)
+
+    async def Introspect(self, request: pb.IntrospectRequest, context: Context) -> pb.IntrospectResponse:
+        if request.replica not in ("", self._settings.replica):
+            raise NotFound("replica", request.replica, known=[self._settings.replica])
+        if not 0 <= request.session_limit <= _SESSION_LIMIT_MAX:
+            raise OutOfRange("session_limit", request.session_limit, 0, _SESSION_LIMIT_MAX)
+        return overview.from_catalog(
+            self._catalog, self._adoption, self._settings, request.session_limit or _PAGE_DEFAULT
+        )
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         size = request.page_size or _PAGE_DEFAULT
@@ -181,11 +209,11 @@ class VideoServicer(VideoGeneratorServicer):
         )
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
-        served = self._catalog.of_session(request.session)
+        served = await self._adoption.find(request.session, _caller(context))
         return pb.DeleteResponse(freed_block_count=served.worlds.delete(request.session))
 
     async def KeepAlive(self, request: pb.KeepAliveRequest, context: Context) -> pb.KeepAliveResponse:
-        served = self._catalog.of_session(request.session)
+        served = await self._adoption.find(request.session, _caller(context))
         ttl_s = self._ttl(request) if request.HasField("ttl") else None
         session = served.worlds.keep_alive(request.session, ttl_s)
         return pb.KeepAliveResponse(expire_time=replies.from_time(session.expires_s))
@@ -242,10 +270,13 @@ class VideoServicer(VideoGeneratorServicer):
             limit_s=self._settings.session_ttl_max_s,
         )
 
-    def _standing(self, session: Session, served: Served) -> tuple[pb.Session, common.Frames]:
-        with served.worlds.engine.lock:  # or a play may move it between the two
-            frames = served.worlds.last_frames(session.branch)
-            return replies.from_session(session, served), replies.from_last_frame(frames, served.package)
+    async def _standing(self, session: Session, served: Served) -> tuple[pb.Session, common.Frames]:
+        while True:
+            frames = await served.worlds.last_frames(session)
+            with served.worlds.engine.lock:
+                # A play may have moved it between the two.
+                if frames == served.worlds.shown(session):
+                    return replies.from_session(session, served), replies.from_last_frame(frames, served.package)
 
     async def _snapshot_bytes(self, request: pb.RestoreRequest) -> bytes:
         if bool(request.snapshot) == bool(request.data):
@@ -266,3 +297,7 @@ def snapshot_key(snapshot: str) -> str:
 def _page_token(session: Session) -> str:
     # Fixed width, so that the order of the text is the order of the times.
     return f"{int(session.created_s * 1e6):020d}.{session.name}"
+
+
+def _caller(context: Context) -> Caller:
+    return read_caller(context.invocation_metadata())

@@ -3,19 +3,25 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import grpc.aio
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import add_VideoGeneratorServicer_to_server
+from worldtree_runtime.errors import WorldtreeError
 from worldtree_runtime.metrics import process_registry
 from worldtree_runtime.server import RunningServer, start_server
-from worldtree_runtime.stores import MemoryStore, Store, open_store
+from worldtree_runtime.stores import FolderStore, MemoryStore, RedisStore, Store, StoreUnavailable, open_store
 
+from worldtree_video.adoption import Adoption
 from worldtree_video.catalog import Catalog, load_catalog
 from worldtree_video.config import VideoSettings
+from worldtree_video.journal import FolderJournal, Journal, RedisJournal
 from worldtree_video.metrics import VideoMetrics
+from worldtree_video.scribe import Scribe
 from worldtree_video.servicer import VideoServicer
+from worldtree_video.tiers import HostTier, Tiers
 
 log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["VideoGenerator"].full_name
@@ -27,41 +33,100 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
     """Serves from here to the end of the block. Raises PackageError for a broken model, OSError for a taken port."""
     registry = process_registry()
     metrics = VideoMetrics(registry)
-    catalog = load_catalog(settings, metrics)
-    store = _open_store(settings)
-    servicer = VideoServicer(catalog, settings, store, metrics)
+    async with AsyncExitStack() as stack:
+        store = _open_store(settings)
+        stack.push_async_callback(store.close)
+        blocks = _open_block_store(settings)
+        tiers = Tiers(HostTier(settings.host_mib << 20), blocks, metrics, ttl_s=settings.tier_ttl_s)
+        if blocks:
+            stack.push_async_callback(blocks.close)
+        await stack.enter_async_context(tiers)
+        journal = _open_journal(settings)
+        scribe = None
+        if journal:
+            stack.push_async_callback(journal.aclose)
+            scribe = Scribe(
+                journal,
+                metrics,
+                dump=lambda session: catalog.dump(session),
+                lost=lambda session, owner: catalog.lost(session, owner),
+                wait_s=settings.journal_timeout_s,
+            )
+            stack.push_async_callback(scribe.close)
+        catalog = load_catalog(settings, metrics, tiers, scribe)
+        adoption = Adoption(catalog, journal)
+        servicer = VideoServicer(catalog, adoption, settings, store, metrics)
 
-    def register(server: grpc.aio.Server) -> list[str]:
-        add_VideoGeneratorServicer_to_server(servicer, server)
-        return [_SERVICE]
+        def register(server: grpc.aio.Server) -> list[str]:
+            add_VideoGeneratorServicer_to_server(servicer, server)
+            return [_SERVICE]
 
-    catalog.start()
-    try:
+        async def drain() -> None:
+            await adoption.drain(settings.drain_timeout_s)
+
+        catalog.start()
+        stack.callback(catalog.stop)
+        stack.push_async_callback(catalog.aclose)
+        stack.push_async_callback(adoption.aclose)
         async with start_server(
-            settings, service="video", register=register, ready=catalog.has_room, registry=registry
+            settings, service="video", register=register, ready=catalog.has_room, on_drain=drain, registry=registry
         ) as server:
-            housekeeping = asyncio.create_task(_keep_house(catalog))
+            tasks = [asyncio.create_task(_keep_house(catalog, settings)), asyncio.create_task(_take_up(adoption))]
             try:
                 yield server, catalog
             finally:
-                housekeeping.cancel()
-                with suppress(asyncio.CancelledError):
-                    await housekeeping
-    finally:
-        catalog.stop()
-        await store.close()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _open_store(settings: VideoSettings) -> Store:
-    if settings.redis_url is None:
-        return MemoryStore(max_bytes=settings.snapshot_store_mib << 20)
-    return open_store(settings.redis_url)
+    """Where snapshots are kept."""
+    if settings.redis_url is not None:
+        return open_store(settings.redis_url)
+    folder = _tier_url(settings)
+    return FolderStore(folder) if folder else MemoryStore(max_bytes=settings.snapshot_store_mib << 20)
 
 
-async def _keep_house(catalog: Catalog) -> None:
+def _open_block_store(settings: VideoSettings) -> Store | None:
+    """The tier below host memory; None: there is none."""
+    folder = _tier_url(settings)
+    if folder:
+        return FolderStore(folder)
+    return RedisStore(settings.redis_url) if settings.redis_url is not None else None
+
+
+def _tier_url(settings: VideoSettings) -> str | None:
+    if settings.tier_url is None and settings.redis_url is None and settings.journal_folder is not None:
+        return str(Path(settings.journal_folder) / "blocks")
+    return settings.tier_url
+
+
+def _open_journal(settings: VideoSettings) -> Journal | None:
+    grace_s = settings.journal_grace_s
+    if settings.redis_url is not None:
+        return RedisJournal(settings.redis_url, settings.replica, timeout_s=settings.journal_timeout_s, grace_s=grace_s)
+    if settings.journal_folder is not None:
+        return FolderJournal(Path(settings.journal_folder), settings.replica, grace_s=grace_s)
+    return None
+
+
+async def _take_up(adoption: Adoption) -> None:
+    """Takes up what this replica had before it was started anew; whoever asks first for one of them needn't wait."""
+    try:
+        count = await adoption.adopt_owned()
+    except (WorldtreeError, StoreUnavailable) as error:
+        log.warning("the journal does not answer: %s", error)
+        return
+    if count:
+        log.info("took up sessions from the journal", extra={"session_count": count})
+
+
+async def _keep_house(catalog: Catalog, settings: VideoSettings) -> None:
     while True:
         try:
             catalog.expire()
+            catalog.renew(settings.journal_grace_s / 4)
             catalog.observe()
         except Exception:  # the next round may do better; without one, no lease would ever end
             log.exception("housekeeping failed")

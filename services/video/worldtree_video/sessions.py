@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from worldtree_video.branch import Branch
-from worldtree_video.domain import Chunk
+from worldtree_video.domain import Chunk, Known
 from worldtree_video.errors import SessionBusy, SessionClosed, SessionNotFound
 
 
@@ -17,6 +17,7 @@ class Claim:
     call: str
     close: Callable[[Exception], None]
     request_id: str = ""
+    drain: Callable[[], None] | None = None  # lets it end soon with what it is at; None: it ends soon by itself
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -29,12 +30,30 @@ class Session:
     ttl_s: float
     created_s: float
     expires_s: float
+    fingerprint: str  # of the backend that its keys name
     parent: str = ""
+    tenant: str = "anonymous"
     claim: Claim | None = None
     # Ends, with an error, each call that looks at the session for a while and does not change it.
     readers: set[Callable[[Exception], None]] = field(default_factory=set)
     # The answer of the last step that brought a request_id, so that its retry moves nothing.
     last_step: tuple[str, list[Chunk]] = field(default=("", []))
+    # Of a session adopted from a journal: what that knows of its frames, and the step whose answer may be asked for.
+    known: Known | None = None
+    unanswered: str = ""
+    unanswered_count: int = 0
+    moved_to: str | None = None  # the replica that has adopted it
+    completing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is using it."""
+        return not (self.claim or self.readers)
+
+    @property
+    def spilled(self) -> bool:
+        """Whether its blocks are elsewhere."""
+        return not self.branch.table.held_count
 
     def touch(self, now_s: float, ttl_s: float | None = None) -> None:
         """Renews the lease."""
@@ -62,10 +81,20 @@ class Sessions:
     def busy_count(self) -> int:
         return sum(1 for session in self if session.claim)
 
-    def add(self, branch: Branch, *, ttl_s: float, now_s: float, parent: str = "") -> Session:
-        """Names a branch: an opaque part, a dot, and the home by which the gateway routes."""
-        name = f"{secrets.token_hex(10)}.{self.home}"
-        session = Session(name, branch, ttl_s, now_s, now_s + ttl_s, parent)
+    def add(
+        self,
+        branch: Branch,
+        *,
+        ttl_s: float,
+        now_s: float,
+        fingerprint: str = "",
+        parent: str = "",
+        tenant: str = "anonymous",
+        name: str = "",
+    ) -> Session:
+        """Names a branch: an opaque part, a dot, and the home by which the gateway routes. `name`: it has one."""
+        name = name or f"{secrets.token_hex(10)}.{self.home}"
+        session = Session(name, branch, ttl_s, now_s, now_s + ttl_s, fingerprint, parent, tenant)
         self._sessions[name] = session
         return session
 
@@ -76,6 +105,10 @@ class Sessions:
             raise SessionNotFound(name)
         session.touch(now_s)
         return session
+
+    def peek(self, name: str) -> Session:
+        """A live session, its lease left as it is."""
+        return self._sessions[name]
 
     def claim(self, session: Session, claim: Claim) -> None:
         """Takes a session for one call. Raises SessionBusy when another has it, SessionNotFound when it is gone."""
@@ -90,19 +123,19 @@ class Sessions:
         session.claim = None
         session.touch(now_s)
 
-    def remove(self, session: Session) -> int:
-        """Closes a session and what runs on it; returns how many blocks became free."""
+    def remove(self, session: Session, error: Exception | None = None) -> int:
+        """Closes a session and what runs on it, with an error; returns how many blocks became free."""
         self._sessions.pop(session.name, None)
         closes = [session.claim.close] if session.claim else []
         for close in [*closes, *session.readers]:
-            close(SessionClosed(session.name))
+            close(error or SessionClosed(session.name))
         # The answer to a repeated CreateSession still names the session for a while: not with all its frames.
         session.last_step = ("", [])
         return session.branch.close()
 
     def expired(self, now_s: float) -> list[Session]:
         """Idle sessions whose lease has ended. One that a call is using is never among them."""
-        return [session for session in self if session.expires_s <= now_s and not (session.claim or session.readers)]
+        return [session for session in self if session.expires_s <= now_s and session.idle]
 
     def least_recently_touched(self) -> list[Session]:
         """For taking back reserves."""

@@ -6,9 +6,11 @@ block again, bit for bit.
 
 import asyncio
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -38,7 +40,7 @@ class HeldBlock:
 
 
 class HostTier:
-    """Blocks in this process's memory, at most `max_bytes`; the least recently used leave. For one event loop."""
+    """Blocks in this process's memory, at most `max_bytes`; the least recently used leave. For one thread at a time."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -91,6 +93,9 @@ class HostTier:
 class Tiers:
     """Host memory and, below it, a store. An async context: a task writes to the store while it is open.
 
+    `put` and the counts may be used from any thread, so that an engine's thread can make room at once; the rest belongs
+    to the event loop of the context.
+
     Blocks that leave the host tier wait for that task in at most `queue_bytes`; when the store is slow or down, the
     oldest of them are dropped and counted. Every array handed in is held as it is: nobody writes to it afterwards.
     """
@@ -116,10 +121,18 @@ class Tiers:
         self._leaving_bytes = 0
         self._known: OrderedDict[bytes, float] = OrderedDict()  # stored here -> when that is no longer relied on
         self._seconds: dict[tuple[str, str, str], float] = {}  # (tier, digest, storage) -> seconds of one block
+        self._lock = threading.Lock()  # of the host tier and of what is leaving it
         self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: asyncio.Task[None] | None = None
 
+    @property
+    def has_store(self) -> bool:
+        """Whether there is anything below host memory."""
+        return self._store is not None
+
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         if self._store is not None:
             self._writer = asyncio.create_task(self._write_behind(self._store))
         return self
@@ -133,18 +146,20 @@ class Tiers:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
             self._writer = None
-        self._leaving.clear()
-        self._leaving_bytes = 0
+        with self._lock:
+            self._leaving.clear()
+            self._leaving_bytes = 0
 
     @property
     def leaving_count(self) -> int:
         """Blocks on their way from the host tier to the store."""
         return len(self._leaving)
 
-    async def put(self, form: BlockFormat, blocks: Mapping[bytes, StoredBlock]) -> None:
+    def put(self, form: BlockFormat, blocks: Mapping[bytes, StoredBlock]) -> None:
         """Takes blocks that leave a pool."""
-        for key, block in blocks.items():
-            self._hold(key, HeldBlock(form, block))
+        with self._lock:
+            for key, block in blocks.items():
+                self._hold(key, HeldBlock(form, block))
 
     async def save(self, form: BlockFormat, blocks: Mapping[bytes, StoredBlock]) -> set[bytes]:
         """Puts blocks in the store and waits for it; returns the keys that are there now (none: no store, or down)."""
@@ -157,25 +172,27 @@ class Tiers:
         """Those of the blocks that are found: in the host tier, else with one read of the store, which refills it."""
         found: dict[bytes, StoredBlock] = {}
         started_s = self._clock()
-        for key in dict.fromkeys(keys):
-            held = self.host.get(key) or self._leaving.get(key)
-            if held is not None and (held.form.digest, held.form.storage) == (form.digest, form.storage):
-                found[key] = held.block
+        with self._lock:
+            for key in dict.fromkeys(keys):
+                held = self.host.get(key) or self._leaving.get(key)
+                if held is not None and (held.form.digest, held.form.storage) == (form.digest, form.storage):
+                    found[key] = held.block
         self._measure("host", form, self._clock() - started_s, len(found))
         missing = [key for key in dict.fromkeys(keys) if key not in found]
         if missing and self._store is not None:
             started_s = self._clock()
             read = await self._read(self._store, form, missing)
             self._measure("store", form, self._clock() - started_s, len(read))
-            for key, block in read.items():
+            for key in read:
                 self._remember(key)
-                self._hold(key, HeldBlock(form, block))
+            self.put(form, read)
             found.update(read)
         return found
 
     def held_count(self, keys: Iterable[bytes]) -> int:
         """How many of these are in host memory; cheap, and nothing is touched."""
-        return sum(1 for key in keys if key in self.host or key in self._leaving)
+        with self._lock:
+            return sum(1 for key in keys if key in self.host or key in self._leaving)
 
     def stored_count(self, keys: Iterable[bytes]) -> int:
         """How many of these this process believes to be in the store; cheap, and a belief only."""
@@ -206,8 +223,10 @@ class Tiers:
         while self._leaving_bytes > self._queue_bytes:
             self._drop(next(iter(self._leaving)))
             self._metrics.tier_dropped.labels("store").inc()
-        if self._leaving:
-            self._wake.set()
+        if self._leaving and self._loop:
+            # A loop that is closed has no writer any more.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake.set)
 
     def _drop(self, key: bytes) -> None:
         held = self._leaving.pop(key, None)
@@ -219,14 +238,16 @@ class Tiers:
             await self._wake.wait()
             self._wake.clear()
             while self._leaving:
-                held = {key: self._leaving[key] for key in list(self._leaving)[:_WRITE_BLOCK_COUNT]}
+                with self._lock:
+                    held = {key: self._leaving[key] for key in list(self._leaving)[:_WRITE_BLOCK_COUNT]}
                 try:
                     written = await self._write(store, held)
                 except Exception:  # a bug here must not end the writing: the queue would fill and drop for ever
                     log.exception("blocks could not be written")
                     written = set()
-                for key in held:
-                    self._drop(key)
+                with self._lock:
+                    for key in held:
+                        self._drop(key)
                 if len(written) < len(held):
                     self._metrics.tier_dropped.labels("store").inc(len(held) - len(written))
                     await asyncio.sleep(0.5)  # it is down: what comes meanwhile waits, and the oldest is dropped

@@ -1,69 +1,84 @@
 """What can be done with worlds, as coroutines: the one face that the transport, the tests and the benchmarks use."""
 
 import asyncio
+import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from collections.abc import Sequence as Seq
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from worldtree_runtime.errors import InvalidRequest
+from worldtree_runtime.errors import InvalidRequest, NotFound
 
 from worldtree_video import snapshot as snapshots
 from worldtree_video.branch import Branch
 from worldtree_video.config import VideoSettings
-from worldtree_video.domain import Action, Chunk, KvPolicy, Origin, Priority, root_key
+from worldtree_video.domain import Action, Chunk, Known, Priority, Storage, root_key
 from worldtree_video.engine import Engine
 from worldtree_video.errors import (
     ChunkIndexMismatch,
+    Draining,
     KvCacheFull,
     OutOfRange,
     SessionClosed,
+    SessionMoved,
     SnapshotCorrupt,
     TooManySessions,
 )
+from worldtree_video.growth import grow
+from worldtree_video.journal import Adopted
 from worldtree_video.kv_cache import BlockTable
 from worldtree_video.mailbox import Mailbox
+from worldtree_video.protection import Protection
+from worldtree_video.recipe import Recipe, steps_of, write_history
+from worldtree_video.residency import Residency
 from worldtree_video.rollout import Edge, Rollout, TrieNode, build_trie, count_nodes
+from worldtree_video.scribe import Scribe
 from worldtree_video.sequence import Planned, Sequence
 from worldtree_video.sessions import Claim, Session
 from worldtree_video.snapshot import Snapshot
+from worldtree_video.tiers import Tiers
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a world is made: all that its frames depend on, but for the actions."""
-
-    origin: Origin
-    seed: int
-    nfe: int
-    policy: KvPolicy
+ANONYMOUS = "anonymous"
 
 
 class Worlds:
     """The sessions of one model. A failed or cancelled call leaves its session as it was, and no block behind."""
 
-    def __init__(self, engine: Engine, settings: VideoSettings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: VideoSettings,
+        tiers: Tiers,
+        scribe: Scribe | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.engine = engine
         self.settings = settings
         self.model = engine.model
+        self.residency = Residency(engine, tiers)
+        self.protection = Protection(engine, self.residency, scribe, checkpoint_chunks=settings.checkpoint_chunks)
+        self.draining = False
         self._clock = clock
 
-    async def create(self, recipe: Recipe, *, ttl_s: float) -> Session:
+    async def create(self, recipe: Recipe, *, ttl_s: float, tenant: str = ANONYMOUS) -> Session:
         """Commits the start's chunks and opens a session on them."""
-        self._admit(1)
+        self._admit(1, recipe.policy.storage)
         branch = self._blank(recipe)
         try:
-            await self._run(branch, [], Priority.STEP)
+            await grow(self.engine, branch, [], tenant=tenant)
             with self.engine.lock:
-                self._admit(1)
-                return self.engine.sessions.add(branch, ttl_s=ttl_s, now_s=self._clock())
+                self._admit(1, recipe.policy.storage)
+                session = self._add(branch, ttl_s=ttl_s, tenant=tenant)
         except BaseException:
             self._close(branch)
             raise
+        self.protection.opened(session)
+        await self.protection.settled(session)
+        return session
 
     def now(self) -> float:
         """Seconds of the wall clock, by which leases are kept."""
@@ -72,7 +87,12 @@ class Worlds:
     def get(self, name: str) -> Session:
         """A live session. Raises SessionNotFound."""
         with self.engine.lock:
-            return self.engine.sessions.get(name, self._clock())
+            try:
+                return self.engine.sessions.get(name, self._clock())
+            except NotFound:
+                if self.draining:
+                    raise Draining from None
+                raise
 
     def live(self) -> list[Session]:
         """Live sessions, oldest first."""
@@ -82,7 +102,7 @@ class Worlds:
     def delete(self, name: str) -> int:
         """Closes a session; returns how many blocks became free."""
         with self.engine.lock:
-            return self.engine.sessions.remove(self.get(name))
+            return self._remove(self.get(name))
 
     def keep_alive(self, name: str, ttl_s: float | None) -> Session:
         """Renews a lease."""
@@ -96,13 +116,45 @@ class Worlds:
         with self.engine.lock:
             expired = self.engine.sessions.expired(self._clock())
             for session in expired:
-                self.engine.sessions.remove(session)
+                self._remove(session)
             return len(expired)
 
-    def last_frames(self, branch: Branch) -> bytes:
-        """Pixels of a branch's newest chunk."""
+    def lost(self, name: str, owner: str) -> None:
+        """Another replica has adopted a session: it ends here, and what runs on it says where it went."""
         with self.engine.lock:
-            return self.model.frames(branch.table.pool.storage, branch.table.last)
+            if name in self.engine.sessions:
+                session = self.engine.sessions.peek(name)
+                session.moved_to = owner
+                self.protection.forget(session)
+                self.engine.sessions.remove(session, SessionMoved(name, owner))
+
+    async def drain(self) -> None:
+        """Lets each call end with the chunk or the steps it is at, and gives every session up to other replicas."""
+        self.draining = True
+        with self.engine.lock:
+            for session in self.engine.sessions:
+                if session.claim and session.claim.drain:
+                    session.claim.drain()
+                for close in list(session.readers):
+                    close(Draining())
+            claims = [session.claim for session in self.engine.sessions if session.claim]
+        await asyncio.gather(*(claim.ended.wait() for claim in claims))
+        await asyncio.gather(*(self._release(session) for session in self.live()))
+
+    async def last_frames(self, session: Session) -> bytes:
+        """Pixels of a session's newest chunk."""
+        shown = self.shown(session)
+        if shown:
+            return shown
+        async with self._using(session):
+            return self.shown(session)
+
+    def shown(self, session: Session) -> bytes:
+        """The same, empty where they have yet to be brought back."""
+        with self.engine.lock:
+            branch, table = session.branch, session.branch.table
+            here = len(table) - 1 in table.blocks
+            return self.model.frames(table.pool.storage, table.last) if here else branch.shown
 
     async def step(self, name: str, actions: Seq[Action], *, request_id: str = "") -> list[Chunk]:
         """One chunk for each action. All or nothing: until the last is made, the session stands where it stood."""
@@ -114,15 +166,21 @@ class Worlds:
             return session.last_step[1]
         mailbox: Mailbox[Chunk] = Mailbox()
         async with self.claim(session, Claim("Step", mailbox.close, request_id)):
+            if request_id and session.unanswered == request_id:
+                return await self._answer_again(session, mailbox)
+            await self.complete(session, mailbox)
             branch = self._fork_branch(session.branch)
             try:
-                chunks = await self._run(branch, [Planned(action) for action in actions], Priority.STEP, mailbox)
+                planned = [Planned(action) for action in actions]
+                chunks = await grow(self.engine, branch, planned, mailbox=mailbox, tenant=session.tenant)
             except BaseException:
                 self._close(branch)
                 raise
             self.swap(session, branch)
             # Without a request_id nobody can ask for it again.
             session.last_step = (request_id, chunks if request_id else [])
+            self.protection.sync(session, chunks, request_id=request_id)
+            await self.protection.settled(session)
             return chunks
 
     async def rewind(self, name: str, chunk_count: int, *, expected_chunk_index: int | None = None) -> Session:
@@ -132,11 +190,14 @@ class Worlds:
         async with self.claim(session, Claim("Rewind", mailbox.close)):
             if expected_chunk_index is not None and expected_chunk_index != session.branch.chunk_index:
                 raise ChunkIndexMismatch(expected_chunk_index, session.branch.chunk_index)
-            self.swap(session, await self.rewound(session.branch, chunk_count, mailbox))
+            self.swap(session, await self.rewound(session, chunk_count, mailbox))
+            self.protection.sync(session)
+            await self.protection.settled(session)
         return session
 
-    async def rewound(self, branch: Branch, chunk_count: int, mailbox: "Mailbox[Chunk] | None" = None) -> Branch:
-        """A fork of a branch, some chunks back, with all its blocks in view."""
+    async def rewound(self, session: Session, chunk_count: int, mailbox: "Mailbox[Chunk] | None" = None) -> Branch:
+        """A fork of a session's branch, some chunks back, with all the blocks that it needs."""
+        branch = session.branch
         with self.engine.lock:
             if branch.chunk_index == 0:
                 raise InvalidRequest(
@@ -151,28 +212,23 @@ class Worlds:
             target.rewind(chunk_count)
             if target.table.complete:
                 return target
-            replay = target.blank()
         try:
-            steps = [Planned(*step) for step in _steps(target)]
-            await self._run(replay, steps, Priority.STEP, mailbox)
-            assert replay.key == target.key, "a replay led to another world"
-        except BaseException:
-            self._close(replay)
-            raise
+            replay, _ = await self.residency.complete(target, session.known, mailbox=mailbox)
+            return replay
         finally:
             self._close(target)
-        return replay
 
     def fork(self, name: str, *, seeds: Seq[int | None], ttl_s: float) -> list[Session]:
         """Children of a session where it stands (its last committed chunk), one for each seed (None: the parent's)."""
         with self.engine.lock:
             session = self.get(name)
-            self._admit(len(seeds))
-            now_s = self._clock()
-            return [
-                self.engine.sessions.add(session.branch.fork(seed=seed), ttl_s=ttl_s, now_s=now_s, parent=name)
+            self._admit(len(seeds), session.branch.table.pool.storage)
+            children = [
+                self._add(session.branch.fork(seed=seed), ttl_s=ttl_s, tenant=session.tenant, parent=session)
                 for seed in seeds
             ]
+        self.protection.forked(session, children)
+        return children
 
     @asynccontextmanager
     async def rollout(self, name: str, sequences: Seq[Seq[Edge]]) -> "AsyncIterator[RolloutStream]":
@@ -180,31 +236,32 @@ class Worlds:
         roots = build_trie(sequences)
         mailbox: Mailbox[tuple[TrieNode, Chunk]] = Mailbox()
         engine = self.engine
-        with engine.lock:
-            session = self.get(name)
-            rollout = Rollout(
-                session.branch,
-                roots,
-                width=engine.scheduler.max_batch,
-                ahead_chunks=self.settings.max_untaken_chunks,
-                sink=mailbox,
-                spawn=engine.submit,
-                drop=engine.cancel,
-            )
-            session.readers.add(rollout.fail)
-            rollout.begin()
-        try:
-            nodes = self._taken_one_by_one(mailbox, rollout.taken)
-            yield RolloutStream(nodes, count_nodes(roots), sum(map(len, sequences)))
-        finally:
+        session = self.get(name)
+        async with self._using(session):
             with engine.lock:
-                rollout.cancel()
-                session.readers.discard(rollout.fail)
-                session.touch(self._clock())
+                rollout = Rollout(
+                    session.branch,
+                    roots,
+                    width=engine.scheduler.max_batch,
+                    ahead_chunks=self.settings.max_untaken_chunks,
+                    sink=mailbox,
+                    spawn=engine.submit,
+                    drop=engine.cancel,
+                    tenant=session.tenant,
+                )
+                session.readers.add(rollout.fail)
+                rollout.begin()
+            try:
+                nodes = self._taken_one_by_one(mailbox, rollout.taken)
+                yield RolloutStream(nodes, count_nodes(roots), sum(map(len, sequences)))
+            finally:
+                with engine.lock:
+                    rollout.cancel()
+                    session.readers.discard(rollout.fail)
 
-    async def generate(self, recipe: Recipe, actions: Seq[Action]) -> AsyncGenerator[Chunk]:
+    async def generate(self, recipe: Recipe, actions: Seq[Action], *, tenant: str = ANONYMOUS) -> AsyncGenerator[Chunk]:
         """A clip, chunk by chunk, on a branch that is gone afterwards."""
-        self._admit(0)
+        self._admit(0, recipe.policy.storage)
         branch = self._blank(recipe)
         mailbox: Mailbox[Chunk] = Mailbox()
         sequence = Sequence(
@@ -213,6 +270,7 @@ class Worlds:
             priority=Priority.BULK,
             sink=mailbox,
             ahead_chunks=self.settings.max_untaken_chunks,
+            tenant=tenant,
         )
 
         def taken() -> None:
@@ -230,71 +288,98 @@ class Worlds:
 
     async def save(self, name: str) -> tuple[bytes, str]:
         """A session as bytes, and its state hash."""
-        with self.engine.lock:
-            branch = self.get(name).branch.fork()  # pins the blocks in view
+        session = self.get(name)
+        async with self._using(session):
+            branch = self._fork_branch(session.branch)  # holds the blocks, and stays where it is under a play
         try:
-            positions = branch.table.policy.visible(len(branch.records))
-            context = branch.table.context()
-            reading = self.engine.between_ticks(lambda: self.model.read(branch.table.pool.storage, context))
-            in_view = await asyncio.wrap_future(reading)
-            blocks, pixels = snapshots.stack(in_view)
+            positions, blocks = await self.residency.read(branch)
+            stacked, pixels = snapshots.stack(blocks)
             saved = Snapshot(
                 model=self.model.package.name,
                 version=self.model.package.version,
                 digest=self.model.stored.digest,
-                fingerprint=self.model.fingerprint,
+                fingerprint=session.fingerprint,
                 seed=branch.seed,
                 nfe=branch.nfe,
                 policy=branch.table.policy,
                 origin=branch.origin,
-                steps=tuple(_steps(branch)),
+                steps=tuple(steps_of(branch)),
                 state_hash=branch.key.hex(),
                 positions=tuple(positions),
-                blocks=blocks,
+                blocks=stacked,
                 pixels=pixels,
             )
             return await asyncio.to_thread(snapshots.encode, saved), saved.state_hash
         finally:
             self._close(branch)
 
-    async def restore(self, saved: Snapshot, *, ttl_s: float) -> tuple[Session, bool]:
-        """A new session from a snapshot of this model, and whether its frames will be bit-identical."""
-        self._admit(1)
+    async def restore(
+        self, saved: Snapshot, *, ttl_s: float, tenant: str = ANONYMOUS, trusted: bool = False
+    ) -> tuple[Session, bool]:
+        """A new session from a snapshot of this model, and whether its frames will be bit-identical.
+
+        `trusted`: it was written by one of us, so others may share its blocks; a client's bytes may say anything.
+        """
+        storage = saved.policy.storage
         snapshots.check(saved, self.model.package)
-        if saved.policy.storage not in self.engine.pools:
-            offered = ", ".join(storage.value for storage in self.engine.pools)
-            raise InvalidRequest(
-                "snapshot", f"its blocks are stored as {saved.policy.storage.value}; offered here: {offered}"
-            )
+        if storage not in self.engine.pools:
+            offered = ", ".join(each.value for each in self.engine.pools)
+            raise InvalidRequest("snapshot", f"its blocks are stored as {storage.value}; offered here: {offered}")
+        self._admit(1, storage)
+        identical = saved.fingerprint == self.model.fingerprint
         branch = self._blank(Recipe(saved.origin, saved.seed, saved.nfe, saved.policy), saved.fingerprint)
         try:
-            for _ in saved.origin.chunks:
-                branch.records.append(branch.given_record())
-            for action, seed, nfe in saved.steps:
-                branch.records.append(branch.next_record(action, seed=seed, nfe=nfe))
+            write_history(branch, saved.steps)
             if branch.key.hex() != saved.state_hash:
                 raise SnapshotCorrupt("its history does not lead to its state hash")
             with self.engine.lock:
-                pool = branch.table.pool
-                self.engine.has_room(len(saved.positions), pool.storage)  # takes back reserves
-                block_ids = branch.table.restore(len(branch.records))
-                if block_ids is None:
-                    raise KvCacheFull(pool.block_count)
-            writing = self.engine.between_ticks(
-                lambda: self.model.write(pool.storage, block_ids, saved.stored_blocks())
-            )
-            try:
-                await asyncio.wrap_future(writing)
-            except asyncio.CancelledError:
-                writing.cancel()  # before the blocks are given back: a late write would land in another's chunk
-                raise
+                branch.table.stand_at(len(branch.records))
+                branch.table.trusted = trusted and identical
+                branch.salt = b"" if trusted else secrets.token_bytes(16)
+            await self.residency.fill(branch, dict(zip(saved.positions, saved.stored_blocks(), strict=True)))
             with self.engine.lock:
-                self._admit(1)  # others may have been restored meanwhile
-                session = self.engine.sessions.add(branch, ttl_s=ttl_s, now_s=self._clock())
-            return session, saved.fingerprint == self.model.fingerprint
+                self._admit(1, storage)  # others may have been restored meanwhile
+                session = self._add(branch, ttl_s=ttl_s, tenant=tenant, fingerprint=saved.fingerprint)
         except BaseException:
             self._close(branch)
             raise
+        self.protection.opened(session)
+        await self.protection.settled(session)
+        return session, identical
+
+    def adopt(self, adopted: Adopted, recipe: Recipe) -> Session:
+        """A session that the journal gives this replica, under its own name; its blocks come at its first use.
+
+        Raises ValueError for a history that this model cannot have.
+        """
+        head, history = adopted.head, adopted.history
+        if recipe.policy.storage not in self.engine.pools:
+            raise ValueError(f"blocks stored as {recipe.policy.storage.value} are not offered here")
+        branch = self._blank(recipe, head.fingerprint)
+        try:
+            write_history(branch, ((Action(step.action), step.seed, step.nfe) for step in history.steps))
+            with self.engine.lock:
+                branch.table.stand_at(len(branch.records))
+                branch.table.trusted = head.fingerprint == self.model.fingerprint
+                branch.shown = history.frames[-1] if history.frames else b""
+                session = self.engine.sessions.add(
+                    branch,
+                    ttl_s=head.ttl_s,
+                    now_s=self._clock(),
+                    parent=head.parent,
+                    tenant=head.tenant,
+                    fingerprint=head.fingerprint,
+                    name=head.session,
+                )
+        except BaseException:
+            self._close(branch)
+            raise
+        session.created_s = head.created_s
+        frames = {history.frames_first + place: pixels for place, pixels in enumerate(history.frames)}
+        session.known = Known(frames, history.snapshot_length)
+        session.unanswered, session.unanswered_count = history.request_id, history.request_chunk_count
+        self.protection.adopted(session, adopted)
+        return session
 
     @asynccontextmanager
     async def claim(self, session: Session, claim: Claim) -> AsyncIterator[None]:
@@ -315,30 +400,83 @@ class Worlds:
             with self.engine.lock:
                 taken()
 
-    async def _run(
+    async def complete(self, session: Session, mailbox: "Mailbox[Chunk] | None" = None) -> None:
+        """Brings back the blocks of a session that was spilled or adopted. Raises KvCacheFull, SessionClosed."""
+        async with session.completing:  # two who come at once do it once
+            branch = session.branch
+            with self.engine.lock:
+                if branch.table.complete:
+                    return
+            replay, _ = await self.residency.complete(branch, session.known, mailbox=mailbox)
+            with self.engine.lock:
+                if session.branch is not branch:
+                    replay.close()  # a rewind took it elsewhere meanwhile, with all its blocks
+                    return
+                unanswered = session.unanswered
+                self.swap(session, replay)
+                session.unanswered = unanswered
+
+    @asynccontextmanager
+    async def _using(self, session: Session) -> AsyncIterator[None]:
+        """Keeps a session from being spilled or expired while it is looked at, its blocks all here."""
+
+        def close(error: Exception) -> None:
+            del error  # what it is looked at for has a sink of its own
+
+        with self.engine.lock:
+            session.readers.add(close)
+        try:
+            await self.complete(session)
+            yield
+        finally:
+            with self.engine.lock:
+                session.readers.discard(close)
+                session.touch(self._clock())
+
+    async def _answer_again(self, session: Session, mailbox: Mailbox[Chunk]) -> list[Chunk]:
+        """The chunks of the last step, which this replica knows from the journal only, made again for its retry."""
+        at_most = len(session.branch.records) - session.unanswered_count
+        branch, made = await self.residency.complete(session.branch, session.known, at_most=at_most, mailbox=mailbox)
+        chunks = made[len(made) - session.unanswered_count :]
+        session.last_step = (session.unanswered, chunks)
+        self.swap(session, branch)
+        return chunks
+
+    async def _release(self, session: Session) -> None:
+        await self.protection.release(session)
+        with self.engine.lock:
+            if session.name in self.engine.sessions:
+                self.engine.sessions.remove(session, Draining())
+
+    def _add(
         self,
         branch: Branch,
-        planned: Seq[Planned],
-        priority: Priority,
-        mailbox: "Mailbox[Chunk] | None" = None,
-    ) -> "list[Chunk]":
-        """Grows a branch by what its start lacks and by what is planned; returns the generated chunks."""
-        mailbox = mailbox or Mailbox()
-        sequence = Sequence(branch, planned, priority=priority, sink=mailbox)
-        if sequence.over:
-            return []
-        try:
-            self.engine.submit(sequence)
-            return [chunk async for chunk in mailbox if not chunk.record.given]
-        finally:
-            self.engine.cancel(sequence)
+        *,
+        ttl_s: float,
+        tenant: str,
+        parent: Session | None = None,
+        fingerprint: str | None = None,
+    ) -> Session:
+        session = self.engine.sessions.add(
+            branch,
+            ttl_s=ttl_s,
+            now_s=self._clock(),
+            tenant=tenant,
+            parent=parent.name if parent else "",
+            fingerprint=fingerprint or (parent.fingerprint if parent else self.model.fingerprint),
+        )
+        session.known = parent.known if parent else None
+        return session
+
+    def _remove(self, session: Session) -> int:
+        self.protection.closed(session)
+        return self.engine.sessions.remove(session)
 
     def _blank(self, recipe: Recipe, fingerprint: str | None = None) -> Branch:
+        pool = self.engine.pools[recipe.policy.storage]
         root = root_key(self.model.stored.digest, fingerprint or self.model.fingerprint, recipe.policy)
         with self.engine.lock:
-            table = BlockTable(
-                self.engine.pools[recipe.policy.storage], recipe.policy, reserve_chunks=self.settings.reserve_chunks
-            )
+            table = BlockTable(pool, recipe.policy, reserve_chunks=self.settings.reserve_chunks)
         return Branch(recipe.origin, root, recipe.seed, recipe.nfe, table)
 
     def _fork_branch(self, branch: Branch) -> Branch:
@@ -353,19 +491,23 @@ class Worlds:
                 raise SessionClosed(session.name)
             session.branch.close()
             session.branch = branch
+            session.known = None  # its blocks are here now
+            session.unanswered = ""
 
     def _close(self, branch: Branch) -> None:
         with self.engine.lock:
             branch.close()
 
-    def _admit(self, session_count: int) -> None:
+    def _admit(self, session_count: int, storage: Storage) -> None:
         """Refuses before the pool is dry, so that the sessions that are held can go on."""
+        if self.draining:
+            raise Draining
         limit = self.settings.max_sessions
         if len(self.engine.sessions) + session_count > limit:
             raise TooManySessions(len(self.engine.sessions), limit)
         headroom = self.settings.headroom_blocks
-        if not self.engine.has_room(headroom):
-            raise KvCacheFull(self.engine.pool.block_count, headroom_blocks=headroom)
+        if not self.engine.has_room(headroom, storage):
+            raise KvCacheFull(self.engine.pools[storage].block_count, headroom_blocks=headroom)
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,11 +517,3 @@ class RolloutStream:
     nodes: AsyncIterator[tuple[TrieNode, Chunk]]
     node_count: int
     chunk_count: int
-
-
-def _steps(branch: Branch) -> Iterator[tuple[Action, int, int]]:
-    """(action, seed, nfe) of each generated chunk."""
-    for record in branch.records:
-        if not record.given:
-            assert record.action is not None, f"chunk {record.chunk_index} was generated without an action"
-            yield record.action, record.seed, record.nfe

@@ -111,9 +111,10 @@ class Video:
         return str(name)
 
     async def get(self, session: str) -> pb.GetResponse:
-        """The session as it stands; its lease, which each look at it renews, left out."""
+        """The session as it stands, but for its lease, which each look renews, and for what others share with it."""
         answer = await self.stub.Get(pb.GetRequest(session=session))
         answer.session.ClearField("expire_time")
+        answer.session.ClearField("shared_block_count")
         return answer
 
     async def refused(self, call: Any) -> Refusal:
@@ -171,6 +172,8 @@ async def start_video(tmp_path: Path) -> AsyncIterator[StartVideo]:
                     "port": 0,
                     "metrics_port": 0,
                     "pool_mib": 1,
+                    "fp16_pool_mib": 1,
+                    "int8_pool_mib": 1,
                     "max_batch": 4,
                     "headroom_blocks": 2,
                     "drain_timeout_s": 2,

@@ -71,7 +71,7 @@ BAD_RECIPES: dict[str, tuple[dict[str, Any], str, str]] = {
     "nfe": ({"nfe": 3}, "nfe", "nfe must be one of [1, 2]"),
     "window": ({"kv": pb.KvPolicy(window_chunks=5)}, "kv.window_chunks", "must be 1 to 4, got 5"),
     "sink": ({"kv": pb.KvPolicy(sink_chunks=4)}, "kv.sink_chunks", "must be 0 to 3, got 4"),
-    "storage": ({"kv": pb.KvPolicy(storage=pb.KvPolicy.STORAGE_INT8)}, "kv.storage", "STORAGE_INT8"),
+    "storage": ({"kv": pb.KvPolicy(storage=77)}, "kv.storage", "STORAGE_INT8, got 77"),
     "policy": ({"kv": pb.KvPolicy(kind=42)}, "kv.kind", "got 42"),
 }
 

@@ -308,7 +308,10 @@ async def test_readiness_follows_the_pool(start_video: Any) -> None:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     assert await is_serving()
-    first, second = await video.create(chunks=3), await video.create(chunks=3)
+    first, second = await video.create(chunks=3), await video.create(chunks=3, start="dawn")
+    assert await is_serving()  # idle sessions can be spilled
+    for name in (first, second):
+        video.engine.sessions.peek(name).readers.add(print)
     assert not await is_serving()
     for call in (
         video.stub.CreateSession(pb.CreateSessionRequest(model=video.model, origin=pb.Origin(start="dawn"))),
@@ -319,6 +322,8 @@ async def test_readiness_follows_the_pool(start_video: Any) -> None:
         assert refusal.details["RetryInfo"].retry_delay.seconds == 1
         assert "fewer than 9 of the 16 blocks" in refusal.message
     assert len(await stepped(video, first, turns(2))) == 2  # those that are open go on
+    video.engine.sessions.peek(first).readers.clear()
+    video.engine.sessions.peek(second).readers.clear()
     await video.stub.Delete(pb.DeleteRequest(session=second))
     assert await is_serving()
 

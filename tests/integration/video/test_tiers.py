@@ -108,7 +108,7 @@ async def test_blocks_come_back_from_host_from_the_way_down_and_from_the_store(
     store: Store, metrics: VideoMetrics
 ) -> None:
     async with Tiers(HostTier(4 * SIZE), store, metrics) as tiers:
-        await tiers.put(FP32, some(FP32, *range(10)))
+        tiers.put(FP32, some(FP32, *range(10)))
         expect(await tiers.get(FP32, [key(i) for i in range(12)]), FP32, *range(10))  # most are on their way
         await written(tiers)
         tiers.check_integrity()
@@ -122,9 +122,9 @@ async def test_blocks_come_back_from_host_from_the_way_down_and_from_the_store(
 
 async def test_two_formats_share_the_host_and_are_told_apart_in_the_store(store: Store, metrics: VideoMetrics) -> None:
     async with Tiers(HostTier(SIZE), store, metrics) as tiers:
-        await tiers.put(FP32, some(FP32, 1, 2))
-        await tiers.put(INT8, some(INT8, 3, 4))
-        await tiers.put(FP32, some(FP32, 5))
+        tiers.put(FP32, some(FP32, 1, 2))
+        tiers.put(INT8, some(INT8, 3, 4))
+        tiers.put(FP32, some(FP32, 5))
         await written(tiers)
     async with Tiers(HostTier(SIZE), store, metrics) as tiers:
         expect(await tiers.get(INT8, [key(i) for i in range(6)]), INT8, 3, 4)
@@ -179,7 +179,7 @@ async def test_a_corrupt_or_foreign_block_is_refused_counted_deleted_and_not_bel
 
 async def test_without_a_store_the_host_tier_is_all_there_is(metrics: VideoMetrics) -> None:
     async with Tiers(HostTier(2 * SIZE), None, metrics) as tiers:
-        await tiers.put(FP32, some(FP32, 1, 2, 3))
+        tiers.put(FP32, some(FP32, 1, 2, 3))
         expect(await tiers.get(FP32, [key(i) for i in range(5)]), FP32, 2, 3)
         assert await tiers.save(FP32, some(FP32, 1)) == set()
         assert tiers.leaving_count == 0
@@ -190,18 +190,18 @@ async def test_a_store_that_dies_costs_its_blocks_and_no_errors_and_is_used_agai
 ) -> None:
     store = RedisStore(valkey.url, timeout_s=2.0)
     async with Tiers(HostTier(2 * SIZE), store, metrics) as tiers:
-        await tiers.put(FP32, some(FP32, *range(6)))
+        tiers.put(FP32, some(FP32, *range(6)))
         await written(tiers)
         valkey.kill()
         expect(await tiers.get(FP32, [key(i) for i in range(6)]), FP32, 4, 5)
         assert await tiers.save(FP32, some(FP32, 9)) == set()
         assert count(registry, "tier_unavailable") == 2
-        await tiers.put(FP32, some(FP32, 10, 11))
+        tiers.put(FP32, some(FP32, 10, 11))
         await written(tiers)
         assert count(registry, "tier_dropped") == 2  # 4 and 5 went nowhere
         valkey.restart()
         assert await tiers.save(FP32, some(FP32, 0)) == {key(0)}  # it was there, and must not be taken for it
-        await tiers.put(FP32, some(FP32, 12, 13))
+        tiers.put(FP32, some(FP32, 12, 13))
         await written(tiers)
         expect(await tiers.get(FP32, [key(i) for i in range(14)]), FP32, 0, 10, 11, 12, 13)
         tiers.check_integrity()
@@ -215,7 +215,7 @@ async def test_a_store_that_hangs_fills_a_bounded_queue_and_the_oldest_go(
     async with Tiers(HostTier(SIZE), store, metrics, queue_bytes=20 * SIZE) as tiers:
         valkey.pause(1500)
         for i in range(100):
-            await tiers.put(FP32, some(FP32, i))
+            tiers.put(FP32, some(FP32, i))
             tiers.check_integrity()
             if i == 5:
                 await asyncio.sleep(0.05)  # some are being written
@@ -231,7 +231,7 @@ async def test_closing_waits_for_nothing_and_leaves_no_task(valkey: Any, metrics
     before = asyncio.all_tasks()
     async with Tiers(HostTier(0), store, metrics) as tiers:
         valkey.pause(3000)
-        await tiers.put(FP32, some(FP32, *range(50)))
+        tiers.put(FP32, some(FP32, *range(50)))
         await asyncio.sleep(0.1)
         started_s = time.monotonic()
     assert time.monotonic() - started_s < 1.0

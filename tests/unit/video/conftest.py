@@ -24,7 +24,15 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         repository = tmp_path / f"models-{len(running)}"
         tiny.write(repository)
         known = VideoSettings(
-            models=str(repository), **{"pool_mib": 1, "max_batch": 4, "headroom_blocks": 2, **settings}
+            models=str(repository),
+            **{
+                "pool_mib": 1,
+                "fp16_pool_mib": 1,
+                "int8_pool_mib": 1,
+                "max_batch": 4,
+                "headroom_blocks": 2,
+                **settings,
+            },
         )
         (stored,) = ModelRepository(repository).scan()
         served = load_model(stored, known, VideoMetrics(CollectorRegistry()))

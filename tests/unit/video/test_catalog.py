@@ -16,11 +16,12 @@ from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action, KvPolicy, PolicyKind
 from worldtree_video.errors import SessionNotFound
 from worldtree_video.metrics import VideoMetrics
-from worldtree_video.worlds import Recipe
+from worldtree_video.recipe import Recipe
 
 
 def load(repository: Path, **settings: Any) -> Catalog:
-    known = VideoSettings(models=str(repository), **{"pool_mib": 1, "max_batch": 2, "headroom_blocks": 2, **settings})
+    small = {"pool_mib": 1, "fp16_pool_mib": 1, "int8_pool_mib": 1, "max_batch": 2, "headroom_blocks": 2}
+    known = VideoSettings(models=str(repository), **{**small, **settings})
     return load_catalog(known, VideoMetrics(CollectorRegistry()))
 
 

@@ -13,7 +13,7 @@ from worldtree_video.errors import EngineBroken
 from worldtree_video.live import LivePlay
 from worldtree_video.mailbox import Mailbox
 from worldtree_video.sequence import Planned, Sequence
-from worldtree_video.worlds import Recipe
+from worldtree_video.recipe import Recipe
 
 Serve = Callable[..., Served]
 SINK = KvPolicy(PolicyKind.SINK_WINDOW, 4, 1)
@@ -153,7 +153,7 @@ async def test_a_mailbox_gives_items_in_order_then_its_first_end_for_ever() -> N
             await anext(mailbox)
 
 
-def test_readiness_takes_back_reserves_before_it_says_no(serve: Serve) -> None:
+def test_readiness_counts_what_idle_sessions_could_give_up_and_takes_nothing(serve: Serve) -> None:
     served = serve(TinyWorld(tokens=1024), reserve_chunks=16)
     engine = served.worlds.engine
     assert engine.pool.block_count == 16
@@ -161,8 +161,14 @@ def test_readiness_takes_back_reserves_before_it_says_no(serve: Serve) -> None:
     async def fill() -> None:
         name = await opened(served)
         await served.worlds.step(name, [Action(1)] * 12)
-        assert engine.pool.free_count < 6
-        assert engine.has_room(12)
-        assert not engine.has_room(13)
+        free_count = engine.pool.free_count
+        assert free_count < 6
+        assert engine.has_room(16)
+        session = served.worlds.get(name)
+        session.readers.add(print)
+        assert engine.has_room(free_count)
+        assert not engine.has_room(free_count + 1)
+        session.readers.clear()
+        assert engine.pool.free_count == free_count
 
     asyncio.run(fill())

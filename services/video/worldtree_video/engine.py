@@ -66,6 +66,7 @@ class Engine:
         self._errands: deque[Callable[[], None]] = deque()
         self._work = threading.Condition(self.lock)
         self._stopping = False
+        self.known_count = 0  # chunks that took no tick, because they were known
         self.broken = False  # by a bug: no chunk will be made any more
         self._thread = threading.Thread(target=self._loop, name=f"engine-{self.name}", daemon=True)
 
@@ -176,6 +177,7 @@ class Engine:
     def _next_batch(self) -> Batch:
         with self.lock:
             batch = self.scheduler.next_batch(self.clock())
+        self.known_count += batch.known_count
         self._metrics.prefix_hits.labels(self.name).inc(batch.known_count)
         return batch
 

@@ -1,6 +1,6 @@
 """A play as a coroutine sees it: controls in, chunks out, on a session that nobody else may move meanwhile."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from worldtree_video.branch import Branch
@@ -71,8 +71,11 @@ class LivePlay:
             self._play.resume(self._engine.clock())
             self._engine.wake(self._play)
 
-    async def rewind(self, chunk_count: int) -> bytes:
-        """Goes back, forgets what was queued, and returns the newest chunk's pixels there."""
+    async def rewind(self, chunk_count: int, *, tell: Callable[[bytes], None] = lambda _: None) -> bytes:
+        """Goes back, forgets what was queued, and returns the newest chunk's pixels there.
+
+        `tell` gets them before the next chunk can be made, to say so between the chunks where it happened.
+        """
         with self._engine.lock:
             if self.session.name not in self._engine.sessions:
                 raise SessionClosed(self.session.name)
@@ -83,7 +86,9 @@ class LivePlay:
             with self._engine.lock:
                 self._moved(branch)
                 self._play.cleared()
-                return self._worlds.shown(self.session)
+                frames = self._worlds.shown(self.session)
+                tell(frames)
+                return frames
         finally:
             with self._engine.lock:
                 self._play.held = False
@@ -192,7 +197,7 @@ class LivePlay:
             )
             live = LivePlay(worlds, session, play, mailbox)
             # It grows the session's own branch: when that is closed under it, no chunk may be added any more.
-            opening.close, opening.drain = live.fail, live.drain
+            opening.close, opening.drain, opening.record = live.fail, live.drain, live.record
             engine.submit(play)
             try:
                 yield live

@@ -3,13 +3,13 @@
 import time
 from collections import Counter
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from worldtree.video.v1 import video_generator_pb2 as pb
 
 from worldtree_video import replies
 from worldtree_video.adoption import Adoption
 from worldtree_video.catalog import Catalog, Served
 from worldtree_video.config import VideoSettings
+from worldtree_video.introspection import PlayRecord, TickRecord
 from worldtree_video.kv_cache import BlockPool
 from worldtree_video.sessions import Session
 
@@ -23,7 +23,7 @@ def from_catalog(
     """All models of this replica, with at most so many sessions of each."""
     return pb.IntrospectResponse(
         replica=settings.replica,
-        time=_now(),
+        time=replies.from_time(time.time()),
         uptime_duration=replies.from_seconds(time.monotonic() - _STARTED_S),
         models=[_from_served(served, session_limit) for served in catalog],
         draining=adoption.draining,
@@ -41,6 +41,20 @@ def _from_served(served: Served, session_limit: int) -> pb.IntrospectResponse.Mo
             tiers=[*(_from_pool(pool, served) for pool in engine.pools.values()), *_from_tiers(served)],
             sessions=[_from_session(session, served, holders) for session in shown],
             session_count=len(sessions),
+            plays=[
+                _from_play(session.name, session.claim.record())
+                for session in sessions
+                if session.claim and session.claim.record
+            ],
+            ticks=[_from_tick(tick, engine.clock()) for tick in engine.scheduler.ticks],
+            tenants=[
+                pb.IntrospectResponse.TenantShare(
+                    tenant=share.tenant, chunk_count=share.chunk_count, waiting_count=share.waiting_count
+                )
+                for share in engine.scheduler.agenda.shares.shares()
+            ],
+            prefix_hit_count=engine.known_count,
+            play_load=engine.play_load,
             max_batch_size=engine.scheduler.max_batch,
         )
 
@@ -60,9 +74,40 @@ def _from_pool(pool: BlockPool, served: Served) -> pb.IntrospectResponse.Tier:
 
 
 def _from_tiers(served: Served) -> list[pb.IntrospectResponse.Tier]:
-    """Host memory, which all models of the replica share."""
-    host = served.worlds.residency.tiers.host
-    return [pb.IntrospectResponse.Tier(name="host", held_block_count=len(host), used_bytes=host.used_bytes)]
+    """Host memory and the store, which all models of the replica share; the store as far as this process knows it."""
+    tiers = served.worlds.residency.tiers
+    capacity = tiers.host.max_bytes // served.package.kv.block_bytes
+    host = pb.IntrospectResponse.Tier(
+        name="host",
+        capacity_block_count=capacity,
+        cached_block_count=len(tiers.host),
+        used_bytes=tiers.host.used_bytes,
+    )
+    if not tiers.has_store:
+        return [host]
+    return [host, pb.IntrospectResponse.Tier(name=tiers.store_name, cached_block_count=tiers.known_count)]
+
+
+def _from_play(session: str, record: PlayRecord) -> pb.IntrospectResponse.PlayStatus:
+    return pb.IntrospectResponse.PlayStatus(
+        session=session,
+        fps=record.fps,
+        slack_duration=replies.from_seconds(record.slack_s),
+        chunk_count=record.chunk_count,
+        missed_count=record.missed_count,
+        degraded_count=record.degraded_count,
+    )
+
+
+def _from_tick(tick: TickRecord, clock_s: float) -> pb.IntrospectResponse.Tick:
+    return pb.IntrospectResponse.Tick(
+        end_time=replies.from_time(time.time() - (clock_s - tick.end_s)),
+        duration=replies.from_seconds(tick.seconds),
+        play_count=tick.play_count,
+        step_count=tick.step_count,
+        bulk_count=tick.bulk_count,
+        commit_count=tick.commit_count,
+    )
 
 
 def _from_session(
@@ -92,7 +137,3 @@ def _holders(sessions: list[Session]) -> dict[tuple[BlockPool, int], list[str]]:
         for block in table.blocks.values():
             holders.setdefault((table.pool, block), []).append(session.name)
     return holders
-
-
-def _now() -> Timestamp:
-    return replies.from_time(time.time())

@@ -140,17 +140,19 @@ class PlayCall:
                 play.resume()
                 return pb.PlayResponse(resumed=pb.PlayResponse.Resumed(chunk_index=play.chunk_index))
             case "rewind":
-                frames = await play.rewind(request.rewind.chunk_count)
-                return pb.PlayResponse(
-                    rewound=pb.PlayResponse.Rewound(
-                        chunk_index=play.chunk_index, last_frame=replies.from_last_frame(frames, served.package)
-                    )
-                )
+
+                def tell(frames: bytes) -> None:
+                    last_frame = replies.from_last_frame(frames, served.package)
+                    rewound = pb.PlayResponse.Rewound(chunk_index=play.chunk_index, last_frame=last_frame)
+                    play.chunks.put(pb.PlayResponse(rewound=rewound))
+
+                await play.rewind(request.rewind.chunk_count, tell=tell)
             case "fork":
                 seeds = convert.to_fork_seeds(pb.ForkRequest(count=request.fork.count), self._settings)
-                children = served.worlds.fork(play.session.name, seeds=seeds, ttl_s=self._settings.session_ttl_s)
-                sessions = [replies.from_session(child, served) for child in children]
-                return pb.PlayResponse(forked=pb.PlayResponse.Forked(sessions=sessions))
+                with served.worlds.engine.lock:  # or a chunk may be made before the reader is told where it forked
+                    children = served.worlds.fork(play.session.name, seeds=seeds, ttl_s=self._settings.session_ttl_s)
+                    sessions = [replies.from_session(child, served) for child in children]
+                    play.chunks.put(pb.PlayResponse(forked=pb.PlayResponse.Forked(sessions=sessions)))
             case "stop":
                 play.stop()
             case "begin":

@@ -37,7 +37,13 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
         store = _open_store(settings)
         stack.push_async_callback(store.close)
         blocks = _open_block_store(settings)
-        tiers = Tiers(HostTier(settings.host_mib << 20), blocks, metrics, ttl_s=settings.tier_ttl_s)
+        tiers = Tiers(
+            HostTier(settings.host_mib << 20),
+            blocks,
+            metrics,
+            store_name=_store_name(settings),
+            ttl_s=settings.tier_ttl_s,
+        )
         if blocks:
             stack.push_async_callback(blocks.close)
         await stack.enter_async_context(tiers)
@@ -94,6 +100,10 @@ def _open_block_store(settings: VideoSettings) -> Store | None:
     if folder:
         return FolderStore(folder)
     return RedisStore(settings.redis_url) if settings.redis_url is not None else None
+
+
+def _store_name(settings: VideoSettings) -> str:
+    return "folder" if _tier_url(settings) else "redis" if settings.redis_url is not None else ""
 
 
 def _tier_url(settings: VideoSettings) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from worldtree_video.branch import Branch
 from worldtree_video.domain import Chunk, Known
 from worldtree_video.errors import SessionBusy, SessionClosed, SessionNotFound
+from worldtree_video.introspection import PlayRecord
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class Claim:
     close: Callable[[Exception], None]
     request_id: str = ""
     drain: Callable[[], None] | None = None  # lets it end soon with what it is at; None: it ends soon by itself
+    record: Callable[[], PlayRecord] | None = None  # of a play: how it keeps its time
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 

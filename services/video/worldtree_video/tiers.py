@@ -106,12 +106,14 @@ class Tiers:
         store: Store | None,
         metrics: VideoMetrics,
         *,
+        store_name: str = "",
         ttl_s: float = 86_400.0,
         queue_bytes: int = 64 << 20,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.host = host
         self._store = store
+        self.store_name = store_name
         self._metrics = metrics
         self._ttl_s = ttl_s
         self._queue_bytes = queue_bytes
@@ -125,6 +127,11 @@ class Tiers:
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def known_count(self) -> int:
+        """Blocks that this process believes to be in the store."""
+        return len(self._known)
 
     @property
     def has_store(self) -> bool:

@@ -308,10 +308,12 @@ async def test_readiness_follows_the_pool(start_video: Any) -> None:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     assert await is_serving()
-    first, second = await video.create(chunks=3), await video.create(chunks=3, start="dawn")
-    assert await is_serving()  # idle sessions can be spilled
-    for name in (first, second):
-        video.engine.sessions.peek(name).readers.add(print)
+    first = await video.create(chunks=3)
+    video.engine.sessions.peek(first).readers.add(print)  # in use: it cannot be spilled
+    second = await video.create(chunks=3, start="dawn")
+    assert await is_serving()  # this one can be
+    video.engine.sessions.peek(second).readers.add(print)
+    await stepped(video, second, turns(1))
     assert not await is_serving()
     for call in (
         video.stub.CreateSession(pb.CreateSessionRequest(model=video.model, origin=pb.Origin(start="dawn"))),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("engine", "tree", "realtime")
+BENCHMARKS = ("engine", "tree", "realtime", "tiers", "formats")
 
 
 def main(

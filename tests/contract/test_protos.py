@@ -19,7 +19,7 @@ BUF = Path(sys.executable).with_name("buf")
 VIDEO = "worldtree/video/v1/video_generator.proto"
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 # Calls that belong to no session; every other call is routed by field 1 of its request.
-SESSIONLESS = {"ListModels", "GetModel", "CreateSession", "Generate", "Restore", "List"}
+SESSIONLESS = {"ListModels", "GetModel", "CreateSession", "Generate", "Restore", "List", "Introspect"}
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:

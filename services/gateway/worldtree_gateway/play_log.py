@@ -15,6 +15,8 @@ _WINDOW_ACTION_COUNT = 256
 _MESSAGE_BYTES = 256
 
 _END = "end"
+_UNNUMBERED = 0  # an action that the client did not ask for
+_ENDS_REPEATING = ("act", "rewind", "stop", _END)
 # what each event answers
 _ANSWERS = {"paused": "pause", "resumed": "resume", "rewound": "rewind", "forked": "fork"}
 
@@ -70,6 +72,9 @@ class PlayLog:
             self.next_index = request.begin.resume_from.chunk_index
             self._delivered.extend(request.begin.resume_from.delivered)
         self._paused = False
+        self._repeats = request.begin.idle == pb.PlayRequest.IDLE_REPEAT
+        self._last: pb.Action | None = None  # what a replica repeats when nothing else is asked for
+        self._untold: pb.Action | None = None  # the same, where this replica has to be told
         self._asked: list[Asked] = []
         self._taken_count = 0  # of `_asked`, from its front: this replica has them
         self._numbers: deque[int] = deque()  # of the actions that this replica has and has not done
@@ -129,6 +134,8 @@ class PlayLog:
                 back_count=max(0, message.rewind.chunk_count),
             )
         )
+        if control == "resume":
+            self._tell_last()
 
     def end(self) -> None:
         """The client has no more to say."""
@@ -159,6 +166,7 @@ class PlayLog:
                 self._read_played(message.played)
             case "rewound":
                 self._answered("rewound")
+                self._last = None
                 self.next_index = message.rewound.chunk_index
                 while self._delivered and self._delivered[-1].index >= self.next_index:
                     self._delivered.pop()
@@ -186,11 +194,30 @@ class PlayLog:
         if self._paused:
             pause = pb.PlayRequest(pause=pb.PlayRequest.Pause())
             self._put(Asked("pause", pause.SerializeToString(), ours=True))
+        self._untold = self._last if self._repeats else None
         for each in asked:
             if not each.ours and (undone := self._undone(each)) is not None:
                 self._put(undone)
+        self._tell_last()
+
+    def _tell_last(self) -> None:
+        """A replica that was never asked for an action has none to repeat, so it is asked for the last one.
+
+        Not while the play is to stand paused, or it would be the first to be done afterwards, whatever the client has
+        asked for by then.
+        """
+        paused = self._paused
+        for each in self._asked:
+            if each.control in ("pause", "resume"):
+                paused = each.control == "pause"
+        if self._untold is not None and not paused:
+            act = pb.PlayRequest.Act(actions=[self._untold])
+            raw = pb.PlayRequest(act=act).SerializeToString()
+            self._put(Asked("act", raw, tuple(act.actions), first=_UNNUMBERED, through=self.done_count, ours=True))
 
     def _put(self, asked: Asked) -> None:
+        if asked.control in _ENDS_REPEATING:
+            self._untold = None
         if asked.replaces or asked.control in ("rewind", "stop"):
             for each in [each for each in self._asked[self._taken_count :] if each.control == "act"]:
                 self._drop(each)
@@ -226,7 +253,10 @@ class PlayLog:
                 index=chunk.index, action=chunk.action, nfe=chunk.timing.nfe, state_hash=chunk.state_hash
             )
         )
+        self._last = chunk.action
         while self._replica_done_count < played.done_action_count and self._numbers:
+            if self._numbers[0] == _UNNUMBERED:
+                played.ClearField("control_latency")  # to the client it is a repeat
             self._next_done()
         self._forget_done()
         played.done_action_count = self.done_count

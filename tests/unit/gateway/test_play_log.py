@@ -197,6 +197,71 @@ def test_a_paused_play_is_paused_again_and_the_client_is_not_told_twice() -> Non
     assert taken(log) == ["act 1"]
 
 
+def test_a_play_that_repeats_goes_on_repeating_and_counts_nothing_twice() -> None:
+    log = begin(1, 2, idle=Request.IDLE_REPEAT)
+    begun(log)
+    for index, (action, done_count) in enumerate([(1, 1), (2, 2), (2, 2)]):
+        played(log, index, action, done_count)
+    for _ in range(2):
+        log.restart()
+        assert taken(log) == ["act 2"]
+    resumed(log)
+    message = Response(played=Response.Played(chunk=pb.Chunk(index=3, action=pb.Action(id=2)), done_action_count=1))
+    message.played.control_latency.FromMilliseconds(5)
+    assert log.read(message)
+    assert message.played.done_action_count == 2
+    assert not message.played.HasField("control_latency"), "to the client it is a repeat"
+    assert log.kept_bytes == 0
+    log.add(act(7))
+    log.restart()
+    assert taken(log) == ["act 7"], "it has something else to do, and to repeat"
+    assert played(log, 4, 7, 1).done_action_count == 3
+
+
+def test_what_ends_the_repeating_ends_it_after_a_restart_too() -> None:
+    for raw in (rewind(1), STOP, act(9, replace=True)):
+        log = begin(1, idle=Request.IDLE_REPEAT)
+        begun(log)
+        played(log, 0, 1, 1)
+        log.add(raw)
+        log.restart()
+        assert "act 1" not in taken(log)
+    log = begin(1, idle=Request.IDLE_REPEAT)
+    begun(log)
+    played(log, 0, 1, 1)
+    log.end()
+    log.restart()
+    assert taken(log) == ["end"]
+    log = begin(1, idle=Request.IDLE_REPEAT)
+    begun(log)
+    played(log, 0, 1, 1)
+    log.add(rewind(1))
+    taken(log)
+    log.read(Response(rewound=Response.Rewound(chunk_index=0)))
+    log.restart()
+    assert taken(log) == [], "after a rewind nothing is repeated until the next action"
+    waiting = begin(1)
+    begun(waiting)
+    played(waiting, 0, 1, 1)
+    waiting.restart()
+    assert taken(waiting) == [], "it did not repeat"
+
+
+def test_a_paused_play_repeats_nothing_before_its_resume() -> None:
+    for later, words in (([], ["act 1"]), ([act(5)], ["act 5"])):
+        log = begin(1, idle=Request.IDLE_REPEAT)
+        begun(log)
+        played(log, 0, 1, 1)
+        log.add(PAUSE)
+        taken(log)
+        log.read(Response(paused=Response.Paused()))
+        log.restart()
+        assert taken(log) == ["pause"]
+        for raw in (*later, RESUME):
+            log.add(raw)
+        assert taken(log) == ["resume", *words]
+
+
 def test_a_batch_that_is_partly_done_is_sent_without_what_is_done() -> None:
     log = begin(1)
     begun(log)

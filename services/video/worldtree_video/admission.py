@@ -29,6 +29,10 @@ class Paced(Protocol):
         """Evaluations of a chunk that is not degraded."""
 
     @property
+    def resumed(self) -> bool:
+        """Whether it was promised its fps before, where it broke off: it is not refused then."""
+
+    @property
     def deadline_s(self) -> float:
         """When its next chunk, or the one in the making, is due, on the engine's clock."""
 

@@ -65,6 +65,25 @@ async def test_a_play_that_cannot_be_held_is_refused_with_the_fps_that_could_be(
         await chunk(play)
 
 
+async def test_a_play_that_goes_on_after_its_replicas_death_is_not_refused_what_it_was_promised(
+    start_video: Any,
+) -> None:
+    video = await start_video(SLOW, max_batch=1, play_load_max=1.0)
+    one, two, three = [await video.create(chunks=20, nfe=2) for _ in range(3)]
+    fps = fps_of_share(video, 0.6)
+    async with playing(video, one, fps=fps) as play:
+        await chunk(play)
+        where = P.Continue(chunk_index=(await video.get(two)).session.chunk_index)
+        call = video.stub.Play()
+        await call.write(P(session=two, begin=P.Begin(fps=fps, resume_from=where)))
+        assert (await call.read()).WhichOneof("event") == "resumed"
+        assert video.engine.play_load > 1.0
+        refused = video.stub.Play()
+        await refused.write(P(session=three, begin=P.Begin(fps=fps)))
+        assert (await video.refused(refused)).reason == "FPS_UNAVAILABLE", "it counts all the same"
+        call.cancel()
+
+
 async def test_a_play_faster_than_a_chunk_can_be_made_is_refused(start_video: Any) -> None:
     video = await start_video(SLOW, max_batch=1, play_load_max=1.0)
     name = await video.create(chunks=20, nfe=2)

@@ -33,7 +33,7 @@ class Dump:
 
 
 class Scribe:
-    """For one event loop; every method but `settled` and `close` returns at once.
+    """For one event loop; every method but `settled`, `verify` and `close` returns at once.
 
     `dump`: a session as it stands now, None when it is gone; called in the loop. `lost`: told once when another replica
     has adopted a session (`owner` empty: it was released or closed elsewhere); the scribe has forgotten it by then.
@@ -156,6 +156,24 @@ class Scribe:
             if line and line.protected:
                 self._unprotect(line)
         return False
+
+    async def verify(self) -> None:
+        """Asks the journal for the sessions that have nothing to write, and so would never learn that it lost them.
+
+        Those are written anew. A journal that does not answer is asked again the next time.
+        """
+        idle = [line for line in self._lines.values() if line.state is LineState.PROTECTED and not line.writes]
+        if not idle:
+            return
+        try:
+            missing = set(await self._journal.missing([line.session for line in idle]))
+        except StoreUnavailable as error:
+            log.warning("the journal cannot say what it has: %s", error)
+            return
+        for line in idle:
+            if line.session in missing and line.state is LineState.PROTECTED and not line.leaving:
+                log.warning("the journal has lost session %s, which is written anew", line.session)
+                self._unprotect(line)
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Ends after what waits was written, or after `timeout_s`."""

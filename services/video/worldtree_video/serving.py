@@ -26,6 +26,7 @@ from worldtree_video.tiers import HostTier, Tiers
 log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["VideoGenerator"].full_name
 _HOUSEKEEPING_S = 1.0
+_VERIFY_S = 5.0  # for so long a journal that came back empty may go unnoticed where nothing moves
 
 
 @asynccontextmanager
@@ -78,6 +79,8 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
             settings, service="video", register=register, ready=catalog.has_room, on_drain=drain, registry=registry
         ) as server:
             tasks = [asyncio.create_task(_keep_house(catalog, settings)), asyncio.create_task(_take_up(adoption))]
+            if scribe:
+                tasks.append(asyncio.create_task(_verify_journal(scribe)))
             try:
                 yield server, catalog
             finally:
@@ -141,3 +144,12 @@ async def _keep_house(catalog: Catalog, settings: VideoSettings) -> None:
         except Exception:  # the next round may do better; without one, no lease would ever end
             log.exception("housekeeping failed")
         await asyncio.sleep(_HOUSEKEEPING_S)
+
+
+async def _verify_journal(scribe: Scribe) -> None:
+    while True:
+        await asyncio.sleep(_VERIFY_S)
+        try:
+            await scribe.verify()
+        except Exception:  # the next round may do better
+            log.exception("the journal could not be verified")

@@ -418,6 +418,37 @@ async def test_a_redis_that_starts_again_empty_is_behind_and_takes_the_session_i
     await journal.aclose()
 
 
+async def test_what_the_journal_has_lost_is_missing(
+    replicas: Replicas, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    journal = await replicas.next("replica-a")
+    names = [f"{number}.a" for number in range(1100)] if replicas.shared else ["0.a", "1.a"]
+    for name in names:
+        await journal.create(head(name), History(), lease())
+    await journal.adopt("0.a", dead=None)  # its epoch is another now
+    assert await journal.missing([]) == []
+    assert await journal.missing(names) == []
+    assert await journal.missing(["0.a", "never.a"]) == ["never.a"]
+    if isinstance(journal, RedisJournal):
+        with Redis.from_url(request.getfixturevalue("valkey").url) as client:
+            client.flushall()
+    else:
+        for path in (tmp_path / "journal").glob("*.journal"):
+            path.unlink()
+    assert await journal.missing(names) == names
+
+
+async def test_what_another_adopted_or_closed_is_missing(pair: tuple[RedisJournal, RedisJournal]) -> None:
+    a, b = pair
+    for name in ("1.a", "2.a", "3.a"):
+        await a.create(head(name), History(), lease())
+    await b.adopt("2.a", dead="replica-a")
+    await b.adopt("3.a", dead="replica-a")
+    await b.close("3.a")
+    assert await a.missing(["1.a", "2.a", "3.a"]) == ["2.a", "3.a"]
+    assert await b.missing(["2.a"]) == []
+
+
 async def test_an_heir_keeps_its_claim_when_redis_lost_everything(
     valkey: Any, pair: tuple[RedisJournal, RedisJournal]
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from redis import Redis
 from worldtree_video.journal import Adopted, Entry, FolderJournal, Head, History, Journal, RedisJournal, Step
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.scribe import Dump, Scribe
@@ -292,6 +293,46 @@ async def test_a_redis_that_comes_back_empty_between_two_writes_is_written_anew(
     assert not owner.lost
     await owner.check(journal)
     await journal.aclose()
+
+
+async def test_an_idle_session_that_redis_lost_is_written_anew(owner: Owner, valkey: Any) -> None:
+    journal = redis_journal(valkey)
+    owner.begin(journal)
+    for name in ("idle.a", "moving.a", "leaving.a"):
+        owner.open(name)
+        owner.append(name)
+        assert await owner.scribe.settled(name)
+    await owner.scribe.verify()
+    assert owner.unprotected() in (None, 0)
+    with Redis.from_url(valkey.url) as client:
+        client.flushall()
+    owner.append("moving.a")
+    owner.scribe.end("leaving.a")
+    del owner.histories["leaving.a"]
+    await owner.scribe.verify()
+    await eventually(lambda: all(map(owner.scribe.protected, owner.histories)))
+    assert not owner.lost
+    other = redis_journal(valkey, "b")
+    await owner.check(other)
+    assert await other.adopt("leaving.a", dead="a") is None
+    await journal.aclose()
+    await other.aclose()
+
+
+async def test_an_idle_session_that_another_adopted_is_given_up(owner: Owner, valkey: Any) -> None:
+    journal, other = redis_journal(valkey), redis_journal(valkey, "b")
+    owner.begin(journal)
+    owner.open()
+    assert await owner.scribe.settled(S)
+    assert await other.adopt(S, dead="a")
+    await owner.scribe.verify()
+    await eventually(lambda: owner.lost == [(S, "b")])
+    assert not owner.scribe.protected(S)
+    valkey.kill()
+    await owner.scribe.verify()  # nothing to ask for
+    owner.histories.clear()
+    await journal.aclose()
+    await other.aclose()
 
 
 async def test_a_redis_that_hangs_costs_one_wait_and_then_none(owner: Owner, valkey: Any) -> None:

@@ -186,6 +186,12 @@ class FolderJournal:
         """The sessions of the folder that were not released; sweeps out those whose lease has ended."""
         return await self._call(self._owned)
 
+    async def missing(self, sessions: Sequence[str]) -> list[str]:
+        def look() -> list[str]:
+            return [each for each in sessions if each not in self._written or not self._path(each).exists()]
+
+        return await self._call(look)
+
     async def aclose(self) -> None:
         if self._lock >= 0:
             await asyncio.to_thread(self._thread.shutdown)

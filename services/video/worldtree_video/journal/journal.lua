@@ -77,6 +77,13 @@ elseif op == 'owned' then
         else redis.call('SREM', set_of(replica), name) end
     end
     return {'OK', owned}
+elseif op == 'missing' then -- names, each followed by the epoch that it should have
+    local found = {}
+    for place = 7, #ARGV, 2 do
+        local owner, held, closed = unpack(redis.call('HMGET', key(ARGV[place], 'meta'), 'owner', 'epoch', 'closed'))
+        if owner ~= replica or held ~= ARGV[place + 1] or closed then table.insert(found, ARGV[place]) end
+    end
+    return {'OK', found}
 end
 
 local refused = fence()

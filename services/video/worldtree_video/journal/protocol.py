@@ -9,7 +9,7 @@ from worldtree_video.journal.entries import Adopted, Entry, Head, History
 class Journal(Protocol):
     """A session's recipe and steps, written by the one replica that owns it.
 
-    Each method is one round trip, and repeating it changes nothing more. All but `adopt` and `owned` are fenced: they
+    Each method is one round trip, and repeating it changes nothing more. All but the last four are fenced: they
     raise JournalLost, and change nothing, when the session has another owner, or was adopted again since; and
     JournalBehind when the journal lacks what the write builds on, so the session must be written anew (`create`).
     Any may raise StoreUnavailable. Writes of one session are made one after another; a journal is for one event loop.
@@ -51,6 +51,10 @@ class Journal(Protocol):
 
     async def owned(self) -> list[str]:
         """Sessions whose owner is this replica."""
+        ...
+
+    async def missing(self, sessions: Sequence[str]) -> list[str]:
+        """Those of these sessions of this replica's that the journal does not know as such: lost, or adopted since."""
         ...
 
     async def aclose(self) -> None:

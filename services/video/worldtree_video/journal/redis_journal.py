@@ -27,6 +27,7 @@ from worldtree_video.journal.entries import (
 _SCRIPT = resources.files("worldtree_video.journal").joinpath("journal.lua").read_text()
 _PREFIX = "worldtree:journal:"
 _ROUND_TRIP_BYTES_MAX = 4 << 20
+_ASKED_COUNT_MAX = 500  # sessions of one operation, during which Redis serves nobody else
 
 
 @dataclass(slots=True)
@@ -136,6 +137,15 @@ class RedisJournal:
     async def owned(self) -> list[str]:
         _, names = await self._call("owned", "", 0)
         return sorted(name.decode() for name in names)
+
+    async def missing(self, sessions: Sequence[str]) -> list[str]:
+        found: list[str] = []
+        for first in range(0, len(sessions), _ASKED_COUNT_MAX):
+            asked = sessions[first : first + _ASKED_COUNT_MAX]
+            pairs = [(session, self._epochs.get(session, 0)) for session in asked]
+            _, names = await self._call("missing", "", 0, *(part for pair in pairs for part in pair))
+            found += [name.decode() for name in names]
+        return found
 
     async def aclose(self) -> None:
         if self._sender:

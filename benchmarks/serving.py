@@ -12,8 +12,9 @@ from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
 from worldtree_runtime.stores import Store
 from worldtree_video.catalog import Served, load_catalog
 from worldtree_video.config import VideoSettings
+from worldtree_video.host_tier import HostTier
 from worldtree_video.metrics import VideoMetrics
-from worldtree_video.tiers import HostTier, Tiers
+from worldtree_video.tiers import Tiers
 
 if TYPE_CHECKING:  # a name of the stubs' types only
     from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorAsyncStub

@@ -11,15 +11,17 @@ from worldtree_runtime.model_package import DiscreteActions, PackageError, Start
 from worldtree_runtime.model_repository import ModelRepository, StoredPackage, resolve
 
 from worldtree_video import formats
+from worldtree_video.archive import Archive
 from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action, Origin, Storage
 from worldtree_video.engine import Engine
 from worldtree_video.errors import SessionNotFound
+from worldtree_video.host_tier import HostTier
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.model import VideoModel
 from worldtree_video.pictures import PictureError, read_png, split_strip
 from worldtree_video.scribe import Dump, Scribe
-from worldtree_video.tiers import HostTier, Tiers
+from worldtree_video.tiers import Tiers
 from worldtree_video.worlds import Worlds
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class Served:
 
     stored: StoredPackage
     worlds: Worlds
+    archive: Archive
     starts: dict[str, Origin]
 
     @property
@@ -161,7 +164,8 @@ def load_model(
     log.info(
         "model loaded", extra={"model": stored.name, "version": stored.version, "block_count": engine.pool.block_count}
     )
-    return Served(stored, Worlds(engine, settings, tiers, scribe), starts)
+    worlds = Worlds(engine, settings, tiers, scribe)
+    return Served(stored, worlds, Archive(worlds), starts)
 
 
 def _block_counts(stored: StoredPackage, settings: VideoSettings) -> dict[Storage, int]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import grpc.aio
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import add_VideoGeneratorServicer_to_server
-from worldtree_runtime.errors import WorldtreeError
 from worldtree_runtime.metrics import process_registry
 from worldtree_runtime.server import RunningServer, start_server
 from worldtree_runtime.stores import FolderStore, MemoryStore, RedisStore, Store, StoreUnavailable, open_store
@@ -17,15 +16,17 @@ from worldtree_runtime.stores import FolderStore, MemoryStore, RedisStore, Store
 from worldtree_video.adoption import Adoption
 from worldtree_video.catalog import Catalog, load_catalog
 from worldtree_video.config import VideoSettings
+from worldtree_video.host_tier import HostTier
 from worldtree_video.journal import FolderJournal, Journal, RedisJournal
 from worldtree_video.metrics import VideoMetrics
-from worldtree_video.scribe import Scribe
+from worldtree_video.scribe import Dump, Scribe
 from worldtree_video.servicer import VideoServicer
-from worldtree_video.tiers import HostTier, Tiers
+from worldtree_video.tiers import Tiers
 
 log = logging.getLogger(__name__)
 _SERVICE = pb.DESCRIPTOR.services_by_name["VideoGenerator"].full_name
 _HOUSEKEEPING_S = 1.0
+_TAKE_UP_AGAIN_S = 2.0
 _VERIFY_S = 5.0  # for so long a journal that came back empty may go unnoticed where nothing moves
 
 
@@ -50,18 +51,23 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
         await stack.enter_async_context(tiers)
         journal = _open_journal(settings)
         scribe = None
+
+        def dump(session: str) -> Dump | None:
+            tiers.doubt()  # the journal has lost it, and perhaps its blocks too
+            return catalog.dump(session)
+
         if journal:
             stack.push_async_callback(journal.aclose)
             scribe = Scribe(
                 journal,
                 metrics,
-                dump=lambda session: catalog.dump(session),
+                dump=dump,
                 lost=lambda session, owner: catalog.lost(session, owner),
                 wait_s=settings.journal_timeout_s,
             )
             stack.push_async_callback(scribe.close)
         catalog = load_catalog(settings, metrics, tiers, scribe)
-        adoption = Adoption(catalog, journal)
+        adoption = Adoption(catalog, journal, scribe)
         servicer = VideoServicer(catalog, adoption, settings, store, metrics)
 
         def register(server: grpc.aio.Server) -> list[str]:
@@ -126,13 +132,19 @@ def _open_journal(settings: VideoSettings) -> Journal | None:
 
 async def _take_up(adoption: Adoption) -> None:
     """Takes up what this replica had before it was started anew; whoever asks first for one of them needn't wait."""
-    try:
-        count = await adoption.adopt_owned()
-    except (WorldtreeError, StoreUnavailable) as error:
-        log.warning("the journal does not answer: %s", error)
+    while True:
+        try:
+            count = await adoption.adopt_owned()
+        except StoreUnavailable as error:
+            log.warning("the journal does not answer: %s", error)
+            await asyncio.sleep(_TAKE_UP_AGAIN_S)
+            continue
+        except Exception:  # each session is still found by the first call on it
+            log.exception("sessions of the journal could not be taken up")
+            return
+        if count:
+            log.info("took up sessions from the journal", extra={"session_count": count})
         return
-    if count:
-        log.info("took up sessions from the journal", extra={"session_count": count})
 
 
 async def _keep_house(catalog: Catalog, settings: VideoSettings) -> None:

@@ -11,12 +11,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Self
 
 from worldtree_runtime.stores import Store, StoreUnavailable
 
 from worldtree_video.errors import BlockCorrupt
+from worldtree_video.host_tier import HeldBlock, HostTier
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.stored_block import BlockFormat, StoredBlock
 
@@ -25,69 +25,6 @@ log = logging.getLogger(__name__)
 _WRITE_BLOCK_COUNT = 16  # blocks of one write in the background
 _KNOWN_COUNT_MAX = 1 << 16  # keys remembered as stored, so that what many sessions share is written once
 _EWMA_SHARE = 0.2  # weight of the newest measurement
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HeldBlock:
-    """A block with the format that it needs to become bytes."""
-
-    form: BlockFormat
-    block: StoredBlock
-
-    @property
-    def nbytes(self) -> int:
-        return self.block.nbytes
-
-
-class HostTier:
-    """Blocks in this process's memory, at most `max_bytes`; the least recently used leave. For one thread at a time."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self._held: OrderedDict[bytes, HeldBlock] = OrderedDict()  # least recently used first
-        self._used_bytes = 0
-        self.hit_count = 0
-        self.miss_count = 0
-        self.evicted_count = 0
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._held
-
-    @property
-    def used_bytes(self) -> int:
-        return self._used_bytes
-
-    def put(self, key: bytes, held: HeldBlock) -> list[tuple[bytes, HeldBlock]]:
-        """Takes a block; returns what had to leave for it, the block itself when it is larger than the tier."""
-        old = self._held.pop(key, None)
-        self._used_bytes += held.nbytes - (old.nbytes if old else 0)
-        self._held[key] = held
-        evicted = []
-        while self._used_bytes > self.max_bytes:
-            left = self._held.popitem(last=False)
-            self._used_bytes -= left[1].nbytes
-            evicted.append(left)
-        self.evicted_count += len(evicted)
-        return evicted
-
-    def get(self, key: bytes) -> HeldBlock | None:
-        """A block, now the most recently used."""
-        held = self._held.get(key)
-        if held is None:
-            self.miss_count += 1
-            return None
-        self.hit_count += 1
-        self._held.move_to_end(key)
-        return held
-
-    def check_integrity(self) -> None:
-        """Recounts; for tests."""
-        counted = sum(held.nbytes for held in self._held.values())
-        assert counted == self._used_bytes, f"counted {counted} bytes, booked {self._used_bytes}"
-        assert self._used_bytes <= self.max_bytes, f"booked {self._used_bytes} bytes of {self.max_bytes}"
 
 
 class Tiers:
@@ -190,11 +127,18 @@ class Tiers:
             started_s = self._clock()
             read = await self._read(self._store, form, missing)
             self._measure("store", form, self._clock() - started_s, len(read))
-            for key in read:
-                self._remember(key)
+            for key in missing:
+                if key in read:
+                    self._remember(key)
+                else:
+                    self._known.pop(key, None)  # it has lost it
             self.put(form, read)
             found.update(read)
         return found
+
+    def doubt(self) -> None:
+        """The store may have lost what it held: what is handed in from now on is written, known or not."""
+        self._known.clear()
 
     def held_count(self, keys: Iterable[bytes]) -> int:
         """How many of these are in host memory; cheap, and nothing is touched."""
@@ -294,7 +238,7 @@ class Tiers:
 
     def _unavailable(self) -> None:
         self._metrics.tier_unavailable.labels("store").inc()
-        self._known.clear()  # it may come back empty
+        self.doubt()  # it may come back empty
 
     def _remember(self, key: bytes) -> None:
         self._known[key] = self._clock() + self._ttl_s / 2

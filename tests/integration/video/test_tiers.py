@@ -12,9 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from redis import Redis
 from worldtree_runtime.stores import FolderStore, MemoryStore, RedisStore, Store
+from worldtree_video.host_tier import HeldBlock, HostTier
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.stored_block import BlockFormat, StoredBlock
-from worldtree_video.tiers import HeldBlock, HostTier, Tiers
+from worldtree_video.tiers import Tiers
 
 FP32 = BlockFormat("a" * 64, "fp32", {"kv": (np.float32, (2, 4, 8))}, (2, 4, 4, 3))
 INT8 = BlockFormat(
@@ -153,6 +154,20 @@ async def test_a_block_stored_already_is_not_written_again_until_half_its_time(m
         now_s[0] = 51
         await tiers.save(FP32, some(FP32, 1))
         assert await store.get(name) is not None
+
+
+async def test_what_the_store_lost_is_written_again_as_soon_as_that_is_seen_or_feared(metrics: VideoMetrics) -> None:
+    store = MemoryStore()
+    async with Tiers(HostTier(0), store, metrics) as tiers:
+        await tiers.save(FP32, some(FP32, 1, 2))
+        await store.close()
+        expect(await tiers.get(FP32, [key(1)]), FP32)
+        await tiers.save(FP32, some(FP32, 1, 2))
+        expect(await tiers.get(FP32, [key(1)]), FP32, 1)
+        assert len(store) == 1, "of the other nothing was seen"
+        tiers.doubt()
+        await tiers.save(FP32, some(FP32, 1, 2))
+        expect(await tiers.get(FP32, [key(1), key(2)]), FP32, 1, 2)
 
 
 async def test_a_corrupt_or_foreign_block_is_refused_counted_deleted_and_not_believed(

@@ -1,5 +1,6 @@
 """Blocks and tables against a plain model of them: none is lost, none is held twice, none in view is given back."""
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -93,16 +94,19 @@ class Blocks(RuleBasedStateMachine):
 
     @rule(data=st.data(), length=st.integers(0, 12))
     @precondition(lambda self: any(not blocks for _, blocks in self.tables))
-    def restore(self, data: st.DataObject, length: int) -> None:
+    def refill(self, data: st.DataObject, length: int) -> None:
         table, blocks = data.draw(st.sampled_from([entry for entry in self.tables if not entry[1]]))
         visible = table.policy.visible(length)
-        fresh = table.restore(length)
+        table.stand_at(length)
+        fresh = table.refill({position: bytes([position]) for position in visible})
         if fresh is None:
             assert len(visible) > self.pool.free_count
+            table.truncate(0)
             return
         assert table.complete
+        assert list(fresh) == visible
         blocks.extend([None] * length)
-        for position, block in zip(visible, fresh, strict=True):
+        for position, block in fresh.items():
             blocks[position] = block
 
     @rule(data=st.data())
@@ -225,14 +229,37 @@ def test_a_fork_shares_every_block_and_takes_none() -> None:
     pool.check_integrity()
 
 
-def test_a_restore_that_finds_too_few_blocks_changes_nothing() -> None:
+def test_a_refill_that_finds_too_few_blocks_changes_nothing() -> None:
     pool = BlockPool(3)
     table = BlockTable(pool, sink_window())
-    assert table.restore(10) is None
-    assert (len(table), pool.free_count) == (0, 3)
-    assert table.restore(3) is not None
+    table.stand_at(10)
+    keys = {position: bytes([position]) for position in table.needed()}
+    assert len(keys) > 3
+    assert table.refill(keys) is None
+    assert (table.held_count, pool.free_count) == (0, 3)
+    assert table.refill({9: b"9"}) is not None
     table.close()
     pool.check_integrity()
+
+
+def test_a_large_pool_costs_what_is_used_of_it() -> None:
+    started_s = time.process_time()
+    pool = BlockPool(10**9)
+    table = grown(BlockTable(pool, sink_window()), 6)
+    pool.check_integrity()
+    assert time.process_time() - started_s < 0.5
+    assert (pool.held_count, pool.free_count) == (table.held_count, 10**9 - table.held_count)
+    table.close()
+    assert pool.free_count == 10**9
+
+
+def test_a_block_that_is_used_and_was_never_given_out_is_noticed() -> None:
+    pool = BlockPool(5)
+    table = grown(BlockTable(pool, sink_window()), 2)
+    pool._fresh = 1
+    with pytest.raises(AssertionError, match="-1 of 5 blocks are lost"):
+        pool.check_integrity()
+    table.close()
 
 
 def test_a_lost_block_is_noticed_with_its_numbers() -> None:
@@ -350,10 +377,12 @@ def test_a_refill_whose_contents_cannot_be_had_leaves_nothing_known() -> None:
     pool.check_integrity()
 
 
-def test_a_table_that_was_restored_makes_nothing_known() -> None:
+def test_a_table_of_a_strangers_blocks_makes_nothing_known() -> None:
     pool = BlockPool(8)
     table = BlockTable(pool, sink_window())
-    assert table.restore(2) is not None
+    table.stand_at(2)
+    table.trusted = False
+    assert table.refill({0: b"first", 1: b"second"}) is not None
     block = pool.allocate()
     assert block is not None
     table.append(block, b"forged")

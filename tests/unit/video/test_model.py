@@ -195,8 +195,10 @@ def test_blocks_that_were_read_can_be_put_back_elsewhere(bench: Callable[..., Be
     blocks = table.model.read(table.storage, branch.table.context())
     expected = table.make([table.pending(branch, Action(2))])[0]
     twin = Branch(branch.origin, b"root", 7, 2, BlockTable(table.pool, POLICY), records=branch.records[:2])
-    fresh = twin.table.restore(2)
-    assert fresh is not None
+    twin.table.stand_at(2)
+    refilled = twin.table.refill({0: b"first", 1: b"second"})
+    assert refilled is not None
+    fresh = list(refilled.values())
     table.model.write(table.storage, fresh, blocks)
     assert all(map(same, table.model.read(table.storage, fresh), blocks))
     assert table.model.frames(table.storage, fresh[0]) == branch.origin.chunks[0]

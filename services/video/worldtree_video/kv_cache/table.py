@@ -1,163 +1,20 @@
-"""Blocks, who holds them, and the tables that list them. Plain integers: no tensor is ever seen here.
+"""What one branch sees of its history: its blocks by position. Plain integers: no tensor is seen here.
 
-pool:      0 .. block_count-1, each in exactly one of four states
-           free        in `_free`
-           in flight   allocated to a chunk being made; in `_in_flight`; reference count 0
-           held        in one or more tables; reference count = number of tables that list it
-           cached      in no table, but known by its key; in `_cached`, least recently held first
-index:     key of a record -> the one block that holds that chunk; every cached block is in it, held ones may be
-           indexed     made here from a trusted history, or read back from where we wrote it
-           never       in flight, or after blocks that a client brought: see `BlockTable.trusted`
 table:     one entry a chunk of a history, by position; none where the block was given back
            [ start ........ | generated ........................... ]
              sink: in view  | dropped        | reserve | in view
            kept      what the KV policy may ever show again: never given back while the table lives, unless spilled
            reserve   the chunks just before, kept so that a rewind is integer work; first to go when the pool is short
+
+What a block's states are, and how it goes from one to another: see the pool.
 """
 
-from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
-from worldtree_video.domain import Action, KvPolicy, Record, Storage, Summary
+from worldtree_video.domain import Action, KvPolicy, Record, Summary
 from worldtree_video.errors import PolicyBroken
+from worldtree_video.kv_cache.pool import BlockPool
 from worldtree_video.policies import resolve
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the pool knows of an indexed block."""
-
-    key: bytes
-    summary: Summary | None
-
-
-class BlockPool:
-    """Hands out the ids of the blocks of one storage format, counts who holds them, and finds them by key.
-
-    Without `prefix_cache` no block is known by its key, so a block that nobody holds is free at once.
-    """
-
-    def __init__(self, block_count: int, storage: Storage = Storage.FP32, *, prefix_cache: bool = True) -> None:
-        if block_count < 1:
-            raise ValueError(f"block_count must be 1 or more, got {block_count}")
-        self.block_count = block_count
-        self.storage = storage
-        self.prefix_cache = prefix_cache
-        # A stack: the block freed last is the one most likely still in the processor's cache.
-        self._free = list(range(block_count - 1, -1, -1))
-        self._cached: OrderedDict[int, None] = OrderedDict()
-        self._in_flight: set[int] = set()
-        self._references = [0] * block_count
-        self._index: dict[bytes, int] = {}
-        self._known: dict[int, _Known] = {}  # the index, the other way round
-        self._tables: set[BlockTable] = set()
-
-    @property
-    def free_count(self) -> int:
-        """Blocks that can be allocated: free ones, and cached ones that nobody would miss but for speed."""
-        return len(self._free) + len(self._cached)
-
-    @property
-    def cached_count(self) -> int:
-        """Of these, blocks that are known by their key."""
-        return len(self._cached)
-
-    @property
-    def in_flight_count(self) -> int:
-        return len(self._in_flight)
-
-    @property
-    def held_count(self) -> int:
-        return self.block_count - self.free_count - self.in_flight_count
-
-    def shared_count(self) -> int:
-        """Blocks that more than one table lists."""
-        return sum(1 for count in self._references if count > 1)
-
-    def references(self, block_id: int) -> int:
-        """Tables that list a block."""
-        return self._references[block_id]
-
-    def find(self, key: bytes) -> int | None:
-        """The block that holds the chunk of this key; None: not here."""
-        return self._index.get(key)
-
-    def allocate(self) -> int | None:
-        """Takes a block for a chunk to be made: a free one, else the cached one that was left alone longest.
-
-        None when all are held or in flight.
-        """
-        if self._free:
-            block_id = self._free.pop()
-        elif self._cached:
-            block_id, _ = self._cached.popitem(last=False)
-            del self._index[self._known.pop(block_id).key]
-        else:
-            return None
-        self._in_flight.add(block_id)
-        return block_id
-
-    def abandon(self, block_id: int) -> None:
-        """Gives back a block whose chunk was not finished."""
-        self._in_flight.remove(block_id)
-        self._free.append(block_id)
-
-    def check_integrity(self) -> None:
-        """Recounts every block. Raises AssertionError with the numbers when one is lost or held wrongly."""
-        listed = Counter(block for table in self._tables for block in table.blocks.values())
-        states = {
-            "free": set(self._free),
-            "cached": set(self._cached),
-            "in flight": self._in_flight,
-            "held": set(listed),
-        }
-        assert len(states["free"]) == len(self._free), (
-            f"{len(self._free) - len(states['free'])} blocks are in the free list twice"
-        )
-        names = list(states)
-        for place, one in enumerate(names):
-            for other in names[place + 1 :]:
-                both = states[one] & states[other]
-                assert not both, f"blocks {sorted(both)} are {one} and {other}"
-        total = sum(map(len, states.values()))
-        assert total == self.block_count, f"{self.block_count - total} of {self.block_count} blocks are lost"
-        for block_id, count in enumerate(self._references):
-            assert count == listed[block_id], f"block {block_id} counts {count} tables, {listed[block_id]} list it"
-        indexed = {block_id: known.key for block_id, known in self._known.items()}
-        assert {key: block_id for block_id, key in indexed.items()} == self._index, (
-            f"the index has {len(self._index)} keys and {len(indexed)} blocks that do not agree"
-        )
-        assert len(indexed) == len(self._index), f"{len(indexed)} blocks are known by {len(self._index)} keys"
-        unknown = states["cached"] - set(indexed)
-        assert not unknown, f"blocks {sorted(unknown)} are cached without a key"
-        early = set(indexed) - states["cached"] - states["held"]
-        assert not early, f"blocks {sorted(early)} are known by a key, but neither held nor cached"
-
-    def _adopt(self, block_id: int) -> None:
-        self._in_flight.remove(block_id)
-        self._references[block_id] = 1
-
-    def _learn(self, block_id: int, key: bytes, summary: Summary | None) -> None:
-        """Makes a held block known by its key. The first to be known stays: the others hold the same."""
-        if self.prefix_cache and key not in self._index and block_id not in self._known:
-            self._index[key] = block_id
-            self._known[block_id] = _Known(key, summary)
-
-    def _share(self, block_id: int) -> None:
-        self._cached.pop(block_id, None)
-        self._references[block_id] += 1
-
-    def _release(self, block_id: int) -> bool:
-        """Takes one reference away; True when the block can be allocated again."""
-        self._references[block_id] -= 1
-        if self._references[block_id]:
-            return False
-        if block_id in self._known:
-            self._cached[block_id] = None
-        else:
-            self._free.append(block_id)
-        return True
 
 
 class BlockTable:
@@ -178,7 +35,7 @@ class BlockTable:
         self._rules = resolve(policy)
         self._length = 0
         self._summaries: dict[int, Summary] = {}  # of the positions held, and of those that were when it was spilled
-        pool._tables.add(self)
+        pool.join(self)
 
     def __len__(self) -> int:
         return self._length
@@ -248,9 +105,9 @@ class BlockTable:
         `key`: its record's, by which others may share it. Raises PolicyBroken, and changes nothing.
         """
         keeps = self._rules.kept(max(0, self._length + 1 - self.reserve_chunks))
-        self.pool._adopt(block_id)
+        self.pool.adopt(block_id)
         if key is not None and self.trusted:
-            self.pool._learn(block_id, key, summary)
+            self.pool.learn(block_id, key, summary)
         self._add(block_id, summary, keeps)
 
     def share_known(self, key: bytes) -> bool:
@@ -262,8 +119,8 @@ class BlockTable:
         if block_id is None:
             return False
         keeps = self._rules.kept(max(0, self._length + 1 - self.reserve_chunks))
-        self.pool._share(block_id)
-        self._add(block_id, self.pool._known[block_id].summary, keeps)
+        self.pool.share(block_id)
+        self._add(block_id, self.pool.summary(block_id), keeps)
         return True
 
     def stand_at(self, length: int, summaries: Mapping[int, Summary] | None = None) -> None:
@@ -271,26 +128,6 @@ class BlockTable:
         assert not self._length, f"the table already lists {self._length} chunks"
         self._length = length
         self._summaries = dict(summaries or {})
-
-    def restore(
-        self,
-        length: int,
-        positions: Sequence[int] | None = None,
-        summaries: Mapping[int, Summary] | None = None,
-    ) -> list[int] | None:
-        """Fills an empty table with fresh blocks at `positions` of `length` chunks, for a snapshot to be written into.
-
-        Without `positions`: those that a history of this length needs. Returns the blocks in their order; None, and no
-        change, when the pool has too few. The table is not `trusted` afterwards, nor is what grows or forks from it.
-        """
-        positions = sorted(self._rules.kept(length)) if positions is None else positions
-        fresh = self._take(len(positions))
-        if fresh is None:
-            return None
-        self.stand_at(length, summaries)
-        self.trusted = False
-        self.blocks = dict(zip(positions, fresh, strict=True))
-        return fresh
 
     def spill(self) -> int:
         """Gives back every block and remembers the rest; returns how many can be allocated again.
@@ -315,17 +152,17 @@ class BlockTable:
         missing = [position for position in wanted if position not in shared]
         # First, or a block that is only cached might be allocated for another position.
         for block_id in shared.values():
-            self.pool._share(block_id)
+            self.pool.share(block_id)
         fresh = self._take(len(missing))
         if fresh is None:
             for block_id in shared.values():
-                self.pool._release(block_id)
+                self.pool.release(block_id)
             return None
         written = dict(zip(missing, fresh, strict=True))
         self.blocks.update(shared)
         self.blocks.update(written)
         for position, block_id in shared.items():
-            summary = self.pool._known[block_id].summary
+            summary = self.pool.summary(block_id)
             if summary is not None:
                 self._summaries[position] = summary
         return written
@@ -334,7 +171,7 @@ class BlockTable:
         """Makes refilled blocks known by their keys, now that their contents are written. Not for untrusted tables."""
         if self.trusted:
             for position, key in keys.items():
-                self.pool._learn(self.blocks[position], key, self._summaries.get(position))
+                self.pool.learn(self.blocks[position], key, self._summaries.get(position))
 
     def fork(self) -> "BlockTable":
         """A second table that shares every block: integer work, whatever the blocks hold."""
@@ -344,7 +181,7 @@ class BlockTable:
         child._length = self._length
         child._summaries = dict(self._summaries)
         for block in child.blocks.values():
-            self.pool._share(block)
+            self.pool.share(block)
         return child
 
     def truncate(self, length: int) -> None:
@@ -367,7 +204,7 @@ class BlockTable:
         freed = self._drop(list(self.blocks))
         self._length = 0
         self._summaries.clear()
-        self.pool._tables.discard(self)
+        self.pool.leave(self)
         return freed
 
     def _add(self, block_id: int, summary: Summary | None, keeps: Collection[int]) -> None:
@@ -385,7 +222,7 @@ class BlockTable:
         for _ in range(count):
             block_id = self.pool.allocate()
             assert block_id is not None, f"the pool said that {count} blocks were free"
-            self.pool._adopt(block_id)
+            self.pool.adopt(block_id)
             taken.append(block_id)
         return taken
 
@@ -399,4 +236,4 @@ class BlockTable:
 
     def _drop(self, positions: list[int]) -> int:
         # The newest first, so that of a history that nobody holds the beginning, which others share, is evicted last.
-        return sum(self.pool._release(self.blocks.pop(position)) for position in sorted(positions, reverse=True))
+        return sum(self.pool.release(self.blocks.pop(position)) for position in sorted(positions, reverse=True))

@@ -11,17 +11,20 @@ from worldtree_video.catalog import Catalog, Served
 from worldtree_video.errors import Draining, JournalCorrupt, SessionNotFound
 from worldtree_video.journal import Journal
 from worldtree_video.recipe import from_head
+from worldtree_video.scribe import Scribe
 
 log = logging.getLogger(__name__)
+_CALLS_SHARE = 0.6  # of a drain's time, for calls to end by themselves; the rest is for writing their sessions
 
 
 class Adoption:
     """Finds the model of a session; one that is not here is looked up in the journal. For one event loop."""
 
-    def __init__(self, catalog: Catalog, journal: Journal | None) -> None:
+    def __init__(self, catalog: Catalog, journal: Journal | None, scribe: Scribe | None = None) -> None:
         self._catalog = catalog
         self._journal = journal
-        self._adopting: dict[str, asyncio.Task[Served]] = {}
+        self._scribe = scribe
+        self._adopting: dict[str, tuple[str, asyncio.Task[Served]]] = {}  # by session: who is dead, and the attempt
         self.draining = False
 
     def check_admitting(self) -> None:
@@ -33,21 +36,25 @@ class Adoption:
         """The model that a session belongs to, after adopting it if need be.
 
         Raises SessionNotFound; SessionMoved when another replica owns it and the caller does not say that it is dead;
-        Draining.
+        StoreUnavailable when the journal does not answer; Draining.
         """
-        self.check_admitting()
-        try:
-            return self._catalog.of_session(session)
-        except SessionNotFound:
-            if self._journal is None:
-                raise
-        adopting = self._adopting.get(session)
-        if adopting is None:
-            # A task of its own: the first caller may vanish in the middle, and others may wait for the same.
-            adopting = asyncio.create_task(self._adopt(session, caller.dead), name=f"adopt {session}")
-            self._adopting[session] = adopting
-            adopting.add_done_callback(lambda _: self._adopting.pop(session, None))
-        return await asyncio.shield(adopting)
+        while True:
+            self.check_admitting()
+            try:
+                return self._catalog.of_session(session)
+            except SessionNotFound:
+                # One that has just been closed here must not come back while the journal is being told.
+                if self._journal is None or (self._scribe and self._scribe.leaving(session)):
+                    raise
+            if session not in self._adopting:
+                # A task of its own: the first caller may vanish in the middle, and others may wait for the same.
+                task = asyncio.create_task(self._adopt(session, caller.dead), name=f"adopt {session}")
+                self._adopting[session] = (caller.dead, task)
+                task.add_done_callback(lambda done: self._adopted(session, done))
+            dead, adopting = self._adopting[session]
+            if dead == caller.dead:
+                return await asyncio.shield(adopting)
+            await asyncio.wait([adopting])  # it may fail for one who knows less of who is dead
 
     async def adopt_owned(self) -> int:
         """Takes up the sessions that this replica had before it was started anew; returns how many."""
@@ -64,14 +71,22 @@ class Adoption:
         """Takes on nothing new, lets each call finish its chunk or its steps, and gives every session up."""
         self.draining = True
         async with asyncio.timeout(timeout_s):
-            for served in self._catalog:
-                await served.worlds.drain()
+            # What comes in the middle of an adoption is given up with the others.
+            await asyncio.gather(*(task for _, task in self._adopting.values()), return_exceptions=True)
+            wait_s = timeout_s * _CALLS_SHARE
+            await asyncio.gather(*(served.archive.drain(wait_s) for served in self._catalog))
 
     async def aclose(self) -> None:
         """Ends adoptions under way."""
-        for task in list(self._adopting.values()):
+        tasks = [task for _, task in self._adopting.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._adopting.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _adopted(self, session: str, task: "asyncio.Task[Served]") -> None:
+        del self._adopting[session]
+        if not task.cancelled():
+            task.exception()  # looked at: whoever asked may have left
 
     async def _adopt(self, session: str, dead: str) -> Served:
         assert self._journal is not None, "there is no journal to adopt from"
@@ -82,11 +97,13 @@ class Adoption:
         try:
             served = self._catalog.resolve(common.ModelRef(name=head.model, version=head.version, digest=head.digest))
             recipe = from_head(head)
-            served.worlds.adopt(adopted, recipe)
+            if not served.worlds.offers(recipe.policy.storage):
+                raise NotFound("storage format", recipe.policy.storage.value)
+            served.archive.adopt(adopted, recipe)
         except (ValueError, TypeError, KeyError) as error:
             raise JournalCorrupt(session, f"its head says what cannot be: {error}") from error
         except NotFound:
-            await self._journal.release(session)  # for a replica that serves its model
+            await self._journal.release(session)  # for a replica that serves its model, and its format
             raise
         log.info("adopted a session", extra={"session": session, "from": dead, "steps": len(adopted.history.steps)})
         return served

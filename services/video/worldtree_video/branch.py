@@ -18,7 +18,7 @@ class Branch:
     table: BlockTable
     records: list[Record] = field(default_factory=list)
     shown: bytes = b""  # pixels of the newest chunk, while its block is not in the pool
-    salt: bytes = b""  # sets apart, in the tiers, what a client's bytes led to
+    salt: bytes = b""  # sets apart, in the tiers, the blocks of a branch that is not trusted
 
     def __post_init__(self) -> None:
         self.table.records = self.records

@@ -248,8 +248,8 @@ class Engine:
 
     def _tables(self, pool: BlockPool, *, idle: bool = False) -> Iterator[BlockTable]:
         """Of the sessions in a pool, the one left alone longest first."""
-        for session in self.sessions.least_recently_touched():
-            if session.branch.table.pool is pool and (session.idle or not idle):
+        for session in self.sessions.holding(pool):
+            if session.idle or not idle:
                 yield session.branch.table
 
 

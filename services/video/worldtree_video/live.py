@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from worldtree_video.branch import Branch
 from worldtree_video.domain import Action, Chunk, Record
-from worldtree_video.errors import OutOfRange, PlayDiverged, PlayGap, SessionClosed
+from worldtree_video.errors import Draining, OutOfRange, PlayDiverged, PlayGap
 from worldtree_video.growth import grow
 from worldtree_video.introspection import PlayRecord
 from worldtree_video.mailbox import Mailbox
@@ -77,8 +77,7 @@ class LivePlay:
         `tell` gets them before the next chunk can be made, to say so between the chunks where it happened.
         """
         with self._engine.lock:
-            if self.session.name not in self._engine.sessions:
-                raise SessionClosed(self.session.name)
+            self.session.check_live()
             self._play.held = True
             self._engine.scheduler.restart(self._play, self._engine.clock())
         try:
@@ -100,29 +99,29 @@ class LivePlay:
         `delivered`: the last chunks that the reader has, oldest first; their keys say what they must come to. Raises
         PlayGap when the session ends before they begin, PlayDiverged when it comes to something else.
         """
-        behind = chunk_index - self.chunk_index
+        session, behind = self.session, chunk_index - self.chunk_index
+        missing = [record for record in delivered if record.chunk_index >= self.chunk_index]
+        if len(missing) < behind:
+            raise PlayGap(self.chunk_index, chunk_index, len(missing))
+        chunks: list[Chunk] = []
         if behind < 0:
-            self._moved(await self._worlds.rewound(self.session, -behind))
-        elif behind:
-            missing = [record for record in delivered if record.chunk_index >= self.chunk_index]
-            if len(missing) != behind:
-                raise PlayGap(self.chunk_index, chunk_index, len(missing))
-            branch = self.session.branch.fork()
-            try:
-                steps = [Planned(record.action, None, record.nfe) for record in missing if record.action]
-                chunks = await grow(self._engine, branch, steps, tenant=self.session.tenant)
-            except BaseException:
-                with self._engine.lock:
-                    branch.close()
-                raise
-            self._moved(branch)
-            self._worlds.protection.sync(self.session, chunks)
-        if delivered and delivered[-1].key != self.session.branch.key:
-            raise PlayDiverged(chunk_index)
+            branch = await self._worlds.rewound(session, -behind)
+        else:
+            branch = self._worlds.fork_branch(session)
+        try:
+            steps = [Planned(record.action, None, record.nfe) for record in missing if record.action]
+            chunks = await grow(self._engine, branch, steps, tenant=session.tenant)
+            if delivered and delivered[-1].key != branch.key:
+                raise PlayDiverged(chunk_index)
+        except BaseException:
+            self._worlds.close(branch)
+            raise
+        self._moved(branch)
+        self._worlds.protection.sync(session, chunks)
 
     def sent(self, chunk: Chunk) -> None:
         """A chunk is about to leave: the journal may have it."""
-        self._worlds.protection.sync(self.session, [chunk], length=chunk.record.chunk_index + 1)
+        self._worlds.protection.sent(self.session, chunk)
 
     def rewound(self) -> None:
         """The reader is told next that the session went back, and all that it was sent before has been sent."""
@@ -180,9 +179,12 @@ class LivePlay:
         session = worlds.get(name)
         mailbox: Mailbox[object] = Mailbox()
         engine = worlds.engine
-        opening = Claim("Play", mailbox.close)
+        bringing: Mailbox[Chunk] = Mailbox()
+        opening = Claim("Play", bringing.close)
         async with worlds.claim(session, opening):
-            await worlds.complete(session)
+            await worlds.complete(session, bringing)
+            if worlds.draining:
+                raise Draining  # it was asked to end before it could be heard
             package = worlds.model.package
             period_s = package.frames_per_chunk / fps if fps else 0.0
             play = Play(
@@ -206,5 +208,4 @@ class LivePlay:
             finally:
                 engine.cancel(play)
                 # What was made ahead and not sent is part of the session all the same.
-                if session.name in engine.sessions:
-                    worlds.protection.sync(session)
+                worlds.protection.sync(session)

@@ -3,6 +3,9 @@
 Whatever moves a session calls `sync` afterwards: it compares what was journaled with what the session is, and hands the
 difference to the scribe. Every `checkpoint_chunks` chunks the blocks that the session needs go to the store, so that
 whoever adopts it loads them and makes the few chunks after them again.
+
+Of a session whose blocks are not trusted (`BlockTable.trusted`) the journal gets no pixels: whoever adopts it makes all
+of it again from its start, which nobody can forge, and trusts what comes out.
 """
 
 import asyncio
@@ -15,7 +18,7 @@ from worldtree_runtime.errors import WorldtreeError
 from worldtree_video.branch import Branch
 from worldtree_video.domain import Chunk, Record
 from worldtree_video.engine import Engine
-from worldtree_video.errors import SessionMoved
+from worldtree_video.errors import Draining
 from worldtree_video.journal import Adopted, Entry, Head, History
 from worldtree_video.recipe import to_policy_fields, to_step
 from worldtree_video.residency import Residency
@@ -44,11 +47,9 @@ class Protection:
         self._residency = residency
         self._scribe = scribe
         self._checkpoint_chunks = checkpoint_chunks
-        self._lines: dict[str, _Line] = {}
+        # By identity: a session that was lost may be here a second time, under its old name.
+        self._lines: dict[Session, _Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._lines
 
     def protected(self, session: Session) -> bool:
         """Whether the journal can rebuild it, all but what is on its way."""
@@ -62,7 +63,7 @@ class Protection:
         """A session that was created or restored."""
         if self._scribe:
             with self._engine.lock:
-                self._lines[session.name] = self._line(session)
+                self._lines[session] = self._line(session)
                 self._scribe.open(self._dump(session))
 
     def forked(self, parent: Session, children: Sequence[Session]) -> None:
@@ -72,53 +73,48 @@ class Protection:
         self.sync(parent)
         with self._engine.lock:
             for child in children:
-                self._lines[child.name] = self._line(child)
+                self._lines[child] = self._line(child)
                 self._scribe.fork(parent.name, self._head(child), child.branch.chunk_index, child.expires_s)
 
-    def sync(
-        self, session: Session, chunks: Sequence[Chunk] = (), *, request_id: str = "", length: int | None = None
-    ) -> None:
-        """A session has moved: by these chunks, as far as their pixels are at hand. `length`: only so far (a play)."""
-        line = self._lines.get(session.name)
+    def sync(self, session: Session, chunks: Sequence[Chunk] = (), *, request_id: str = "") -> None:
+        """A session has moved: by these chunks, as far as their pixels are at hand."""
+        line = self._lines.get(session)
         if self._scribe is None or line is None:
             return
-        pixels = {chunk.record.key: chunk.frames for chunk in chunks}
         with self._engine.lock:
-            branch = session.branch
-            records, start = branch.records, branch.start_count
-            common = min(len(line.written), branch.chunk_index)
-            # Keys are chained: where one agrees, all before it do.
-            while common and line.written[common - 1].key != records[start + common - 1].key:
-                common -= 1
+            common = self._common(session, line)
             if common < len(line.written):
-                if length is not None:
-                    return  # a play has gone back, and its reader is yet to be told
                 self._scribe.rewind(session.name, common)
                 del line.written[common:]
                 line.checkpoint = min(line.checkpoint, common)
-            upto = branch.chunk_index if length is None else min(length, branch.chunk_index)
-            added = records[start + common : start + upto]
-            if added:
-                entries = [
-                    Entry(to_step(record), pixels.get(record.key) or self._frames(branch, start + index))
-                    for index, record in enumerate(added, common)
-                ]
-                end_s = session.expires_s
-                self._scribe.append(session.name, common, entries, lease_end_s=end_s, request_id=request_id)
-                line.written.extend(added)
-            line.lease_end_s = session.expires_s
-        self._mark(session, line)
+            self._append(session, line, session.branch.chunk_index, chunks, request_id)
+        self._checkpoint_if_due(session, line)
+
+    def sent(self, session: Session, chunk: Chunk) -> None:
+        """A chunk is about to leave for the reader of a play, who may be behind what the session is by now."""
+        line = self._lines.get(session)
+        if self._scribe is None or line is None:
+            return
+        with self._engine.lock:
+            branch, length = session.branch, chunk.record.chunk_index + 1
+            past = (
+                branch.chunk_index < length or branch.records[branch.start_count + length - 1].key != chunk.record.key
+            )
+            if past or self._common(session, line) < len(line.written):
+                return  # the play has gone back, and its reader is yet to be told
+            self._append(session, line, length, [chunk])
         self._checkpoint_if_due(session, line)
 
     async def settled(self, session: Session, *, behind: int = 0) -> None:
         """Waits until the journal is at most so many chunks behind; not for one that does not answer.
 
-        Raises SessionMoved when another replica has adopted the session meanwhile.
+        Raises what ended the session meanwhile: SessionMoved when another replica has adopted it. One that was given up
+        while this one drains is whole in the journal.
         """
-        if self._scribe and session.name in self._lines:
+        if self._scribe and session in self._lines:
             await self._scribe.settled(session.name, behind=behind)
-        if session.moved_to is not None:
-            raise SessionMoved(session.name, session.moved_to)
+        if not isinstance(session.ended, Draining):
+            session.check_live()
 
     def renew(self, margin_s: float) -> None:
         """Tells the journal of leases that have moved by more than a margin since it was last told."""
@@ -126,39 +122,44 @@ class Protection:
             return
         with self._engine.lock:
             for session in self._engine.sessions:
-                line = self._lines.get(session.name)
+                line = self._lines.get(session)
                 if line and abs(session.expires_s - line.lease_end_s) > margin_s:
                     line.lease_end_s = session.expires_s
                     self._scribe.touch(session.name, session.expires_s)
 
     def closed(self, session: Session) -> None:
         """A session that has ended: its journal goes."""
-        if self._lines.pop(session.name, None) and self._scribe:
+        if self._lines.pop(session, None) and self._scribe:
             self._scribe.end(session.name)
 
     def forget(self, session: Session) -> None:
         """A session that is another replica's now."""
-        self._lines.pop(session.name, None)
+        self._lines.pop(session, None)
 
     async def release(self, session: Session) -> None:
         """Writes all that there is of a session, its blocks too, and gives it up to whoever adopts it next."""
-        if self._scribe is None or session.name not in self._lines:
+        if self._scribe is None or session not in self._lines:
             return
         self.sync(session)
-        with self._engine.lock:
-            branch, length = session.branch, session.branch.chunk_index
-        if await self._residency.checkpoint(branch):
-            self._scribe.snapshot(session.name, length)
-        self._lines.pop(session.name, None)
-        self._scribe.release(session.name)
+        try:
+            stored = await self._residency.checkpoint(session)
+        except WorldtreeError as error:  # whoever adopts it makes more of it again
+            stored = None
+            log.warning("no checkpoint of session %s: %s", session.name, error)
+        if self._lines.pop(session, None):
+            if stored:
+                self._scribe.snapshot(session.name, stored[0])
+            self._scribe.release(session.name)
 
     def dump(self, name: str) -> Dump | None:
         """A session in full, for the scribe; None: it is not here."""
         with self._engine.lock:
-            if name not in self._engine.sessions or name not in self._lines:
+            if name not in self._engine.sessions:
                 return None
             session = self._engine.sessions.peek(name)
-            self._lines[name] = self._line(session)
+            if session not in self._lines:
+                return None
+            self._lines[session] = self._line(session)
             return self._dump(session)
 
     def adopted(self, session: Session, adopted: Adopted) -> None:
@@ -166,7 +167,8 @@ class Protection:
         if self._scribe:
             line = self._line(session)
             line.checkpoint = adopted.history.snapshot_length
-            self._lines[session.name] = line
+            line.lease_end_s = adopted.lease_end_s
+            self._lines[session] = line
             self._scribe.adopted(adopted.head)
 
     async def aclose(self) -> None:
@@ -175,15 +177,40 @@ class Protection:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _common(self, session: Session, line: _Line) -> int:
+        """How many generated chunks a session shares with what was written of it."""
+        branch = session.branch
+        records, start = branch.records, branch.start_count
+        common = min(len(line.written), branch.chunk_index)
+        # Keys are chained: where one agrees, all before it do.
+        while common and line.written[common - 1].key != records[start + common - 1].key:
+            common -= 1
+        return common
+
+    def _append(
+        self, session: Session, line: _Line, length: int, chunks: Sequence[Chunk], request_id: str = ""
+    ) -> None:
+        """Writes what the journal lacks of a session's first `length` generated chunks."""
+        assert self._scribe, "there is nobody to write"
+        branch, first = session.branch, len(line.written)
+        start = branch.start_count
+        added = branch.records[start + first : start + length]
+        if added:
+            pixels = {chunk.record.key: chunk.frames for chunk in chunks if branch.trusted}
+            entries = [
+                Entry(to_step(record), pixels.get(record.key) or self._frames(branch, start + index))
+                for index, record in enumerate(added, first)
+            ]
+            self._scribe.append(session.name, first, entries, lease_end_s=session.expires_s, request_id=request_id)
+            line.written.extend(added)
+            line.lease_end_s = session.expires_s
+        self._mark(session, line)
+
     def _checkpoint_if_due(self, session: Session, line: _Line) -> None:
-        due = len(line.written) - line.checkpoint >= self._checkpoint_chunks
-        if (
-            not due
-            or line.checkpointing
-            or line.stored
-            or not self._residency.tiers.has_store
-            or not self.protected(session)
-        ):
+        due = len(line.written) - line.checkpoint >= self._checkpoint_chunks and session.branch.trusted
+        if not due or line.checkpointing or line.stored or not self._residency.tiers.has_store:
+            return
+        if not self.protected(session):
             return
         line.checkpointing = True
         task = asyncio.create_task(self._checkpoint(session, line), name=f"checkpoint {session.name}")
@@ -192,12 +219,8 @@ class Protection:
 
     async def _checkpoint(self, session: Session, line: _Line) -> None:
         try:
-            with self._engine.lock:
-                branch, length = session.branch, session.branch.chunk_index
-                key = branch.key
-            if await self._residency.checkpoint(branch):
-                line.stored = (length, key)
-                self._mark(session, line)
+            line.stored = await self._residency.checkpoint(session)
+            self._mark(session, line)
         except WorldtreeError as error:  # the next chunk tries again; until then the journal goes further back
             log.warning("no checkpoint of session %s: %s", session.name, error)
         finally:
@@ -205,7 +228,9 @@ class Protection:
 
     def _mark(self, session: Session, line: _Line) -> None:
         """Tells the journal of a checkpoint once it has come so far itself: a play is ahead of what it has sent."""
-        if self._scribe is None or line.stored is None or len(line.written) < line.stored[0]:
+        if self._scribe is None or self._lines.get(session) is not line:
+            return
+        if line.stored is None or len(line.written) < line.stored[0]:
             return
         length, key = line.stored
         line.stored = None
@@ -258,6 +283,6 @@ class Protection:
         )
 
     def _frames(self, branch: Branch, position: int) -> bytes:
-        """Pixels of a chunk whose block is in the pool; empty: it is not."""
-        block = branch.table.blocks.get(position)
+        """Pixels of a chunk whose block is in the pool; empty: it is not, or is not trusted."""
+        block = branch.table.blocks.get(position) if branch.trusted else None
         return b"" if block is None else self._engine.model.frames(branch.table.pool.storage, block)

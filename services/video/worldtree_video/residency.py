@@ -13,6 +13,7 @@ Tiers only save time: what they lost, or what they hold and cannot be trusted, i
 import asyncio
 import hashlib
 import math
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -65,13 +66,16 @@ class Residency:
 
         False when no more can be had. In the engine's thread, under its lock, between ticks.
         """
-        before = pool.free_count
-        for session in self._engine.sessions.least_recently_touched():
-            if session.idle and session.branch.table.pool is pool and session.branch.table.held_count:
+        before, spilled = pool.free_count, []
+        for session in self._engine.sessions.holding(pool):
+            if session.idle:
                 self._spill(session)
+                spilled.append(session)
                 if pool.free_count > before:
-                    return True
-        return False
+                    break
+        for session in spilled:
+            self._engine.sessions.set_aside(session)
+        return pool.free_count > before
 
     async def complete(
         self,
@@ -119,23 +123,29 @@ class Residency:
         if not await self._refill(branch, blocks):
             raise SnapshotCorrupt("blocks are missing that its history needs")
 
-    async def checkpoint(self, branch: Branch) -> bool:
-        """Puts what a branch needs in the store; whether all of it is there. Holds the branch while it reads."""
+    async def checkpoint(self, session: Session) -> tuple[int, bytes] | None:
+        """Puts in the store what a session needs as it stands now; its generated chunks and its key then.
+
+        None: not all of it is there, or it must not be (others would take it for what its keys say).
+        """
         with self._engine.lock:
-            pinned = branch.fork()
+            session.check_live()
+            pinned = session.branch.fork()
         try:
             if not pinned.trusted or not pinned.table.complete:
-                return False
+                return None
             positions, found = await self.read(pinned)
             keys = [tier_key(pinned, position) for position in positions]
             saved = await self.tiers.save(self.form(pinned.table.pool), dict(zip(keys, found, strict=True)))
-            return len(saved) == len(keys)
+            return (pinned.chunk_index, pinned.key) if len(saved) == len(keys) else None
         finally:
             self._close(pinned)
 
     def _spill(self, session: Session) -> None:
         branch, table = session.branch, session.branch.table
         storage = table.pool.storage
+        if not branch.trusted and not branch.salt:
+            branch.salt = secrets.token_bytes(16)
         try:
             needed = [position for position in table.needed() if position in table.blocks]
         except PolicyBroken:
@@ -162,12 +172,13 @@ class Residency:
     def _local_base(self, branch: Branch, at_most: int) -> int:
         """The greatest length whose blocks are all in the pool or in host memory; 0: there is none."""
         rules, pool = resolve(branch.table.policy), branch.table.pool
+
+        def here(position: int) -> bool:
+            return self._in_pool(branch, pool, position) or bool(self.tiers.held_count([tier_key(branch, position)]))
+
         for length in range(at_most, branch.start_count - 1, -1):
-            # From the newest: where that is missing the others needn't be looked at.
-            if all(
-                self._in_pool(branch, pool, position) or self.tiers.held_count([tier_key(branch, position)])
-                for position in sorted(rules.kept(length), reverse=True)
-            ):
+            # The newest is always in view: of a long history, most lengths needn't be looked at further.
+            if here(length - 1) and all(map(here, sorted(rules.kept(length), reverse=True))):
                 return length
         return 0
 
@@ -216,23 +227,34 @@ class Residency:
         """Brings the blocks that a branch needs into its pool: those known there by key, the others as given, or from
         the tiers; False when one is missing. Raises KvCacheFull.
         """
-        table = branch.table
+        table, found = branch.table, dict(given or {})
         with self._engine.lock:
             keys = branch.keys(table.needed())
+            outside = [position for position, key in keys.items() if table.pool.find(key) is None]
+        if given is None:
+            # Before there is room made for them: nobody leaves the pool for blocks that are not found.
+            found = await self._fetch(branch, outside)
+            if len(found) < len(outside):
+                return False
         fresh = await asyncio.wrap_future(self._engine.between_ticks(lambda: self._engine.refilled(table, keys)))
         if fresh is None:
             raise KvCacheFull(table.pool.block_count)
-        if given is None:
-            names = {position: tier_key(branch, position) for position in fresh}
-            found = await self.tiers.get(self.form(table.pool), list(names.values()))
-            given = {position: found[name] for position, name in names.items() if name in found}
-        if not given.keys() >= fresh.keys():
+        left = [position for position in fresh if position not in found]  # the pool meanwhile
+        if left and given is None:
+            found |= await self._fetch(branch, left)
+        if not found.keys() >= fresh.keys():
             return False
-        blocks = [given[position] for position in fresh]
+        blocks = [found[position] for position in fresh]
         await asyncio.wrap_future(self._engine.between_ticks(lambda: self._write(table, fresh, blocks)))
         with self._engine.lock:
             table.publish(keys)
         return True
+
+    async def _fetch(self, branch: Branch, positions: Sequence[int]) -> dict[int, StoredBlock]:
+        """Those of a branch's blocks that the tiers have."""
+        names = {position: tier_key(branch, position) for position in positions}
+        found = await self.tiers.get(self.form(branch.table.pool), list(names.values()))
+        return {position: found[name] for position, name in names.items() if name in found}
 
     def _write(self, table: BlockTable, fresh: Mapping[int, int], blocks: Sequence[StoredBlock]) -> None:
         if not fresh:

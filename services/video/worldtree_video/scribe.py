@@ -134,6 +134,11 @@ class Scribe:
         line = self._lines.get(session)
         return line is not None and line.protected
 
+    def leaving(self, session: str) -> bool:
+        """Whether it was closed or released here, and the journal is yet to be told."""
+        line = self._lines.get(session)
+        return line is not None and line.leaving is not None
+
     def behind(self, session: str) -> int:
         """Chunks that the journal does not have yet (0 for a session that is not protected)."""
         line = self._lines.get(session)

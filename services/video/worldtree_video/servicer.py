@@ -150,7 +150,7 @@ class VideoServicer(VideoGeneratorServicer):
         served = await self._adoption.find(request.session, _caller(context))
         limit_s = self._settings.snapshot_ttl_s
         ttl_s = convert.to_ttl(request.ttl, request.HasField("ttl"), default_s=limit_s, limit_s=limit_s)
-        data, state_hash = await served.worlds.save(request.session)
+        data, state_hash = await served.archive.save(request.session)
         self._check_snapshot_size(len(data), request.include_data)
         # Like a session's id it names its home: without Redis, no other replica has it.
         snapshot = f"{secrets.token_hex(12)}.{self._settings.replica}"
@@ -171,9 +171,8 @@ class VideoServicer(VideoGeneratorServicer):
         async def restore() -> tuple[Session, Served, bool]:
             saved = await asyncio.to_thread(snapshots.decode, await self._snapshot_bytes(request))
             served = self._model(common.ModelRef(name=saved.model, version=saved.version, digest=saved.digest))
-            # What comes from our own store was written by one of us; a client's bytes may say anything.
-            trusted = bool(request.snapshot)
-            session, identical = await served.worlds.restore(saved, ttl_s=ttl_s, tenant=tenant, trusted=trusted)
+            ours = bool(request.snapshot)
+            session, identical = await served.archive.restore(saved, ttl_s=ttl_s, tenant=tenant, ours=ours)
             return session, served, identical
 
         session, served, identical = await self._calls.once("Restore", request.request_id, restore)

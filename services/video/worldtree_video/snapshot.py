@@ -35,7 +35,7 @@ class Snapshot:
     `steps`: (action, seed, nfe) of each generated chunk. `positions`: places in the history of the blocks that come
     with it, those that the policy may show from here on.
     `blocks`: each stored tensor of the policy's format (`formats.block_spec`), [n, ...]. `pixels` [n, frames, height,
-    width, 3] uint8.
+    width, 3] uint8. `trusted`: whether its maker knew where the blocks came from; true of the bytes that we kept only.
     """
 
     model: str
@@ -51,6 +51,7 @@ class Snapshot:
     positions: tuple[int, ...]
     blocks: dict[str, NDArray[Any]]
     pixels: NDArray[np.uint8]
+    trusted: bool = False
 
     def stored_blocks(self) -> list[StoredBlock]:
         """The blocks in view, one by one."""
@@ -84,6 +85,7 @@ def encode(snapshot: Snapshot) -> bytes:
         "steps": [[action.value, seed, nfe] for action, seed, nfe in snapshot.steps],
         "state_hash": snapshot.state_hash,
         "positions": list(snapshot.positions),
+        "trusted": snapshot.trusted,
     }
     text = json.dumps(recipe, separators=(",", ":"))
     metadata = {"format": _FORMAT, "recipe": text, "checksum": _checksum(text, tensors)}
@@ -132,6 +134,7 @@ def decode(data: bytes) -> Snapshot:
             positions=tuple(int(position) for position in recipe["positions"]),
             blocks=blocks,
             pixels=pixels,
+            trusted=recipe.get("trusted") is True,
         )
     except _MALFORMED as error:
         raise SnapshotCorrupt(f"its recipe cannot be read: {str(error)[:200]}") from error

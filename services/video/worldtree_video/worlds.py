@@ -1,7 +1,5 @@
 """What can be done with worlds, as coroutines: the one face that the transport, the tests and the benchmarks use."""
 
-import asyncio
-import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from collections.abc import Sequence as Seq
@@ -11,10 +9,9 @@ from typing import TypeVar
 
 from worldtree_runtime.errors import InvalidRequest, NotFound
 
-from worldtree_video import snapshot as snapshots
 from worldtree_video.branch import Branch
 from worldtree_video.config import VideoSettings
-from worldtree_video.domain import Action, Chunk, Known, Priority, Storage, root_key
+from worldtree_video.domain import Action, Chunk, Priority, Storage, root_key
 from worldtree_video.engine import Engine
 from worldtree_video.errors import (
     ChunkIndexMismatch,
@@ -23,21 +20,18 @@ from worldtree_video.errors import (
     OutOfRange,
     SessionClosed,
     SessionMoved,
-    SnapshotCorrupt,
     TooManySessions,
 )
 from worldtree_video.growth import grow
-from worldtree_video.journal import Adopted
 from worldtree_video.kv_cache import BlockTable
 from worldtree_video.mailbox import Mailbox
 from worldtree_video.protection import Protection
-from worldtree_video.recipe import Recipe, steps_of, write_history
+from worldtree_video.recipe import Recipe
 from worldtree_video.residency import Residency
 from worldtree_video.rollout import Edge, Rollout, TrieNode, build_trie, count_nodes
 from worldtree_video.scribe import Scribe
 from worldtree_video.sequence import Planned, Sequence
-from worldtree_video.sessions import Claim, Session
-from worldtree_video.snapshot import Snapshot
+from worldtree_video.sessions import Claim, Session, Unanswered
 from worldtree_video.tiers import Tiers
 
 Item = TypeVar("Item")
@@ -66,19 +60,29 @@ class Worlds:
 
     async def create(self, recipe: Recipe, *, ttl_s: float, tenant: str = ANONYMOUS) -> Session:
         """Commits the start's chunks and opens a session on them."""
-        self._admit(1, recipe.policy.storage)
-        branch = self._blank(recipe)
+        self.admit(1, recipe.policy.storage)
+        branch = self.blank(recipe)
         try:
             await grow(self.engine, branch, [], tenant=tenant)
             with self.engine.lock:
-                self._admit(1, recipe.policy.storage)
-                session = self._add(branch, ttl_s=ttl_s, tenant=tenant)
+                self.admit(1, recipe.policy.storage)
+                session = self.add(branch, ttl_s=ttl_s, tenant=tenant)
         except BaseException:
-            self._close(branch)
+            self.close(branch)
             raise
-        self.protection.opened(session)
-        await self.protection.settled(session)
+        await self.protect(session)
         return session
+
+    async def protect(self, session: Session) -> None:
+        """Writes a new session's journal. Cancelled, nobody knows its name: it is closed again."""
+        self.protection.opened(session)
+        try:
+            await self.protection.settled(session)
+        except BaseException:
+            with self.engine.lock:
+                if not session.ended:
+                    self._remove(session)
+            raise
 
     def now(self) -> float:
         """Seconds of the wall clock, by which leases are kept."""
@@ -108,7 +112,7 @@ class Worlds:
         """Renews a lease."""
         with self.engine.lock:
             session = self.get(name)
-            session.touch(self._clock(), ttl_s)
+            self.engine.sessions.touch(session, self._clock(), ttl_s)
             return session
 
     def expire(self) -> int:
@@ -120,33 +124,22 @@ class Worlds:
             return len(expired)
 
     def lost(self, name: str, owner: str) -> None:
-        """Another replica has adopted a session: it ends here, and what runs on it says where it went."""
+        """Another replica has adopted a session: it ends here, and what runs on it says where it went.
+
+        `owner` empty: nobody has it, it was closed or given up elsewhere.
+        """
         with self.engine.lock:
             if name in self.engine.sessions:
                 session = self.engine.sessions.peek(name)
-                session.moved_to = owner
                 self.protection.forget(session)
-                self.engine.sessions.remove(session, SessionMoved(name, owner))
-
-    async def drain(self) -> None:
-        """Lets each call end with the chunk or the steps it is at, and gives every session up to other replicas."""
-        self.draining = True
-        with self.engine.lock:
-            for session in self.engine.sessions:
-                if session.claim and session.claim.drain:
-                    session.claim.drain()
-                for close in list(session.readers):
-                    close(Draining())
-            claims = [session.claim for session in self.engine.sessions if session.claim]
-        await asyncio.gather(*(claim.ended.wait() for claim in claims))
-        await asyncio.gather(*(self._release(session) for session in self.live()))
+                self.engine.sessions.remove(session, SessionMoved(name, owner) if owner else SessionClosed(name))
 
     async def last_frames(self, session: Session) -> bytes:
         """Pixels of a session's newest chunk."""
         shown = self.shown(session)
         if shown:
             return shown
-        async with self._using(session):
+        async with self.using(session):
             return self.shown(session)
 
     def shown(self, session: Session) -> bytes:
@@ -166,15 +159,15 @@ class Worlds:
             return session.last_step[1]
         mailbox: Mailbox[Chunk] = Mailbox()
         async with self.claim(session, Claim("Step", mailbox.close, request_id)):
-            if request_id and session.unanswered == request_id:
-                return await self._answer_again(session, mailbox)
+            if request_id and session.unanswered and session.unanswered.request_id == request_id:
+                return await self._answer_again(session, session.unanswered, mailbox)
             await self.complete(session, mailbox)
-            branch = self._fork_branch(session.branch)
+            branch = self.fork_branch(session)
             try:
                 planned = [Planned(action) for action in actions]
                 chunks = await grow(self.engine, branch, planned, mailbox=mailbox, tenant=session.tenant)
             except BaseException:
-                self._close(branch)
+                self.close(branch)
                 raise
             self.swap(session, branch)
             # Without a request_id nobody can ask for it again.
@@ -216,15 +209,15 @@ class Worlds:
             replay, _ = await self.residency.complete(target, session.known, mailbox=mailbox)
             return replay
         finally:
-            self._close(target)
+            self.close(target)
 
     def fork(self, name: str, *, seeds: Seq[int | None], ttl_s: float) -> list[Session]:
         """Children of a session where it stands (its last committed chunk), one for each seed (None: the parent's)."""
         with self.engine.lock:
             session = self.get(name)
-            self._admit(len(seeds), session.branch.table.pool.storage)
+            self.admit(len(seeds), session.branch.table.pool.storage)
             children = [
-                self._add(session.branch.fork(seed=seed), ttl_s=ttl_s, tenant=session.tenant, parent=session)
+                self.add(session.branch.fork(seed=seed), ttl_s=ttl_s, tenant=session.tenant, parent=session)
                 for seed in seeds
             ]
         self.protection.forked(session, children)
@@ -237,7 +230,7 @@ class Worlds:
         mailbox: Mailbox[tuple[TrieNode, Chunk]] = Mailbox()
         engine = self.engine
         session = self.get(name)
-        async with self._using(session):
+        async with self.using(session):
             with engine.lock:
                 rollout = Rollout(
                     session.branch,
@@ -261,8 +254,8 @@ class Worlds:
 
     async def generate(self, recipe: Recipe, actions: Seq[Action], *, tenant: str = ANONYMOUS) -> AsyncGenerator[Chunk]:
         """A clip, chunk by chunk, on a branch that is gone afterwards."""
-        self._admit(0, recipe.policy.storage)
-        branch = self._blank(recipe)
+        self.admit(0, recipe.policy.storage)
+        branch = self.blank(recipe)
         mailbox: Mailbox[Chunk] = Mailbox()
         sequence = Sequence(
             branch,
@@ -284,102 +277,7 @@ class Worlds:
                     yield chunk
         finally:
             self.engine.cancel(sequence)
-            self._close(branch)
-
-    async def save(self, name: str) -> tuple[bytes, str]:
-        """A session as bytes, and its state hash."""
-        session = self.get(name)
-        async with self._using(session):
-            branch = self._fork_branch(session.branch)  # holds the blocks, and stays where it is under a play
-        try:
-            positions, blocks = await self.residency.read(branch)
-            stacked, pixels = snapshots.stack(blocks)
-            saved = Snapshot(
-                model=self.model.package.name,
-                version=self.model.package.version,
-                digest=self.model.stored.digest,
-                fingerprint=session.fingerprint,
-                seed=branch.seed,
-                nfe=branch.nfe,
-                policy=branch.table.policy,
-                origin=branch.origin,
-                steps=tuple(steps_of(branch)),
-                state_hash=branch.key.hex(),
-                positions=tuple(positions),
-                blocks=stacked,
-                pixels=pixels,
-            )
-            return await asyncio.to_thread(snapshots.encode, saved), saved.state_hash
-        finally:
-            self._close(branch)
-
-    async def restore(
-        self, saved: Snapshot, *, ttl_s: float, tenant: str = ANONYMOUS, trusted: bool = False
-    ) -> tuple[Session, bool]:
-        """A new session from a snapshot of this model, and whether its frames will be bit-identical.
-
-        `trusted`: it was written by one of us, so others may share its blocks; a client's bytes may say anything.
-        """
-        storage = saved.policy.storage
-        snapshots.check(saved, self.model.package)
-        if storage not in self.engine.pools:
-            offered = ", ".join(each.value for each in self.engine.pools)
-            raise InvalidRequest("snapshot", f"its blocks are stored as {storage.value}; offered here: {offered}")
-        self._admit(1, storage)
-        identical = saved.fingerprint == self.model.fingerprint
-        branch = self._blank(Recipe(saved.origin, saved.seed, saved.nfe, saved.policy), saved.fingerprint)
-        try:
-            write_history(branch, saved.steps)
-            if branch.key.hex() != saved.state_hash:
-                raise SnapshotCorrupt("its history does not lead to its state hash")
-            with self.engine.lock:
-                branch.table.stand_at(len(branch.records))
-                branch.table.trusted = trusted and identical
-                branch.salt = b"" if trusted else secrets.token_bytes(16)
-            await self.residency.fill(branch, dict(zip(saved.positions, saved.stored_blocks(), strict=True)))
-            with self.engine.lock:
-                self._admit(1, storage)  # others may have been restored meanwhile
-                session = self._add(branch, ttl_s=ttl_s, tenant=tenant, fingerprint=saved.fingerprint)
-        except BaseException:
-            self._close(branch)
-            raise
-        self.protection.opened(session)
-        await self.protection.settled(session)
-        return session, identical
-
-    def adopt(self, adopted: Adopted, recipe: Recipe) -> Session:
-        """A session that the journal gives this replica, under its own name; its blocks come at its first use.
-
-        Raises ValueError for a history that this model cannot have.
-        """
-        head, history = adopted.head, adopted.history
-        if recipe.policy.storage not in self.engine.pools:
-            raise ValueError(f"blocks stored as {recipe.policy.storage.value} are not offered here")
-        branch = self._blank(recipe, head.fingerprint)
-        try:
-            write_history(branch, ((Action(step.action), step.seed, step.nfe) for step in history.steps))
-            with self.engine.lock:
-                branch.table.stand_at(len(branch.records))
-                branch.table.trusted = head.fingerprint == self.model.fingerprint
-                branch.shown = history.frames[-1] if history.frames else b""
-                session = self.engine.sessions.add(
-                    branch,
-                    ttl_s=head.ttl_s,
-                    now_s=self._clock(),
-                    parent=head.parent,
-                    tenant=head.tenant,
-                    fingerprint=head.fingerprint,
-                    name=head.session,
-                )
-        except BaseException:
-            self._close(branch)
-            raise
-        session.created_s = head.created_s
-        frames = {history.frames_first + place: pixels for place, pixels in enumerate(history.frames)}
-        session.known = Known(frames, history.snapshot_length)
-        session.unanswered, session.unanswered_count = history.request_id, history.request_chunk_count
-        self.protection.adopted(session, adopted)
-        return session
+            self.close(branch)
 
     @asynccontextmanager
     async def claim(self, session: Session, claim: Claim) -> AsyncIterator[None]:
@@ -401,15 +299,16 @@ class Worlds:
                 taken()
 
     async def complete(self, session: Session, mailbox: "Mailbox[Chunk] | None" = None) -> None:
-        """Brings back the blocks of a session that was spilled or adopted. Raises KvCacheFull, SessionClosed."""
+        """Brings back the blocks of a session that was spilled or adopted. Raises KvCacheFull, and what ended it."""
         async with session.completing:  # two who come at once do it once
             branch = session.branch
             with self.engine.lock:
+                session.check_live()
                 if branch.table.complete:
                     return
             replay, _ = await self.residency.complete(branch, session.known, mailbox=mailbox)
             with self.engine.lock:
-                if session.branch is not branch:
+                if not session.ended and session.branch is not branch:
                     replay.close()  # a rewind took it elsewhere meanwhile, with all its blocks
                     return
                 unanswered = session.unanswered
@@ -417,38 +316,31 @@ class Worlds:
                 session.unanswered = unanswered
 
     @asynccontextmanager
-    async def _using(self, session: Session) -> AsyncIterator[None]:
+    async def using(self, session: Session) -> AsyncIterator[None]:
         """Keeps a session from being spilled or expired while it is looked at, its blocks all here."""
-
-        def close(error: Exception) -> None:
-            del error  # what it is looked at for has a sink of its own
-
+        mailbox: Mailbox[Chunk] = Mailbox()  # closing it ends the bringing back; what comes then has a sink of its own
         with self.engine.lock:
-            session.readers.add(close)
+            session.check_live()
+            session.readers.add(mailbox.close)
         try:
-            await self.complete(session)
+            await self.complete(session, mailbox)
             yield
         finally:
             with self.engine.lock:
-                session.readers.discard(close)
-                session.touch(self._clock())
+                session.readers.discard(mailbox.close)
+                self.engine.sessions.touch(session, self._clock())
 
-    async def _answer_again(self, session: Session, mailbox: Mailbox[Chunk]) -> list[Chunk]:
-        """The chunks of the last step, which this replica knows from the journal only, made again for its retry."""
-        at_most = len(session.branch.records) - session.unanswered_count
-        branch, made = await self.residency.complete(session.branch, session.known, at_most=at_most, mailbox=mailbox)
-        chunks = made[len(made) - session.unanswered_count :]
-        session.last_step = (session.unanswered, chunks)
-        self.swap(session, branch)
+    async def _answer_again(self, session: Session, step: Unanswered, mailbox: Mailbox[Chunk]) -> list[Chunk]:
+        """The chunks of a step that this replica knows from the journal only, made again for its retry."""
+        branch = session.branch
+        replay, made = await self.residency.complete(branch, session.known, at_most=step.first, mailbox=mailbox)
+        first = step.first - branch.start_count
+        chunks = [chunk for chunk in made if first <= chunk.record.chunk_index < first + step.count]
+        self.swap(session, replay)
+        session.last_step = (step.request_id, chunks)
         return chunks
 
-    async def _release(self, session: Session) -> None:
-        await self.protection.release(session)
-        with self.engine.lock:
-            if session.name in self.engine.sessions:
-                self.engine.sessions.remove(session, Draining())
-
-    def _add(
+    def add(
         self,
         branch: Branch,
         *,
@@ -457,6 +349,7 @@ class Worlds:
         parent: Session | None = None,
         fingerprint: str | None = None,
     ) -> Session:
+        """Opens a session on a branch. Under the engine's lock, after `admit`."""
         session = self.engine.sessions.add(
             branch,
             ttl_s=ttl_s,
@@ -472,33 +365,42 @@ class Worlds:
         self.protection.closed(session)
         return self.engine.sessions.remove(session)
 
-    def _blank(self, recipe: Recipe, fingerprint: str | None = None) -> Branch:
+    def blank(self, recipe: Recipe, fingerprint: str | None = None) -> Branch:
+        """A branch without a chunk. `fingerprint`: of the backend that its keys name, ours unless told otherwise."""
         pool = self.engine.pools[recipe.policy.storage]
         root = root_key(self.model.stored.digest, fingerprint or self.model.fingerprint, recipe.policy)
         with self.engine.lock:
             table = BlockTable(pool, recipe.policy, reserve_chunks=self.settings.reserve_chunks)
         return Branch(recipe.origin, root, recipe.seed, recipe.nfe, table)
 
-    def _fork_branch(self, branch: Branch) -> Branch:
+    def fork_branch(self, session: Session) -> Branch:
+        """A branch that stands where a session does. Raises what ended it."""
         with self.engine.lock:
-            return branch.fork()
+            session.check_live()
+            return session.branch.fork()
 
     def swap(self, session: Session, branch: Branch) -> None:
-        """Puts a new branch in a session's place, or closes it and raises SessionClosed when the session has gone."""
+        """Puts a new branch in a session's place, or closes it and raises what ended the session."""
         with self.engine.lock:
-            if session.name not in self.engine.sessions:
+            if session.ended:
                 branch.close()
-                raise SessionClosed(session.name)
+                raise session.ended
             session.branch.close()
             session.branch = branch
             session.known = None  # its blocks are here now
-            session.unanswered = ""
+            session.unanswered = None
+            self.engine.sessions.touch(session, self._clock())
 
-    def _close(self, branch: Branch) -> None:
+    def close(self, branch: Branch) -> None:
+        """Gives back a branch that no session has."""
         with self.engine.lock:
             branch.close()
 
-    def _admit(self, session_count: int, storage: Storage) -> None:
+    def offers(self, storage: Storage) -> bool:
+        """Whether there is a pool of this format."""
+        return storage in self.engine.pools
+
+    def admit(self, session_count: int, storage: Storage) -> None:
         """Refuses before the pool is dry, so that the sessions that are held can go on."""
         if self.draining:
             raise Draining

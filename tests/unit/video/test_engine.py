@@ -60,7 +60,7 @@ async def test_a_bug_of_our_own_ends_who_waits_and_turns_readiness_off(
                 await asyncio.wait_for(anext(play.chunks), 5)
     assert "7 blocks are lost" in caplog.text
     assert not Catalog([served]).has_room()
-    for call in (served.worlds.step(name, [Action(1)]), served.worlds.save(name), opened(served)):
+    for call in (served.worlds.step(name, [Action(1)]), served.archive.save(name), opened(served)):
         with pytest.raises(EngineBroken):
             await asyncio.wait_for(call, 5)
     engine._thread.join(5)

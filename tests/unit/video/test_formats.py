@@ -294,12 +294,12 @@ async def test_a_history_made_again_from_its_records_gives_the_same_blocks_and_f
     frames = [chunk.frames for chunk in await worlds.step(first.name, actions)]
     again = await worlds.create(recipe, ttl_s=60)
     assert [(await worlds.step(again.name, [action]))[0].frames for action in actions] == frames
-    saved, twin = [decode((await worlds.save(session.name))[0]) for session in (first, again)]
+    saved, twin = [decode((await served.archive.save(session.name))[0]) for session in (first, again)]
     assert saved.state_hash == twin.state_hash
     one, other = ({name: rows.tobytes() for name, rows in each.blocks.items()} for each in (saved, twin))
     assert one == other
     assert saved.pixels.tobytes() == twin.pixels.tobytes()
-    restored, identical = await worlds.restore(saved, ttl_s=60)
+    restored, identical = await served.archive.restore(saved, ttl_s=60)
     assert identical
     on = [(await worlds.step(session.name, [Action(1)]))[0].frames for session in (first, restored)]
     assert on[0] == on[1]

@@ -42,7 +42,7 @@ def test_touching_a_session_renews_its_lease() -> None:
     assert session.expires_s == 10
     assert replica.sessions.get(session.name, 7.0) is session
     assert session.expires_s == 17
-    session.touch(8.0, 100.0)
+    replica.sessions.touch(session, 8.0, 100.0)
     assert session.expires_s == 108
     replica.sessions.get(session.name, 9.0)
     assert session.expires_s == 109  # the longer lease stays
@@ -103,5 +103,5 @@ def test_a_call_has_ended_before_the_blocks_it_uses_are_given_back() -> None:
 def test_the_session_that_was_left_alone_longest_comes_first_whatever_its_lease() -> None:
     replica = Replica()
     first, second, third = replica.open(ttl_s=1000), replica.open(now_s=1), replica.open(now_s=2, ttl_s=0.5)
-    second.touch(3.0)
-    assert replica.sessions.least_recently_touched() == [first, third, second]
+    replica.sessions.touch(second, 3.0)
+    assert list(replica.sessions.holding(replica.pool)) == [first, third, second]

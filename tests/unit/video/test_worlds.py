@@ -161,7 +161,7 @@ async def test_a_cancelled_rollout_clip_save_or_play_leaves_nothing(serve: Serve
     before = standing(worlds, name)
     await cancelled(rollout(worlds, name, chunks=12), delay_s)
     await cancelled(consume(worlds.generate(recipe(served), turns(12))), delay_s)
-    await cancelled(worlds.save(name), delay_s / 10)
+    await cancelled(served.archive.save(name), delay_s / 10)
     assert standing(worlds, name) == before
     await cancelled(play(worlds, name, turns(12)), delay_s)
     assert worlds.get(name).claim is None
@@ -172,12 +172,12 @@ async def test_a_cancelled_rollout_clip_save_or_play_leaves_nothing(serve: Serve
 @pytest.mark.parametrize("delay_s", [0.0, 0.0005, 0.002])
 async def test_a_cancelled_restore_leaves_nothing(serve: Serve, delay_s: float) -> None:
     served = serve(SLOW)
-    data, _ = await served.worlds.save(await opened(served, chunks=5))
+    data, _ = await served.archive.save(await opened(served, chunks=5))
     saved = snapshots.decode(data)
     busy = asyncio.create_task(served.worlds.step(served.worlds.live()[0].name, turns(6)))
     await asyncio.sleep(0.001)  # its errand waits for the tick of the step
     count = len(served.worlds.live())
-    if await cancelled(served.worlds.restore(saved, ttl_s=60), delay_s):
+    if await cancelled(served.archive.restore(saved, ttl_s=60), delay_s):
         assert len(served.worlds.live()) == count
     await busy
 
@@ -238,12 +238,12 @@ async def test_a_session_that_is_closed_under_a_save_is_saved(serve: Serve) -> N
     served = serve(SLOW)
     name = await opened(served, chunks=3)
     key = served.worlds.get(name).branch.key.hex()
-    saving = asyncio.create_task(served.worlds.save(name))
+    saving = asyncio.create_task(served.archive.save(name))
     await asyncio.sleep(0)
     served.worlds.delete(name)
     data, state_hash = await saving
     assert state_hash == key
-    session, identical = await served.worlds.restore(snapshots.decode(data), ttl_s=60)
+    session, identical = await served.archive.restore(snapshots.decode(data), ttl_s=60)
     assert identical
     assert session.branch.key.hex() == key
 
@@ -374,8 +374,10 @@ async def test_the_limit_of_sessions_holds_among_restores_that_run_together(serv
     served = serve(SLOW, max_sessions=2)
     worlds = served.worlds
     name = await opened(served, chunks=2)
-    saved = snapshots.decode((await worlds.save(name))[0])
-    outcomes = await asyncio.gather(*(worlds.restore(saved, ttl_s=60) for _ in range(4)), return_exceptions=True)
+    saved = snapshots.decode((await served.archive.save(name))[0])
+    outcomes = await asyncio.gather(
+        *(served.archive.restore(saved, ttl_s=60) for _ in range(4)), return_exceptions=True
+    )
     assert sum(isinstance(outcome, TooManySessions) for outcome in outcomes) == 3
     assert len(worlds.live()) == 2
 
@@ -383,10 +385,10 @@ async def test_the_limit_of_sessions_holds_among_restores_that_run_together(serv
 async def test_a_restore_takes_back_the_reserves_of_others_before_it_is_refused(serve: Serve) -> None:
     served = serve(SMALL, reserve_chunks=16, headroom_blocks=0)
     worlds = served.worlds
-    saved = snapshots.decode((await worlds.save(await opened(served, chunks=12)))[0])
+    saved = snapshots.decode((await served.archive.save(await opened(served, chunks=12)))[0])
     pool = worlds.engine.pool
     taken = [pool.allocate() for _ in range(pool.free_count)]
-    restored, _ = await worlds.restore(saved, ttl_s=60)
+    restored, _ = await served.archive.restore(saved, ttl_s=60)
     assert restored.branch.key.hex() == saved.state_hash
     for block in taken:
         assert block is not None
@@ -588,8 +590,8 @@ async def test_a_restored_session_goes_on_bit_for_bit(serve: Serve) -> None:
     served = serve()
     worlds = served.worlds
     name = await opened(served, chunks=13)
-    data, state_hash = await worlds.save(name)
-    session, identical = await worlds.restore(snapshots.decode(data), ttl_s=60)
+    data, state_hash = await served.archive.save(name)
+    session, identical = await served.archive.restore(snapshots.decode(data), ttl_s=60)
     assert identical
     assert session.branch.key.hex() == state_hash
     ours, theirs = await worlds.step(name, turns(6)), await worlds.step(session.name, turns(6))
@@ -600,12 +602,12 @@ async def test_a_restored_session_goes_on_bit_for_bit(serve: Serve) -> None:
 
 async def test_a_snapshot_of_another_backend_says_so_and_is_still_restored(serve: Serve) -> None:
     served = serve()
-    data, _ = await served.worlds.save(await opened(served, chunks=2))
+    data, _ = await served.archive.save(await opened(served, chunks=2))
     saved = snapshots.decode(data)
     with pytest.raises(SnapshotCorrupt, match="does not lead to its state hash"):
-        await served.worlds.restore(dataclasses.replace(saved, fingerprint="elsewhere"), ttl_s=60)
+        await served.archive.restore(dataclasses.replace(saved, fingerprint="elsewhere"), ttl_s=60)
     served.worlds.model.fingerprint = "here"
-    session, identical = await served.worlds.restore(saved, ttl_s=60)
+    session, identical = await served.archive.restore(saved, ttl_s=60)
     assert not identical
     assert len(await served.worlds.step(session.name, turns(2))) == 2
 
@@ -614,10 +616,10 @@ async def test_a_snapshot_of_another_backend_says_so_and_is_still_restored(serve
 async def test_a_forged_snapshot_is_refused_before_it_takes_a_block(serve: Serve, change: dict[str, Any]) -> None:
     served = serve()
     name = await opened(served, chunks=5)
-    saved = snapshots.decode((await served.worlds.save(name))[0])
+    saved = snapshots.decode((await served.archive.save(name))[0])
     free = served.worlds.engine.pool.free_count
     with pytest.raises(SnapshotCorrupt):
-        await served.worlds.restore(dataclasses.replace(saved, **change), ttl_s=60)
+        await served.archive.restore(dataclasses.replace(saved, **change), ttl_s=60)
     assert served.worlds.engine.pool.free_count == free
     assert len(served.worlds.live()) == 1
 
@@ -626,12 +628,12 @@ async def test_a_snapshot_that_finds_no_room_is_refused_and_takes_nothing(serve:
     served = serve(SMALL, reserve_chunks=0, headroom_blocks=0, prefix_cache=False)
     worlds = served.worlds
     name = await opened(served, chunks=5)
-    saved = snapshots.decode((await worlds.save(name))[0])
+    saved = snapshots.decode((await served.archive.save(name))[0])
     in_use(worlds, name)
     pool = worlds.engine.pool
     taken = [pool.allocate() for _ in range(pool.free_count - 2)]
     with pytest.raises(KvCacheFull):
-        await worlds.restore(saved, ttl_s=60)
+        await served.archive.restore(saved, ttl_s=60)
     assert pool.free_count == 2
     worlds.get(name).readers.clear()
     for block in taken:

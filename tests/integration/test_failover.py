@@ -318,6 +318,63 @@ async def test_sixteen_plays_outlive_a_replica_that_drains(tmp_path: Path, valke
         assert row["exit_code"] == 0
 
 
+async def chunk_after(call: Any, last: pb.Chunk | None) -> pb.Chunk:
+    """The next chunk of a play, which must follow on the one before; Resumed and Begun are passed over."""
+    while True:
+        message = await asyncio.wait_for(call.read(), PAUSE_MAX_S)
+        assert message is not grpc.aio.EOF, await call.code()
+        if message.HasField("played"):
+            chunk: pb.Chunk = message.played.chunk
+            assert last is None or chunk.index == last.index + 1
+            assert message.played.done_action_count == 1
+            return chunk
+
+
+@pytest.mark.timeout(180)
+async def test_a_play_that_repeats_goes_on_and_a_paused_one_stands_still(tmp_path: Path, valkey: Any) -> None:
+    async with deployed(tmp_path, valkey.url) as deployment:
+        victim = deployment.replicas[0]
+        sessions: list[str] = []
+        while len(sessions) < 2:
+            session = await create(deployment.stub, 900)
+            if session.endswith(victim.name):
+                sessions.append(session)
+        plays, last = [], []
+        for session in sessions:
+            call = deployment.stub.Play(timeout=120)
+            begin = pb.PlayRequest.Begin(fps=10, idle=pb.PlayRequest.IDLE_REPEAT, actions=[pb.Action(id=2)])
+            await call.write(pb.PlayRequest(session=session, begin=begin))
+            plays.append(call)
+            chunk = None
+            for _ in range(3):
+                chunk = await chunk_after(call, chunk)
+            last.append(chunk)
+        moving, standing = plays
+        await standing.write(pb.PlayRequest(pause=pb.PlayRequest.Pause()))
+        while not (message := await standing.read()).HasField("paused"):
+            last[1] = message.played.chunk
+        await victim.end()
+        for _ in range(10):
+            last[0] = await chunk_after(moving, last[0])
+        message = await asyncio.wait_for(standing.read(), PAUSE_MAX_S)
+        assert message.resumed.rehomed
+        reading = asyncio.ensure_future(chunk_after(standing, last[1]))
+        await asyncio.sleep(0.5)
+        assert not reading.done(), "it is paused"
+        await standing.write(pb.PlayRequest(resume=pb.PlayRequest.Resume()))
+        last[1] = await reading
+        for _ in range(3):
+            last[1] = await chunk_after(standing, last[1])
+        for call in plays:
+            call.cancel()
+        undisturbed = await create(deployment.reference, 900)
+        actions = [pb.Action(id=2)] * (max(chunk.index for chunk in last) + 1)
+        right = (await deployment.reference.Step(pb.StepRequest(session=undisturbed, actions=actions))).chunks
+        for chunk in last:
+            assert (chunk.frames, chunk.state_hash) == (right[chunk.index].frames, right[chunk.index].state_hash)
+        await deployment.quiet()
+
+
 @pytest.mark.timeout(180)
 async def test_plays_go_on_without_redis_and_are_shown_as_unprotected(tmp_path: Path, valkey: Any) -> None:
     seeds = list(range(700, 700 + STREAM_COUNT))

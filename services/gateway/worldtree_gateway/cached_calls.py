@@ -14,8 +14,9 @@ from worldtree_gateway.cache import AnswerCache, SharedAnswers
 from worldtree_gateway.digests import ModelDigests
 from worldtree_gateway.domain import CacheRule, Method
 from worldtree_gateway.flights import Flights, LeftBehind, Rider
+from worldtree_gateway.metadata import Context, forwarded
 from worldtree_gateway.metrics import GatewayMetrics
-from worldtree_gateway.relay import Context, Relay, forwarded
+from worldtree_gateway.relay import Relay
 from worldtree_gateway.verdicts import error_info
 
 CACHE_KEY = "worldtree-cache"

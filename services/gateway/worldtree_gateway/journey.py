@@ -14,8 +14,6 @@ from worldtree_gateway.metrics import GatewayMetrics
 from worldtree_gateway.routing import Route, Router
 from worldtree_gateway.verdicts import Failure, Verdict, judge
 
-REHOME_KEY = "worldtree-rehome"
-
 _HOPS_MAX = 4  # from a replica that says "moved" to the next; more is a circle, or a session that nobody keeps
 _BACKOFF_FIRST_S = 0.05
 _BACKOFF_MAX_S = 1.0

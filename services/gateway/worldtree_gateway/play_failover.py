@@ -12,17 +12,9 @@ from worldtree.video.v1 import video_generator_pb2 as pb
 
 from worldtree_gateway.domain import Method
 from worldtree_gateway.errors import PlayLogFull, PlayNotContinued
+from worldtree_gateway.metadata import Context, forwarded, pass_head, pass_trailers
 from worldtree_gateway.play_log import PlayLog
-from worldtree_gateway.relay import (
-    CANCELLATION_GRACE_S,
-    Context,
-    Relay,
-    forwarded,
-    pass_head,
-    pass_trailers,
-    receive,
-    write,
-)
+from worldtree_gateway.relay import CANCELLATION_GRACE_S, Relay, receive, write
 from worldtree_gateway.routing import Route
 
 # while nobody takes the client's messages, so many are read and kept; then it waits too

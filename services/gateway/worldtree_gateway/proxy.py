@@ -11,8 +11,9 @@ from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_gateway.cached_calls import CachedCalls
 from worldtree_gateway.domain import Method, Service
 from worldtree_gateway.errors import NotConfigured
+from worldtree_gateway.metadata import Context
 from worldtree_gateway.play_failover import PlayFailover
-from worldtree_gateway.relay import Context, Relay
+from worldtree_gateway.relay import Relay
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"

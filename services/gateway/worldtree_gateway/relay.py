@@ -6,38 +6,26 @@ nodes of a Rollout and a request whose replica went away, to know what to do aga
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.errors import DeadlineExceeded
-from worldtree_runtime.interceptors import REQUEST_ID_KEY
-from worldtree_runtime.logs import current_request_id
 
-from worldtree_gateway.backends import REPLICA_KEY, Backend
-from worldtree_gateway.domain import ANONYMOUS_TENANT, Affinity, Method
-from worldtree_gateway.journey import REHOME_KEY, Journey
+from worldtree_gateway.backends import Backend
+from worldtree_gateway.domain import Affinity, Method
+from worldtree_gateway.journey import Journey
+from worldtree_gateway.metadata import REPLICAS_KEY, Context, Metadata, clean, forwarded, pass_head, pass_trailers
 from worldtree_gateway.metrics import GatewayMetrics
 from worldtree_gateway.rollout_nodes import PassedNodes
 from worldtree_gateway.routing import Router
 from worldtree_gateway.safety import is_repeatable
 from worldtree_gateway.verdicts import STATUS_DETAILS_KEY
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Metadata = tuple[tuple[str, str | bytes], ...]
-
-REPLICAS_KEY = "worldtree-replicas"  # what Introspect's caller gets: the names that can be asked for
-TENANT_KEY = "worldtree-tenant"
-
-# what belongs to one connection, or is written anew by the transport; "grpc-..." goes too
-_HOP_BY_HOP = frozenset(
-    {"accept-encoding", "connection", "content-length", "content-type", "host", "keep-alive", "te", "user-agent"}
-)
-_OURS = frozenset({REHOME_KEY, TENANT_KEY})
 # To grpc.aio a cancelled client first looks like one that has sent all it had; the cancellation comes a moment later.
 # Passed on at once, half an upload would look whole to the backend (100 of 100 tries; with this pause, none).
 CANCELLATION_GRACE_S = 0.002
@@ -235,45 +223,6 @@ class Relay:
                 backend.in_flight -= 1
                 call.cancel()
             route = await journey.next(failure, route)
-
-
-def forwarded(context: Context, rehome: str | None = None) -> Metadata:
-    """A caller's metadata as its backend gets it, under the request id that our own logs use.
-
-    What only a gateway may say, a caller can't: who a call is for, and that its session's replica is gone.
-    """
-    theirs = tuple(pair for pair in clean(context.invocation_metadata() or ()) if pair[0] not in _OURS)
-    ours: Metadata = ((TENANT_KEY, ANONYMOUS_TENANT),)
-    if rehome is not None:
-        ours = (*ours, (REHOME_KEY, rehome))
-    request_id = current_request_id()
-    if request_id is not None:
-        ours = (*ours, (REQUEST_ID_KEY, request_id))
-    return (*theirs, *ours)
-
-
-def clean(metadata: Iterable[tuple[str, Any]]) -> Metadata:
-    return tuple(
-        (key, value)
-        for key, value in metadata
-        if key not in _HOP_BY_HOP
-        and (not key.startswith("grpc-") or key == STATUS_DETAILS_KEY)
-        and key != REQUEST_ID_KEY  # the interceptor writes it at each side
-    )
-
-
-async def pass_head(call: Any, context: Context, ours: Metadata = ()) -> None:
-    """Costs a write of its own, so the replica's name, which all of ours send, goes to the trailers instead."""
-    head = (*(pair for pair in clean(await call.initial_metadata()) if pair[0] != REPLICA_KEY), *ours)
-    if head:
-        await context.send_initial_metadata(head)
-
-
-async def pass_trailers(call: Any, context: Context) -> None:
-    replica = tuple(pair for pair in await call.initial_metadata() if pair[0] == REPLICA_KEY)
-    trailers = clean(await call.trailing_metadata())
-    if replica or trailers:
-        context.set_trailing_metadata((*trailers, *replica))
 
 
 async def _pass_answer(call: Any, context: Context, head: Metadata = ()) -> bytes:

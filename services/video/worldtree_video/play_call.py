@@ -18,6 +18,8 @@ from worldtree_video.live import LivePlay
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.play import Played
 
+# Reads that end with their calls: somebody has to hold the tasks until then.
+_reading: "set[asyncio.Task[None]]" = set()
 _LOOKAHEAD_DEFAULT, _LOOKAHEAD_MAX, _FPS_MAX = 2, 64, 240
 
 
@@ -28,6 +30,8 @@ class PlayCall:
         self._adoption = adoption
         self._settings = settings
         self._metrics = metrics
+        self._controlling = False
+        self._over = False
 
     async def answer(self, requests: AsyncIterator[pb.PlayRequest], caller: Caller) -> AsyncGenerator[pb.PlayResponse]:
         """Plays until the controls, the session or the reader end. Closing the generator ends the play at once."""
@@ -62,8 +66,21 @@ class PlayCall:
                 async for message in self._played(play, served):
                     yield message
             finally:
-                steering.cancel()
-                await asyncio.gather(steering, return_exceptions=True)
+                await self._end(steering)
+
+    async def _end(self, steering: "asyncio.Task[None]") -> None:
+        """No control has an effect any more.
+
+        A read in flight is left to end with the call, in a moment: cancelled, gRPC's core would never give back what
+        it holds (90 bytes and more for each play that ends before its client has).
+        """
+        self._over = True
+        if self._controlling:
+            steering.cancel()
+            await asyncio.gather(steering, return_exceptions=True)
+        else:
+            _reading.add(steering)
+            steering.add_done_callback(_reading.discard)
 
     async def _played(self, play: LivePlay, served: Served) -> AsyncIterator[pb.PlayResponse]:
         """Chunks and events in their order, until the play is over or nothing has happened for too long."""
@@ -121,9 +138,15 @@ class PlayCall:
         """Applies controls as they come; the first bad one ends the play."""
         try:
             async for request in requests:
+                if self._over:
+                    return
                 if request.session not in ("", session):
                     raise InvalidRequest("session", f"session must stay {session} within a play, got {request.session}")
-                event = await self._control(play, served, request)
+                self._controlling = True
+                try:
+                    event = await self._control(play, served, request)
+                finally:
+                    self._controlling = False
                 if event:
                     play.chunks.put(event)
             play.finish()

@@ -38,7 +38,7 @@ class Scribe:
     `dump`: a session as it stands now, None when it is gone; called in the loop. `lost`: told once when another replica
     has adopted a session (`owner` empty: it was released or closed elsewhere); the scribe has forgotten it by then.
     At most `queue_bytes` of one session's and 16 times as much of all sessions' writes wait; a session with more of
-    them counts as one whose journal does not answer.
+    them counts as one whose journal does not answer. Of a session that is written in full, as many bytes of frames go.
     """
 
     def __init__(
@@ -65,15 +65,12 @@ class Scribe:
     def open(self, dump: Dump) -> None:
         """Begins the journal of a session that was created or restored."""
         line = self._add(dump.head.session, dump.head.model, LineState.PROTECTED)
-        size_bytes = sum(map(len, dump.head.start_chunks)) + sum(map(len, dump.history.frames))
-        self._push(
-            line,
-            Write(
-                lambda: self._journal.create(dump.head, dump.history, dump.lease_end_s),
-                size_bytes,
-                len(dump.history.steps),
-            ),
+        history = dump.history.trimmed(self._queue_bytes)
+        size_bytes = sum(map(len, dump.head.start_chunks)) + sum(map(len, history.frames))
+        write = Write(
+            lambda: self._journal.create(dump.head, history, dump.lease_end_s), size_bytes, len(history.steps)
         )
+        self._push(line, write)
 
     def adopted(self, head: Head) -> None:
         """Goes on with a session that the journal gave this replica."""
@@ -311,9 +308,15 @@ class Scribe:
 
     async def _recover(self) -> None:
         """Writes unprotected sessions in full until there is none."""
+        round_count = 0
         try:
             while lines := [line for line in self._lines.values() if line.state is LineState.UNPROTECTED]:
-                done = [await self._write_anew(lines[0])]  # one asks whether it is up again; the others needn't
+                # One asks whether it is up again; the others needn't. Each time another one: a session that the journal
+                # never takes must not stand before the others.
+                place = round_count % len(lines)
+                lines = lines[place:] + lines[:place]
+                round_count += 1
+                done = [await self._write_anew(lines[0])]
                 for first in range(1, len(lines) if all(done) else 0, _ANEW_AT_ONCE):
                     some = lines[first : first + _ANEW_AT_ONCE]
                     done += await asyncio.gather(*(self._write_anew(line) for line in some))
@@ -333,7 +336,7 @@ class Scribe:
                 await self._journal.close(line.session)
                 self._drop(line)
                 return True
-            await self._journal.create(dump.head, dump.history, dump.lease_end_s)
+            await self._journal.create(dump.head, dump.history.trimmed(self._queue_bytes), dump.lease_end_s)
         except JournalLost as error:
             if self._lines.get(line.session) is line:
                 self._drop(line)

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -504,6 +504,41 @@ async def test_a_session_that_cannot_be_dumped_keeps_no_other_from_being_written
     await eventually(lambda: owner.scribe.protected(S))
     assert owner.unprotected() == 1
     await journal.aclose()
+
+
+async def test_a_session_that_redis_refuses_keeps_no_other_from_being_written(owner: Owner, valkey: Any) -> None:
+    with Redis.from_url(valkey.url) as client:
+        client.config_set("proto-max-bulk-len", 1 << 20)
+    journal = redis_journal(valkey)
+    owner.begin(journal)
+    huge = Dump(replace(head("huge.a"), start_chunks=(bytes(2 << 20),)), History(), lease())
+    owner.scribe.open(huge)
+    owner.scribe._dump = lambda name: huge if name == "huge.a" else owner.dump(name)
+    await eventually(lambda: owner.unprotected() == 1)
+    for i in range(20):
+        owner.open(f"{i}.a")
+        owner.scribe._unprotect(owner.scribe._lines[f"{i}.a"])
+    await eventually(lambda: all(map(owner.scribe.protected, owner.histories)))
+    assert owner.unprotected() == 1
+    await owner.scribe.close(0.1)
+    other = redis_journal(valkey, "b")
+    await owner.check(other)
+    await journal.aclose()
+    await other.aclose()
+
+
+async def test_of_a_session_in_full_the_last_frames_go_and_no_more_than_may_wait(owner: Owner, valkey: Any) -> None:
+    journal, other = redis_journal(valkey), redis_journal(valkey, "b")
+    owner.begin(journal, queue_bytes=2500)
+    steps = tuple(Step(number, number, 1) for number in range(6))
+    frames = tuple(bytes([number]) * 1000 for number in range(2, 6))
+    owner.scribe.open(Dump(head(), History(steps, frames, 2), lease()))
+    assert await owner.scribe.settled(S)
+    found = await other.adopt(S, dead="a")
+    assert found
+    assert (found.history.steps, found.history.frames, found.history.frames_first) == (steps, frames[2:], 4)
+    await journal.aclose()
+    await other.aclose()
 
 
 async def test_an_adopted_session_is_gone_on_with(owner: Owner, valkey: Any) -> None:

@@ -3,7 +3,7 @@
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 import msgpack
@@ -75,6 +75,14 @@ class History:
                 f"frames of the chunks {self.frames_first} to {self.frames_first + len(self.frames)} "
                 f"do not end a history of {len(self.steps)} chunks"
             )
+
+    def trimmed(self, frames_bytes_max: int) -> "History":
+        """The same with the last of its frames only, at most so many bytes: frames spare work, steps suffice."""
+        first, size_bytes = len(self.frames), 0
+        while first and size_bytes + len(self.frames[first - 1]) <= frames_bytes_max:
+            first -= 1
+            size_bytes += len(self.frames[first])
+        return replace(self, frames=self.frames[first:], frames_first=self.frames_first + first)
 
 
 @dataclass(frozen=True, slots=True)

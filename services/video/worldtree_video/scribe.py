@@ -5,31 +5,14 @@ answer, its sessions go on unprotected, and each is written anew in full as soon
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
-from worldtree_runtime.stores import StoreUnavailable
-
-from worldtree_video.errors import JournalBehind, JournalLost
-from worldtree_video.journal import Entry, Head, History, Journal
-from worldtree_video.journal.line import AppendWrite, Line, LineState, Write
+from worldtree_video.journal import Entry, Head, Journal
+from worldtree_video.journal.line import AppendWrite, LineState, Write
+from worldtree_video.journal_writer import Dump, JournalWriter
 from worldtree_video.metrics import VideoMetrics
 
-log = logging.getLogger(__name__)
-
-_RETRY_S = 0.5  # between tries while the journal is down
-_WRITE_COUNT_MAX = 1024  # of one session that wait
-_ANEW_AT_ONCE = 8  # sessions written in full at the same time
-
-
-@dataclass(frozen=True, slots=True)
-class Dump:
-    """A session as it stands, to be written in full."""
-
-    head: Head
-    history: History
-    lease_end_s: float
+__all__ = ["Dump", "Scribe"]
 
 
 class Scribe:
@@ -52,39 +35,33 @@ class Scribe:
         queue_bytes: int = 8 << 20,
     ) -> None:
         self._journal = journal
-        self._metrics = metrics
-        self._dump = dump
-        self._lost = lost
         self._wait_s = wait_s
         self._queue_bytes = queue_bytes
-        self._waiting_bytes = 0
-        self._lines: dict[str, Line] = {}
-        self._recovery: asyncio.Task[None] | None = None
-        self._closed = False
+        self._writer = JournalWriter(journal, metrics, dump=dump, lost=lost, queue_bytes=queue_bytes)
 
     def open(self, dump: Dump) -> None:
         """Begins the journal of a session that was created or restored."""
-        line = self._add(dump.head.session, dump.head.model, LineState.PROTECTED)
+        line = self._writer.add(dump.head.session, dump.head.model, LineState.PROTECTED)
         history = dump.history.trimmed(self._queue_bytes)
         size_bytes = sum(map(len, dump.head.start_chunks)) + sum(map(len, history.frames))
         write = Write(
             lambda: self._journal.create(dump.head, history, dump.lease_end_s), size_bytes, len(history.steps)
         )
-        self._push(line, write)
+        self._writer.push(line, write)
 
     def adopted(self, head: Head) -> None:
         """Goes on with a session that the journal gave this replica."""
-        self._add(head.session, head.model, LineState.PROTECTED)
+        self._writer.add(head.session, head.model, LineState.PROTECTED)
 
     def append(
         self, session: str, first: int, entries: Sequence[Entry], *, lease_end_s: float, request_id: str = ""
     ) -> None:
         """Generated chunks, the first of which has the index `first`. They are written together or not at all."""
-        line = self._lines.get(session)
+        line = self._writer.get(session)
         if line is None or not line.takes_writes:
             return
         if not request_id and len(entries) == 1 and line.join(first, entries[0], lease_end_s):
-            self._grew(line, len(entries[0].frames))
+            self._writer.grew(line, len(entries[0].frames))
             return
         write = AppendWrite(
             _nothing,
@@ -98,7 +75,7 @@ class Scribe:
         write.run = lambda: self._journal.append(
             session, first, write.entries, request_id=request_id, lease_end_s=write.lease_end_s
         )
-        self._push(line, write)
+        self._writer.push(line, write)
 
     def rewind(self, session: str, length: int) -> None:
         self._ask(session, lambda: self._journal.rewind(session, length))
@@ -112,12 +89,12 @@ class Scribe:
 
     def fork(self, parent: str, head: Head, length: int, lease_end_s: float) -> None:
         """A child of a session with its first `length` chunks; its own writes follow the fork."""
-        line = self._lines.get(parent)
+        line = self._writer.get(parent)
         if line is None or not line.takes_writes:
-            self._unprotect(self._add(head.session, head.model, LineState.PROTECTED))
+            self._writer.unprotect(self._writer.add(head.session, head.model, LineState.PROTECTED))
             return
-        child = self._add(head.session, head.model, LineState.WAITING)
-        self._push(line, Write(lambda: self._journal.fork(parent, head, length, lease_end_s), child=child))
+        child = self._writer.add(head.session, head.model, LineState.WAITING)
+        self._writer.push(line, Write(lambda: self._journal.fork(parent, head, length, lease_end_s), child=child))
 
     def end(self, session: str) -> None:
         """The session was closed: its journal goes, after what was asked before."""
@@ -128,17 +105,17 @@ class Scribe:
         self._leave(session, lambda: self._journal.release(session))
 
     def protected(self, session: str) -> bool:
-        line = self._lines.get(session)
+        line = self._writer.get(session)
         return line is not None and line.protected
 
     def leaving(self, session: str) -> bool:
         """Whether it was closed or released here, and the journal is yet to be told."""
-        line = self._lines.get(session)
+        line = self._writer.get(session)
         return line is not None and line.leaving is not None
 
     def behind(self, session: str) -> int:
         """Chunks that the journal does not have yet (0 for a session that is not protected)."""
-        line = self._lines.get(session)
+        line = self._writer.get(session)
         return line.waiting_chunk_count if line and line.protected else 0
 
     async def settled(self, session: str, *, behind: int = 0) -> bool:
@@ -148,215 +125,41 @@ class Scribe:
         """
         try:
             async with asyncio.timeout(self._wait_s):
-                while (line := self._lines.get(session)) and line.protected:
+                while (line := self._writer.get(session)) and line.protected:
                     if line.waiting_chunk_count <= behind and (behind or not line.writes):
                         return True
                     line.changed.clear()
                     await line.changed.wait()
         except TimeoutError:
-            line = self._lines.get(session)
+            line = self._writer.get(session)
             if line and line.protected:
-                self._unprotect(line)
+                self._writer.unprotect(line)
         return False
 
     async def verify(self) -> None:
-        """Asks the journal for the sessions that have nothing to write, and so would never learn that it lost them.
-
-        Those are written anew. A journal that does not answer is asked again the next time.
-        """
-        idle = [line for line in self._lines.values() if line.state is LineState.PROTECTED and not line.writes]
-        if not idle:
-            return
-        try:
-            missing = set(await self._journal.missing([line.session for line in idle]))
-        except StoreUnavailable as error:
-            log.warning("the journal cannot say what it has: %s", error)
-            return
-        for line in idle:
-            if line.session in missing and line.state is LineState.PROTECTED and not line.leaving:
-                log.warning("the journal has lost session %s, which is written anew", line.session)
-                self._unprotect(line)
+        """Finds sessions that the journal lost, or that another replica adopted, while they had nothing to write."""
+        await self._writer.verify()
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Ends after what waits was written, or after `timeout_s`."""
-        loop = asyncio.get_running_loop()
-        ends_s = loop.time() + timeout_s
-        while tasks := [line.task for line in self._lines.values() if line.task]:
-            if loop.time() >= ends_s:
-                break
-            await asyncio.wait(tasks, timeout=ends_s - loop.time())
-        self._closed = True
-        tasks = [line.task for line in self._lines.values() if line.task] + ([self._recovery] if self._recovery else [])
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        models = {line.model for line in self._lines.values()}
-        for line in self._lines.values():
-            line.changed.set()
-        self._lines.clear()
-        for model in models:
-            self._count(model)
+        await self._writer.close(timeout_s)
 
     def check_integrity(self) -> None:
         """Recounts; for tests."""
-        for line in self._lines.values():
-            line.check_integrity()
-        counted = sum(line.waiting_bytes for line in self._lines.values())
-        assert counted == self._waiting_bytes, f"counted {counted} bytes, booked {self._waiting_bytes}"
-
-    def _add(self, session: str, model: str, state: LineState) -> Line:
-        old = self._lines.pop(session, None)
-        if old:
-            self._forget(old)
-        line = self._lines[session] = Line(session, model, state)
-        return line
+        self._writer.check_integrity()
 
     def _ask(self, session: str, run: Callable[[], Awaitable[None]]) -> None:
-        line = self._lines.get(session)
+        line = self._writer.get(session)
         if line and line.takes_writes:
-            self._push(line, Write(run))
+            self._writer.push(line, Write(run))
 
     def _leave(self, session: str, run: Callable[[], Awaitable[None]], *, ended: bool = False) -> None:
-        line = self._lines.get(session)
+        line = self._writer.get(session)
         if line is None or line.leaving:
             return
         line.leaving, line.ended = run, ended
         if line.state is not LineState.UNPROTECTED:
-            self._push(line, Write(run))
-
-    def _push(self, line: Line, write: Write) -> None:
-        line.push(write)
-        self._grew(line, write.size_bytes)
-        if line.state is LineState.PROTECTED:
-            self._start(line)
-
-    def _start(self, line: Line) -> None:
-        if line.writes and line.task is None and not self._closed:
-            line.task = asyncio.create_task(self._drain(line))
-
-    def _grew(self, line: Line, size_bytes: int) -> None:
-        self._waiting_bytes += size_bytes
-        too_many = line.waiting_bytes > self._queue_bytes or self._waiting_bytes > 16 * self._queue_bytes
-        if len(line.writes) > (1 if too_many else _WRITE_COUNT_MAX):
-            log.warning(
-                "session %s: %d writes of %d bytes wait for the journal",
-                line.session,
-                len(line.writes),
-                line.waiting_bytes,
-            )
-            self._unprotect(line)
-
-    async def _drain(self, line: Line) -> None:
-        """Writes what waits of one session. The write at the front stays there until it is done."""
-        try:
-            while line.writes and line.state is LineState.PROTECTED:
-                write = line.writes[0]
-                try:
-                    await write.run()
-                except JournalLost as error:
-                    if self._lines.get(line.session) is line:
-                        self._drop(line)
-                        if not line.leaving:
-                            self._lost(line.session, error.owner)
-                    return
-                except (StoreUnavailable, JournalBehind) as error:
-                    log.warning("session %s: %s", line.session, error)
-                    self._unprotect(line)
-                    return
-                if line.state is not LineState.PROTECTED or not line.writes or line.writes[0] is not write:
-                    return  # given up meanwhile
-                self._waiting_bytes -= line.pop().size_bytes
-                if write.child and write.child.state is LineState.WAITING:
-                    write.child.state = LineState.PROTECTED
-                    self._start(write.child)
-                if line.leaving and not line.writes:
-                    self._drop(line)
-        except Exception:  # a bug: the session goes on, and is written anew
-            log.exception("the journal of session %s", line.session)
-            self._unprotect(line)
-        finally:
-            line.task = None
-            if line.state is LineState.PROTECTED and self._lines.get(line.session) is line:
-                self._start(line)  # it was given up and written anew while this task waited for its last write
-
-    def _unprotect(self, line: Line) -> None:
-        if self._lines.get(line.session) is not line:
-            return
-        line.state = LineState.UNPROTECTED
-        self._forget(line)
-        self._count(line.model)
-        if self._recovery is None and not self._closed:
-            self._recovery = asyncio.create_task(self._recover())
-
-    def _drop(self, line: Line) -> None:
-        if self._lines.get(line.session) is line:
-            del self._lines[line.session]
-        self._forget(line)
-        self._count(line.model)
-
-    def _forget(self, line: Line) -> None:
-        """Forgets what waits; forks among it have to be written in full."""
-        self._waiting_bytes -= line.waiting_bytes
-        for write in line.clear():
-            if write.child and write.child.state is LineState.WAITING:
-                self._unprotect(write.child)
-
-    def _count(self, model: str) -> None:
-        unprotected = (LineState.UNPROTECTED, LineState.ANEW)
-        count = sum(1 for line in self._lines.values() if line.model == model and line.state in unprotected)
-        self._metrics.unprotected_sessions.labels(model).set(count)
-
-    async def _recover(self) -> None:
-        """Writes unprotected sessions in full until there is none."""
-        round_count = 0
-        try:
-            while lines := [line for line in self._lines.values() if line.state is LineState.UNPROTECTED]:
-                # One asks whether it is up again; the others needn't. Each time another one: a session that the journal
-                # never takes must not stand before the others.
-                place = round_count % len(lines)
-                lines = lines[place:] + lines[:place]
-                round_count += 1
-                done = [await self._write_anew(lines[0])]
-                for first in range(1, len(lines) if all(done) else 0, _ANEW_AT_ONCE):
-                    some = lines[first : first + _ANEW_AT_ONCE]
-                    done += await asyncio.gather(*(self._write_anew(line) for line in some))
-                if any(line.state is LineState.UNPROTECTED for line in lines):
-                    await asyncio.sleep(_RETRY_S)
-        finally:
-            self._recovery = None
-
-    async def _write_anew(self, line: Line) -> bool:
-        """Whether the journal answered."""
-        if self._lines.get(line.session) is not line or line.state is not LineState.UNPROTECTED:
-            return True
-        line.state = LineState.ANEW
-        try:
-            dump = None if line.ended else self._dump(line.session)
-            if dump is None:
-                await self._journal.close(line.session)
-                self._drop(line)
-                return True
-            await self._journal.create(dump.head, dump.history.trimmed(self._queue_bytes), dump.lease_end_s)
-        except JournalLost as error:
-            if self._lines.get(line.session) is line:
-                self._drop(line)
-                if not line.leaving:
-                    self._lost(line.session, error.owner)
-            return True
-        except StoreUnavailable:
-            self._unprotect(line)
-            return False
-        except Exception:  # a bug in this session must not keep the others from being written
-            log.exception("session %s cannot be written anew", line.session)
-            self._unprotect(line)
-            return True
-        if line.state is LineState.ANEW:
-            line.state = LineState.PROTECTED
-            self._count(line.model)
-            if line.leaving and not line.writes:
-                line.push(Write(line.leaving))  # what is released must be as it stands, not as it once was written
-            self._start(line)
-        return True
+            self._writer.push(line, Write(run))
 
 
 async def _nothing() -> None:

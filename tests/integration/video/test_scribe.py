@@ -96,7 +96,7 @@ async def owner() -> AsyncIterator[Owner]:
     if made.scribe:
         await made.scribe.close()
     await asyncio.sleep(0)
-    left = [task for task in asyncio.all_tasks() if "Scribe" in repr(task.get_coro())]
+    left = [task for task in asyncio.all_tasks() if "JournalWriter" in repr(task.get_coro())]
     assert not left, f"left behind: {left}"
 
 
@@ -513,11 +513,11 @@ async def test_a_session_that_redis_refuses_keeps_no_other_from_being_written(ow
     owner.begin(journal)
     huge = Dump(replace(head("huge.a"), start_chunks=(bytes(2 << 20),)), History(), lease())
     owner.scribe.open(huge)
-    owner.scribe._dump = lambda name: huge if name == "huge.a" else owner.dump(name)
+    owner.scribe._writer._dump = lambda name: huge if name == "huge.a" else owner.dump(name)
     await eventually(lambda: owner.unprotected() == 1)
     for i in range(20):
         owner.open(f"{i}.a")
-        owner.scribe._unprotect(owner.scribe._lines[f"{i}.a"])
+        owner.scribe._writer.unprotect(owner.scribe._writer._lines[f"{i}.a"])
     await eventually(lambda: all(map(owner.scribe.protected, owner.histories)))
     assert owner.unprotected() == 1
     await owner.scribe.close(0.1)

@@ -26,6 +26,7 @@ import random
 import statistics
 import time
 import urllib.request
+from bisect import bisect_right
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -39,7 +40,8 @@ from report import Bar, publish
 from serving import service_process, stub
 from worldtree.video.v1 import video_generator_pb2 as pb
 
-if TYPE_CHECKING:  # a name of the stubs' types only
+if TYPE_CHECKING:  # names of types only
+    from google.protobuf.duration_pb2 import Duration
     from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorAsyncStub
 
 FPS = 5.0
@@ -59,6 +61,9 @@ class Window:
     late_count: int = 0
     late_s: float = 0.0
     control_s: list[float] = field(default_factory=list)
+    served_control_s: list[float] = field(default_factory=list)  # the server's own figure of those that were used
+    queue_s: list[float] = field(default_factory=list)  # of each chunk, from when it might start to its first tick
+    making_s: list[float] = field(default_factory=list)  # and in ticks
     rollout_chunks: Counter[str] = field(default_factory=Counter)
     engine_s: dict[str, float] = field(default_factory=dict)
 
@@ -148,15 +153,26 @@ class Load:
         seen = 1  # the first action came with begin
         while (message := await call.read()) is not grpc.aio.EOF:
             now, window, played = time.perf_counter(), self.window, message.played
-            late_s = played.late_duration.seconds + played.late_duration.nanos / 1e9
+            timing, late_s = played.chunk.timing, _seconds(played.late_duration)
             window.chunk_count += 1
             window.late_count += late_s > 0
             window.late_s += late_s
-            window.control_s.extend(now - sent_s[index - 1] for index in range(seen, played.done_action_count))
-            seen = max(seen, played.done_action_count)
+            window.queue_s.append(_seconds(timing.queue_duration))
+            window.making_s.append(_seconds(timing.denoise_duration) + _seconds(timing.commit_duration))
+            if played.HasField("control_latency"):
+                latency_s = _seconds(played.control_latency)
+                window.served_control_s.append(latency_s)
+                # Those that came later are done with too if they were replaced since, but did not make this chunk.
+                used_count = min(played.done_action_count, 1 + bisect_right(sent_s, now - latency_s))
+                window.control_s.extend(now - sent_s[index - 1] for index in range(seen, used_count))
+                seen = max(seen, used_count)
 
     async def _engine_seconds(self) -> dict[str, float]:
         return dict(await asyncio.to_thread(_engine_samples, self._metrics_url))
+
+
+def _seconds(duration: "Duration") -> float:
+    return float(duration.seconds + duration.nanos / 1e9)
 
 
 def _engine_samples(metrics_url: str) -> list[tuple[str, float]]:
@@ -237,6 +253,14 @@ def main(
     alone_rate = rollouts.rollout_chunks.total() / rollouts.seconds
     rate = together.rollout_chunks.total() / together.seconds
     percentiles = statistics.quantiles(together.control_s, n=100)
+    parts = {
+        name: statistics.quantiles(samples, n=100)
+        for name, samples in (
+            ("served_control", together.served_control_s),
+            ("queue", together.queue_s),
+            ("making", together.making_s),
+        )
+    }
     tenants = sorted(together.rollout_chunks[tenant] for tenant in TENANTS)
     keys = {
         "plays": play_count,
@@ -251,6 +275,7 @@ def main(
         "rollouts_of_leftover": rate / ((1 - play_share) * alone_rate),
         "poorer_of_richer": tenants[0] / tenants[-1],
     }
+    keys |= {f"{name}_p{rank}_s": part[rank - 1] for name, part in parts.items() for rank in (50, 99)}
     rows = [{"figure": name, "value": value} for name, value in keys.items()]
     bars = [
         Bar("late chunks", keys["late_share"], 0.01, "lower"),

@@ -7,8 +7,10 @@ The order within a tick
 3. rollouts and clips, tenants in fair shares, what was begun first.
 
 How many. A tick with a play takes others along while that costs the play next to nothing and every play in sight still
-makes its deadline. A tick without one is as large as pays, but ends before the next play is due to start (one member is
-always let in, or the gaps between plays would go to waste).
+makes its deadline. A tick without one is as large as pays, but ends before the next play starts a chunk, commits
+included (one member is always let in, or the gaps between plays would go to waste). A play that waits for a control
+may start at any moment: so while there are plays, no tick without one is longer than a tenth of a period, and a control
+waits half of that on average when it comes into one.
 
 Nobody starves. Plays are admitted up to `play_load_max` of the engine's time. While others wait, a quarter of the rest
 is owed to them for the time that plays take, and a part of the steps' time to bulk work. What is owed is paid by a
@@ -28,6 +30,7 @@ from worldtree_video.fair_share import FairShare
 _FLOOR = 0.25  # of the time that plays may not be promised: the rest covers what their load was underestimated
 _BULK_FLOOR = 0.125  # of the time of steps, while bulk work waits
 _OWED_S = 0.1
+LONGEST_OTHER = 0.1  # of the shortest period of a play: a tick without one, while there are plays
 
 
 class Candidate(Protocol):
@@ -73,7 +76,7 @@ class Agenda(Generic[Member]):
         self._waiting: set[Priority] = set()
 
     def choose(self, ready: Iterable[Member], now: float, next_start_s: float | None) -> list[Member]:
-        """The members of a tick that begins now. `next_start_s`: when the next play starts a chunk; None: none will."""
+        """The members of a tick that begins now. `next_start_s`: when one without a play should end, if ever."""
         plays: list[tuple[Paced, Member]] = []
         steps: list[Member] = []
         bulk: dict[str, list[Member]] = {}
@@ -90,7 +93,10 @@ class Agenda(Generic[Member]):
         self._note_waiting(steps=bool(steps), bulk=bool(bulk))
         if not plays:
             left_s = math.inf if next_start_s is None else next_start_s - now
-            return self._others(steps, bulk, self.cost.within(self.max_batch, left_s))
+            others = self._others(steps, bulk, self.cost.within(self.max_batch, left_s))
+            while len(others) > 1 and self._tick_s(others) > left_s:
+                others.pop()  # the one whose turn came last
+            return others
         ordered = self._by_deadline(plays, now)
         size = self._size(ordered, now)
         chosen = [member for _, member in ordered[:size]]
@@ -143,6 +149,14 @@ class Agenda(Generic[Member]):
         while size > len(plays) and self.slack_s(plays, now, size) < 0.0:
             size -= 1
         return size
+
+    def _tick_s(self, members: Sequence[Member]) -> float:
+        """What a tick of these takes: those with their last evaluation are committed in it too."""
+        denoised = sum(member.evaluations_left > 0 for member in members)
+        committed = sum(member.evaluations_left <= 1 for member in members)
+        return (self.cost.denoise_s(denoised) if denoised else 0.0) + (
+            self.cost.commit_s(committed) if committed else 0.0
+        )
 
     def _others(self, steps: list[Member], bulk: dict[str, list[Member]], room: int) -> list[Member]:
         owed = 1 if room and bulk and self._owed_s[Priority.BULK] > _OWED_S else 0

@@ -52,6 +52,9 @@ class LivePlay:
             play, now = self._play, self._engine.clock()
             delay_s = self._engine.scheduler.start_delay_s(play.paced, now) if play.paced and play.fresh else 0.0
             play.act(actions, now, replace=replace, delay_s=delay_s)
+            if play.outdated(replace=replace) and self._engine.scheduler.can_remake(play, now):
+                play.remake()
+                self._engine.scheduler.restart(play, now)
             self._engine.wake(self._play)
 
     def taken(self) -> None:

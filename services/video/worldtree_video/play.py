@@ -10,6 +10,7 @@ from worldtree_video.branch import Branch
 from worldtree_video.degrade import NfeLadder
 from worldtree_video.domain import Action, Chunk, Priority, Record
 from worldtree_video.introspection import PlayRecord
+from worldtree_video.patience import Patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class PlaySink(Protocol):
 class Play:
     """The clock: chunk n is due at `anchor + (n + 1) x period` and may be started `lookahead` periods before that.
 
-    So with a look-ahead of 1 a chunk has its own period to be made in, and a control waits for one chunk at most.
+    So with a look-ahead of 1 a chunk has its own period to be made in, and a control waits for one chunk at most. A
+    chunk that would repeat the last action waits a part of that for a control (`patience`).
 
     Waiting for an action and pauses move the anchor, so time lost to a person is never made up for in a burst; so
     does a late chunk, once its lateness has been reported. Every method is called under the engine's lock.
@@ -79,12 +81,14 @@ class Play:
         self.missed_count = 0  # of these, made after they were due
         self.degraded_count = 0  # of these, made with fewer evaluations
         self._ladder = NfeLadder(branch.nfe, degrade_to)
+        self._patience = Patience(period_s)
         self._sent_count = 0  # actions
         self._repeat = repeat
         self._sink = sink
         self._queue: deque[tuple[Action, float]] = deque()
         self._last: Action | None = None
         self._making: tuple[Action, float | None] | None = None
+        self._remade = False  # the chunk in the making, for a newer action
         self._anchor_s = now
         self._made_count = 0  # since the anchor's chunk 0
         self._unsent_count = 0  # delivered, and not yet taken by the transport
@@ -121,15 +125,16 @@ class Play:
 
     @property
     def next_start_s(self) -> float:
-        return self.deadline_s - self.lookahead_chunks * self.period_s
+        return self._anchor_s + (self._made_count + 1 - self.lookahead_chunks) * self.period_s
 
     @property
     def fresh(self) -> bool:
         """Whether it has never been sent an action, so that its clock has never run."""
         return self._sent_count == 0
 
-    def pace(self, left_s: float, chunk_s: Callable[[int], float]) -> None:
+    def pace(self, left_s: float, chunk_s: Callable[[int], float], load: float) -> None:
         self._ladder.choose(left_s, chunk_s)
+        self._patience.limit(load)
 
     def record(self, now: float) -> PlayRecord:
         """How it keeps its time. A clock that stands has a whole period left."""
@@ -144,7 +149,7 @@ class Play:
             return None
         if not self.period_s:
             return now
-        return self._anchor_s + (self._made_count + 1 - self.lookahead_chunks) * self.period_s
+        return self.next_start_s + (0.0 if self._queue else self._patience.wait_s)
 
     def next_record(self) -> Record:
         if self._queue:
@@ -161,12 +166,14 @@ class Play:
         _, arrival_s = self._making
         self._making = None
         late_s = max(0.0, now - self.deadline_s) if self.period_s else 0.0
+        self._patience.made(self.next_start_s + self.period_s - now)
         degraded = chunk.record.nfe < self.branch.nfe
         self.chunk_count += 1
         self.missed_count += late_s > 0
         self.degraded_count += degraded
         self._anchor_s += late_s
         self._made_count += 1
+        self._remade = False
         self._unsent_count += 1
         done_count = self._sent_count - len(self._queue)
         self._sink.put(Played(chunk, arrival_s, late_s, len(self._queue), done_count, degraded))
@@ -193,6 +200,23 @@ class Play:
             behind_s = now - (self._anchor_s + self._made_count * self.period_s)
             self._anchor_s += max(0.0, behind_s) + delay_s
             self._starving = False
+
+    def outdated(self, *, replace: bool) -> bool:
+        """Whether the chunk in the making should rather use an action that came just now, `replace`: instead of all.
+
+        Nobody has seen anything of that chunk: it may be begun anew, if there is time. Once, or a stream of actions
+        would never get one.
+        """
+        if self._making is None or not self._queue or self._remade:
+            return False
+        if self._paused or self.held or self._draining:
+            return False  # the chunk in flight is the last for now
+        return replace or self._making[1] is None
+
+    def remake(self) -> None:
+        """The chunk in the making is dropped: its action is forgotten, and the next one is taken instead."""
+        self._making = None
+        self._remade = True
 
     def taken(self) -> None:
         """The transport has taken a delivered chunk: there is room for another."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from worldtree_video.admission import Paced, admit, play_load
-from worldtree_video.agenda import Agenda
+from worldtree_video.agenda import LONGEST_OTHER, Agenda
 from worldtree_video.branch import Branch
 from worldtree_video.cost import CostModel
 from worldtree_video.domain import Chunk, Made, Priority, Record, Storage, Summary, Timing
@@ -280,6 +280,15 @@ class Scheduler:
             self._drop(entry)
         self.wake(run, now)
 
+    def can_remake(self, play: Run, now: float) -> bool:
+        """Whether no play would be late if the chunk that this one is making were begun anew."""
+        plays = [entry.run.paced for entry in self._active.values() if entry.run.paced]
+        if play not in self._active or not play.paced:
+            return False
+        # As if they were made one after another, with a quarter to spare.
+        needed_s = 1.25 * sum(self.cost.chunk_s(other.full_nfe) for other in plays)
+        return now + needed_s <= min(other.deadline_s for other in plays)
+
     def next_due(self) -> float | None:
         """When a timed run becomes due; None: no run is timed."""
         return self._timers[0][0] if self._timers else None
@@ -295,7 +304,7 @@ class Scheduler:
         placeless: set[_Entry] = set()  # known, or made by another: they need no place in the tick
         while True:
             candidates = [entry for entry in self._active.values() if entry not in placeless]
-            entries = self.agenda.choose(candidates, now, self.next_due())
+            entries = self.agenda.choose(candidates, now, self._next_start_s(now))
             for entry in entries:
                 # One that could not start may have taken others of its rollout down with it.
                 if self._active.get(entry.run) is entry and entry.pending is None:
@@ -346,6 +355,15 @@ class Scheduler:
             return self._deliver_known(entry, now) if entry.run.steered else 0
         self._start(entry, now)
         return 0
+
+    def _next_start_s(self, now: float) -> float | None:
+        """When a tick without a play should end; None: there is none to wait for it."""
+        due = self.next_due()
+        periods = [play.period_s for play in self._paced()]
+        if not periods:
+            return due
+        limit = now + LONGEST_OTHER * min(periods)
+        return limit if due is None else min(due, limit)
 
     def _place_s(self, play: Paced) -> float:
         # As wide as if plays filled the period as far as they may: so the last of them still finds a place.
@@ -421,7 +439,7 @@ class Scheduler:
             self._fail(run, error)
             return False
         if run.paced:
-            run.paced.pace(run.paced.deadline_s - now, lambda nfe: self.cost.chunk_s(nfe, company))
+            run.paced.pace(run.paced.deadline_s - now, lambda nfe: self.cost.chunk_s(nfe, company), self.play_load)
         entry.record = run.next_record()
         entry.given = run.given
         entry.shared = (table.pool, entry.record.key) if table.trusted and table.pool.prefix_cache else None

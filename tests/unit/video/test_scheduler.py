@@ -253,6 +253,59 @@ def test_a_play_that_may_degrade_is_made_with_fewer_evaluations_rather_than_late
     assert all(box.played[-1].degraded == (box.played[-1].chunk.record.nfe < 4) for box in boxes)
 
 
+def test_a_chunk_is_begun_anew_for_a_newer_action_and_loses_no_block() -> None:
+    machine = Machine(member_s=0.010)
+    play, box = machine.play(machine.started(nfe=4), 1, fps=5, repeat=True)
+    for _ in range(3):
+        machine.tick()
+    assert machine.pool.in_flight_count == 1
+    play.act([Action(9)], machine.now, replace=True)
+    assert machine.scheduler.can_remake(play, machine.now)
+    play.remake()
+    machine.scheduler.restart(play, machine.now)
+    assert machine.pool.in_flight_count == 0
+    begun_s = machine.now
+    while not box.played:
+        machine.tick()
+    assert machine.now == pytest.approx(begun_s + 0.050)
+    (played,) = box.played
+    assert (played.chunk.record.action, played.chunk.record.chunk_index, played.late_s) == (Action(9), 0, 0.0)
+    assert machine.pool.in_flight_count == 0
+
+
+def test_no_chunk_is_begun_anew_where_that_might_make_a_play_late() -> None:
+    machine = Machine(block_count=200, member_s=0.010)
+    branches = [machine.started(nfe=nfe) for nfe in (4, 1, 1)]
+    play, _ = machine.play(branches[0], 1, fps=5, repeat=True)  # 50 ms in 200
+    deadline_s = play.deadline_s
+    assert machine.scheduler.can_remake(play, deadline_s - 0.063)  # 50 ms and a quarter
+    assert not machine.scheduler.can_remake(play, deadline_s - 0.062)
+    other, _ = machine.play(branches[1], 1, fps=10)  # 20 ms in 100
+    assert machine.scheduler.can_remake(play, other.deadline_s - 0.088)
+    assert not machine.scheduler.can_remake(play, other.deadline_s - 0.087)
+    free, _ = machine.play(branches[2], 1, fps=0)
+    assert not machine.scheduler.can_remake(free, machine.now), "it has no deadline that tells how much time there is"
+
+
+def test_a_control_never_waits_behind_more_than_a_tenth_of_a_period_of_other_work() -> None:
+    machine = Machine(block_count=200, max_batch=16, member_s=0.001)
+    branches = [machine.started(nfe=2) for _ in range(17)]
+    for branch in branches[1:]:
+        machine.add(branch, *[1] * 100, priority=Priority.BULK)
+    assert len(machine.tick()) == 16
+    assert len(machine.tick()) == 16
+    idle, _ = machine.play(branches[0], fps=10)  # it waits for its first action, which may come at any moment
+    sizes, seconds = [], []
+    for _ in range(20):
+        begun_s = machine.now
+        sizes.append(len(machine.tick()))
+        seconds.append(machine.now - begun_s)
+    assert max(seconds) <= 0.010 + 1e-9
+    assert max(sizes) >= 8
+    machine.scheduler.remove(idle)
+    assert len(machine.tick()) == 16
+
+
 def test_tenants_share_bulk_work_evenly_however_many_runs_each_has() -> None:
     machine = Machine(block_count=400, member_s=0.001)
     boxes: dict[str, list[Box]] = {"many": [], "one": []}

@@ -77,7 +77,7 @@ async def time_ticks(served: Served, storages: Sequence[Storage], rounds: int) -
     return seconds
 
 
-async def measure_accuracy(storages: Sequence[Storage], episode_count: int) -> dict[Storage, dict[str, float]]:
+async def measure_accuracy(storages: Sequence[Storage], episode_count: int) -> dict[Storage, dict[int, float]]:
     """Determined-tile accuracy at depths 1 and 8, by format."""
     sys.path.insert(0, str(ROOT))  # the recipes are no installed package
     from training.minigrid import served as recipe
@@ -90,7 +90,7 @@ async def measure_accuracy(storages: Sequence[Storage], episode_count: int) -> d
         for storage in storages:
             policy = recipe.policy_of(PolicyKind.SLIDING, storage, served.package.kv.window)
             nfe = served.package.sampler.default_nfe
-            found[storage] = await recipe.measure_setting(served, policy, episodes, [], nfe=nfe)
+            found[storage] = await recipe.measure_depths(served, policy, episodes, nfe=nfe)
     return found
 
 
@@ -118,15 +118,15 @@ async def measure(rounds: int, episode_count: int) -> tuple[list[Row], dict[str,
             "of_fp32": fitted[storage] / fitted[full],
             "tick_ms": 1000 * median(ticks[storage]),
             "tick_of_fp32": median_ratio(ticks[storage], ticks[full]),
-            "depth_1": accuracy[storage]["depth_1"],
-            "depth_8": accuracy[storage]["depth_8"],
+            "depth_1": accuracy[storage][1],
+            "depth_8": accuracy[storage][8],
         }
         for storage in storages
     ]
     keys = {
         "fp16_sessions": fitted[Storage.FP16] / fitted[full],
         "int8_sessions": fitted[Storage.INT8] / fitted[full],
-        "int8_loss_points": 100 * (accuracy[full]["depth_8"] - accuracy[Storage.INT8]["depth_8"]),
+        "int8_loss_points": 100 * (accuracy[full][8] - accuracy[Storage.INT8][8]),
         "fp16_tick": median_ratio(ticks[Storage.FP16], ticks[full]),
         "int8_tick": median_ratio(ticks[Storage.INT8], ticks[full]),
     }

@@ -253,11 +253,11 @@ def bars_of(rows: list[dict[str, Any]], nfe: int) -> list[dict[str, Any]]:
     ]
 
 
-def storage_rows(folder: Path, count: int) -> list[dict[str, Any]]:
-    """A row for each storage format and KV policy, of as many episodes and loops."""
+def storage_rows(folder: Path, count: int, loop_count: int, kept: Path | None) -> list[dict[str, Any]]:
+    """A row for each storage format and KV policy."""
     name, repository = folder.resolve().parent.name, folder.resolve().parents[1]
     episodes = record_many("test", count, length=START_COUNT + max(served.DEPTHS), check_rate=0.0, lively=True)
-    return asyncio.run(served.measure(repository, name, episodes, served.record_loops("test", count)))
+    return asyncio.run(served.measure(repository, name, episodes, served.record_loops("test", loop_count), kept=kept))
 
 
 def earlier_rows(file: Path, episode_count: int) -> list[dict[str, Any]]:
@@ -324,6 +324,10 @@ def main(
     storage_count: Annotated[
         int, typer.Option("--storage-episodes", help="test episodes for each format, policy")
     ] = 64,
+    loop_count: Annotated[int, typer.Option("--loops", help="test loops for each format, policy")] = 96,
+    pieces: Annotated[
+        Path | None, typer.Option(help="keeps what was measured of formats and policies: a run cut short goes on")
+    ] = None,
     figures: Annotated[
         Path | None, typer.Option(help="--json of an earlier run: only formats and policies are measured again")
     ] = None,
@@ -339,7 +343,7 @@ def main(
         rows, by_nfe, episodes = measure(package, episode_count=count, long_count=long_count, nfes=nfes)
     else:
         rows, by_nfe, episodes = earlier_rows(figures, count), {}, []
-    rows += storage_rows(folder, 16 if quick else storage_count)
+    rows += storage_rows(folder, *((16, 16) if quick else (storage_count, loop_count)), pieces)
     bars = bars_of(rows, default)
     print_table(bars, rows)
     document = {

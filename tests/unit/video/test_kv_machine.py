@@ -206,8 +206,35 @@ class Worlds(RuleBasedStateMachine):
         assert self.pool.free_count == free + freed
         assert table.held_count == 0
 
-    @rule(world=worlds, reads=st.booleans())
-    def refill(self, world: World, reads: bool) -> None:
+    @rule(leaves=st.sampled_from([0, 0, 1, 3]))
+    def crowd(self, leaves: int) -> None:
+        """A stranger takes nearly all that can be had, writes to it, and goes: what was cached there is lost."""
+        self.uncrowd(self.crowded(leaves))
+
+    def crowded(self, leaves: int) -> list[int]:
+        taken = []
+        while self.pool.free_count > leaves:
+            block_id = self.pool.allocate()
+            assert block_id is not None
+            self.memory[block_id] = b"a stranger's"
+            taken.append(block_id)
+        self.what_is_known_is_there()
+        return taken
+
+    def uncrowd(self, taken: list[int]) -> None:
+        for block_id in taken:
+            self.pool.abandon(block_id)
+
+    @rule(world=worlds, reads=st.sampled_from([True, True, False]), leaves=st.sampled_from([BLOCK_COUNT, 6, 1, 0]))
+    def refill(self, world: World, reads: bool, leaves: int) -> None:
+        if leaves:
+            self.spill(world)  # else it mostly has its blocks still, or finds them where it left them
+            self.crowd(0)
+        taken = self.crowded(leaves)
+        self.refilled(world, reads)
+        self.uncrowd(taken)
+
+    def refilled(self, world: World, reads: bool) -> None:
         table = world.branch.table
         if world not in self.live or world.run or not table.trusted:
             return
@@ -234,8 +261,8 @@ class Worlds(RuleBasedStateMachine):
         table.publish({position: keys[position] for position in fresh})
         assert all(self.pool.find(keys[position]) is not None for position in fresh)
 
-    @rule(target=worlds, world=worlds)
-    def restore_from_a_stranger(self, world: World) -> object:
+    @rule(target=worlds, world=worlds, shares=st.booleans())
+    def restore_from_a_stranger(self, world: World, shares: bool) -> object:
         source = world.branch
         if world not in self.live or len(self.live) >= 6 or not source.records:
             return multiple()
@@ -245,7 +272,8 @@ class Worlds(RuleBasedStateMachine):
         table.stand_at(len(source.records), summaries=poses)
         table.trusted = False
         keys = twin.keys(table.needed())
-        fresh = table.refill(keys)
+        # By their keys it finds what is here already; by others it has nothing but what the stranger sent.
+        fresh = table.refill(keys if shares else {position: b"sent " + key for position, key in keys.items()})
         if fresh is None:
             table.close()
             return multiple()

@@ -132,6 +132,13 @@ class Protection:
         if self._lines.pop(session, None) and self._scribe:
             self._scribe.end(session.name)
 
+    async def told(self, name: str) -> None:
+        """Waits until the journal knows that a session was closed, or it would come back after a restart; not for one
+        that does not answer.
+        """
+        if self._scribe:
+            await self._scribe.settled(name)
+
     def forget(self, session: Session) -> None:
         """A session that is another replica's now."""
         self._lines.pop(session, None)

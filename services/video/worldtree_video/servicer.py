@@ -209,7 +209,9 @@ class VideoServicer(VideoGeneratorServicer):
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         served = await self._adoption.find(request.session, _caller(context))
-        return pb.DeleteResponse(freed_block_count=served.worlds.delete(request.session))
+        freed_count = served.worlds.delete(request.session)
+        await served.worlds.protection.told(request.session)
+        return pb.DeleteResponse(freed_block_count=freed_count)
 
     async def KeepAlive(self, request: pb.KeepAliveRequest, context: Context) -> pb.KeepAliveResponse:
         served = await self._adoption.find(request.session, _caller(context))

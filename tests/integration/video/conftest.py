@@ -142,9 +142,11 @@ class Video:
     async def is_quiet(self) -> bool:
         """Whether no call holds a block or a session."""
         with self.engine.lock:
-            scheduler, pool = self.engine.scheduler, self.engine.pool
-            tables = len(pool._tables) - len(self.engine.sessions)
-            return not (scheduler.run_count or pool.in_flight_count or self.engine.sessions.busy_count or tables)
+            pools = self.engine.pools.values()
+            tables = sum(len(pool._tables) for pool in pools) - len(self.engine.sessions)
+            in_flight_count = sum(pool.in_flight_count for pool in pools)
+            busy_count = self.engine.sessions.busy_count
+            return not (self.engine.scheduler.run_count or in_flight_count or busy_count or tables)
 
 
 def turns(count: int) -> list[pb.Action]:
@@ -195,7 +197,7 @@ async def start_video(tmp_path: Path) -> AsyncIterator[StartVideo]:
             for session in list(video.engine.sessions):
                 await video.stub.Delete(pb.DeleteRequest(session=session.name))
             video.engine.check_integrity()
-            assert video.engine.pool.free_count == video.engine.pool.block_count
+            assert all(pool.free_count == pool.block_count for pool in video.engine.pools.values())
             if len(running) == 1:
                 await video.until(lambda: len(asyncio.all_tasks()) <= task_count)  # noqa: B023
     left = [thread for thread in set(threading.enumerate()) - threads if thread.name.startswith("engine-")]

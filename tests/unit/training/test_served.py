@@ -21,7 +21,6 @@ async def test_a_run_that_was_cut_short_goes_on_where_it_was(tmp_path: Path) -> 
     assert len(made) == 1
     await again.get("two", measure)
     assert len(made) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["pieces.json"]
     with pytest.raises(ValueError, match="holds figures of"):
         Pieces(file, {"nfe": 2})
 

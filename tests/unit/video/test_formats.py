@@ -173,6 +173,50 @@ def test_without_a_pose_the_mean_of_the_last_layers_keys_is_compared(tmp_path: P
     assert np.allclose(summary.values, wide[-1, 0].mean(axis=1).reshape(-1), atol=1e-6)
 
 
+@every_format
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_mean_of_keys_is_the_same_alone_and_among_others(storage: Storage, heads: int) -> None:
+    """ONNX Runtime adds up a single block of one head in another order than several."""
+    kv = KvSpec(layers=2, heads=heads, tokens=67, head_dim=32, window=4)
+    session = open_session(Path("summary"), graph=formats.summary_graph(kv, storage))
+    rng = np.random.default_rng(0)
+    pool = {
+        formats.stored(name): (99 * rng.uniform(-1, 1, (6, *form.shape))).astype(form.dtype)
+        for name, form in formats.block_spec(kv, storage).items()
+    }
+    together = session.run(None, {**pool, "index": np.arange(6)})[0]
+    for number, row in enumerate(together):
+        (alone,) = session.run(None, {**pool, "index": np.array([number])})[0]
+        assert alone.tobytes() == row.tobytes()
+
+
+@small_formats
+def test_the_shipped_world_knows_its_pose_exactly_after_1000_chunks(storage: Storage) -> None:
+    stored = StoredPackage(MINIGRID, read_package(MINIGRID / "model.yaml"), "")
+    window = stored.package.kv.window
+    exact, small = (BlockStore(stored, each, block_count=window + 1) for each in (Storage.FP32, storage))
+    pixels = np.zeros((1, *stored.package.chunk_shape), np.uint8)
+    rng = np.random.default_rng(0)
+    poses = []
+    for number in range(1000):
+        context = [position % (window + 1) for position in range(max(0, number - window), number)]
+        table = np.full((1, window), exact.blank, np.int64)
+        table[0, : len(context)] = context
+        slot = number % (window + 1)
+        inputs = {
+            "x0": np.full(pixels.shape, -1, np.float32),
+            "slot": np.array([slot]),
+            "action": np.array([rng.choice([0, 1, 2, 2, 2, 2]) if number else 7]),
+            "position": np.array([len(context)]),
+            "key_mask": np.arange(window)[None] < len(context),
+        }
+        for store in (exact, small):
+            store.run_commit(inputs, table, pixels)
+        poses.append([store.summaries([slot])[0].values for store in (exact, small)])
+    assert all(one == other for one, other in poses)
+    assert len({one for one, _ in poses}) > 300
+
+
 @small_formats
 @pytest.mark.parametrize("graph", ["denoise", "commit"])
 def test_of_the_shipped_graphs_only_gathers_and_scatters_touch_a_pool(
@@ -316,3 +360,42 @@ def test_a_format_whose_pool_has_no_size_is_not_offered(serve: Callable[..., Any
 def test_a_pool_of_a_format_that_holds_no_session_is_refused_by_its_setting(serve: Callable[..., Any]) -> None:
     with pytest.raises(PackageError, match="int8_pool_mib 1 holds 63 blocks of 16416 bytes; a window of 4"):
         serve(TinyWorld(tokens=1024), pool_mib=8, fp16_pool_mib=0, int8_pool_mib=1, headroom_blocks=60)
+
+
+@every_format
+@pytest.mark.parametrize("pose", [True, False], ids=["by-pose", "by-key"])
+@pytest.mark.parametrize("host_mib", [8, 0], ids=["loaded", "recomputed"])
+async def test_what_is_retrieved_is_the_same_after_spills_and_rewinds(
+    serve: Callable[..., Any], storage: Storage, pose: bool, host_mib: int
+) -> None:
+    """Summaries come with a commit, from a replay, from a batch of loaded blocks: always the same to the last bit."""
+    served = serve(TinyWorld(pose=pose, tokens=24), host_mib=host_mib, prefix_cache=False, reserve_chunks=0)
+    worlds, engine = served.worlds, served.worlds.engine
+    policy = KvPolicy(PolicyKind.RETRIEVE, 4, 1, storage, recent_chunks=1, bank_chunks=6)
+    recipe = Recipe(served.starts["dusk"], 7, 2, policy)
+    actions = [Action(value) for value in (0, 1, 2, 0, 0, 1, 1, 2, 0, 1, 0, 0, 2, 1, 1, 0, 2, 1)]
+
+    def spill() -> None:
+        with engine.lock:
+            while engine.spill(engine.pools[storage]):
+                pass
+
+    undisturbed = await worlds.create(recipe, ttl_s=600.0)
+    expected = [chunk.frames for chunk in await worlds.step(undisturbed.name, actions)]
+    session = await worlds.create(recipe, ttl_s=600.0)
+    made = [chunk.frames for chunk in await worlds.step(session.name, actions[:9])]
+    spill()
+    assert session.branch.table.held_count == 0
+    made += [chunk.frames for chunk in await worlds.step(session.name, actions[9:13])]
+    await worlds.rewind(session.name, 6)  # past what is kept, so it is completed from wherever its blocks are
+    spill()
+    made[7:] = [chunk.frames for chunk in await worlds.step(session.name, actions[7:])]
+    assert made == expected
+    assert session.branch.table.summaries() == undisturbed.branch.table.summaries() != {}
+    assert session.branch.table.visible() == undisturbed.branch.table.visible()
+    assert session.branch.table.visible() != policy_of_the_latest(session.branch.table, policy)
+
+
+def policy_of_the_latest(table: Any, policy: KvPolicy) -> list[int]:
+    """What it would show if it compared nothing."""
+    return [0, *range(len(table) - policy.window_chunks + 1, len(table))]

@@ -38,6 +38,7 @@ import typer
 from prometheus_client.parser import text_string_to_metric_families
 from report import Bar, publish
 from serving import service_process, stub
+from worldtree.common.v1.common_pb2 import ModelRef
 from worldtree.video.v1 import video_generator_pb2 as pb
 
 if TYPE_CHECKING:  # names of types only
@@ -209,7 +210,7 @@ async def run(*, alone_s: float, warm_s: float, window_s: float) -> tuple[Window
     async with AsyncExitStack() as stack:
         process = await stack.enter_async_context(service_process("worldtree_video"))
         calls = await stack.enter_async_context(stub(process["grpc"]))
-        model = (await calls.GetModel(pb.GetModelRequest(model={"name": "minigrid"}))).model
+        model = (await calls.GetModel(pb.GetModelRequest(model=ModelRef(name="minigrid")))).model
         load = Load(calls, f"http://{process['metrics']}/metrics", model)
         await load.steps_alone(5)
         alone = await load.steps_alone(40)

@@ -8,9 +8,9 @@ The order within a tick
 
 How many. A tick with a play takes others along while that costs the play next to nothing and every play in sight still
 makes its deadline. A tick without one is as large as pays, but ends before the next play starts a chunk, commits
-included (one member is always let in, or the gaps between plays would go to waste). A play that waits for a control
-may start at any moment: so while there are plays, no tick without one is longer than a tenth of a period, and a control
-waits half of that on average when it comes into one.
+included (one member is always let in, or the gaps between plays would go to waste, and whoever adds little to it). A
+play that waits for a control may start at any moment: so while there are plays, no tick without one is meant to be
+longer than a tenth of a period, and a control that comes into one waits half of that on average.
 
 Nobody starves. Plays are admitted up to `play_load_max` of the engine's time. While others wait, a quarter of the rest
 is owed to them for the time that plays take, and a part of the steps' time to bulk work. What is owed is paid by a
@@ -92,11 +92,7 @@ class Agenda(Generic[Member]):
             waiting.sort(key=_begun_then_oldest)
         self._note_waiting(steps=bool(steps), bulk=bool(bulk))
         if not plays:
-            left_s = math.inf if next_start_s is None else next_start_s - now
-            others = self._others(steps, bulk, self.cost.within(self.max_batch, left_s))
-            while len(others) > 1 and self._tick_s(others) > left_s:
-                others.pop()  # the one whose turn came last
-            return others
+            return self._without_play(steps, bulk, math.inf if next_start_s is None else next_start_s - now)
         ordered = self._by_deadline(plays, now)
         size = self._size(ordered, now)
         chosen = [member for _, member in ordered[:size]]
@@ -149,6 +145,16 @@ class Agenda(Generic[Member]):
         while size > len(plays) and self.slack_s(plays, now, size) < 0.0:
             size -= 1
         return size
+
+    def _without_play(self, steps: list[Member], bulk: dict[str, list[Member]], left_s: float) -> list[Member]:
+        """The members of a tick that should end in `left_s`; whom one is let in for, those that cost it little too."""
+        room = self.cost.within(self.max_batch, max(left_s, PLAY_STRETCH * self.cost.denoise_s(1)))
+        others = self._others(steps, bulk, room)
+        if others:
+            allowed_s = max(left_s, PLAY_STRETCH * self._tick_s(others[:1]))
+            while self._tick_s(others) > allowed_s:
+                others.pop()  # the one whose turn came last
+        return others
 
     def _tick_s(self, members: Sequence[Member]) -> float:
         """What a tick of these takes: those with their last evaluation are committed in it too."""

@@ -121,6 +121,37 @@ async def test_a_degraded_chunk_says_so_and_its_history_is_made_again_bit_for_bi
     assert metric._value.get() == nfes.count(1)
 
 
+async def test_a_control_that_comes_while_a_repetition_is_made_is_in_that_chunk(start_video: Any) -> None:
+    video = await start_video(SLOW, max_batch=1, prefix_cache=False)
+    name, other = await video.create(nfe=2), await video.create(nfe=2)
+    engine, played, taken_up = video.engine, [], 0
+    async with playing(video, name, fps=fps_of_share(video, 0.15)) as play:
+        for attempt in range(40):
+            played.append(await chunk(play))
+            await video.until(lambda: engine.pool.in_flight_count == 1)
+            making = (await video.get(name)).session.chunk_index
+            await play.write(P(act=P.Act(actions=[pb.Action(id=attempt % 2)], replace=True)))
+            played.append(await chunk(play))
+            # It may have been made before the control came: then the one after it uses that.
+            used = played[-1].HasField("control_latency")
+            taken_up += used and played[-1].chunk.index == making
+            if not used:
+                played.append(await chunk(play))
+            assert played[-1].chunk.action.id == attempt % 2
+            assert played[-1].done_action_count == attempt + 2
+            if taken_up == 3:
+                break
+        await play.write(P(stop=P.Stop()))
+        while (message := await asyncio.wait_for(play.read(), 10)) is not grpc.aio.EOF:
+            played.append(message.played)
+    assert taken_up == 3
+    assert [item.chunk.index for item in played] == list(range(len(played)))
+    actions = [item.chunk.action for item in played]
+    replayed = await video.stub.Step(pb.StepRequest(session=other, actions=actions))
+    assert [item.state_hash for item in replayed.chunks] == [item.chunk.state_hash for item in played]
+    assert [item.frames for item in replayed.chunks] == [item.chunk.frames for item in played]
+
+
 async def test_an_unknown_degrade_is_refused(video: Any) -> None:
     name = await video.create()
     call = video.stub.Play()

@@ -172,6 +172,21 @@ def test_a_tick_of_others_ends_before_the_next_play_starts_and_has_one_member_at
     assert len(floor.choose()) == 1
 
 
+def test_a_tick_of_others_counts_the_commits_that_it_leads_to() -> None:
+    floor = Floor()
+    floor.add(*bulk("anyone"), play("later", 6.0 * MEMBER_S))
+    assert len(floor.choose()) == 6
+    for work in floor.works[:8]:
+        work.begun, work.left = True, 1
+    assert len(floor.choose()) == 3  # each is committed in the same tick
+
+
+def test_where_a_batch_is_free_a_tick_of_others_takes_everybody_however_soon_a_play_starts() -> None:
+    floor = Floor(GPU)
+    floor.add(*bulk("anyone"), play("soon", 0.001))
+    assert len(floor.choose()) == 8
+
+
 def test_where_members_cost_their_own_time_a_play_has_the_tick_to_itself() -> None:
     floor = Floor(CPU)
     floor.add(play("one"), play("two"), *bulk("bulk", 20))

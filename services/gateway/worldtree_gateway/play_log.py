@@ -82,9 +82,13 @@ class PlayLog:
         self._catching_up = False
         self._opened = False  # this replica has sent its first message
         if self.action_count:
-            # they are in the first message, so this replica has them
-            self._put(Asked("act", b"", tuple(request.begin.actions), first=1, through=self.action_count))
-            self._take()
+            act = pb.PlayRequest.Act(actions=request.begin.actions)
+            raw = pb.PlayRequest(act=act).SerializeToString()
+            self._put(Asked("act", raw, tuple(request.begin.actions), first=1, through=self.action_count))
+            without = pb.PlayRequest()
+            without.CopyFrom(request)
+            without.begin.ClearField("actions")
+            self._first = without.SerializeToString()
 
     @property
     def waiting_count(self) -> int:
@@ -142,7 +146,13 @@ class PlayLog:
         self._put(Asked(_END, b"", through=self.action_count))
 
     def take(self) -> Asked | None:
-        """The next message for the replica; None: there is none, or none yet."""
+        """The next message for the replica; None: there is none, or none yet.
+
+        Before the replica has said where it stands nothing is sent: what it did and journaled before it died, nobody
+        could tell from what it did not do.
+        """
+        if not self._opened:
+            return None
         if not self.waiting_count:
             self._catching_up = False
             return None

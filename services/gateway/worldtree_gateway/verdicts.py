@@ -21,7 +21,7 @@ class Verdict(Enum):
     UNREACHED = auto()  # it was away before the call was sent
     RELEASED = auto()  # it is about to leave, and has let its sessions go
     MOVED = auto()  # another replica has the session
-    FULL = auto()  # it has no room now
+    FULL = auto()  # it cannot take the session on now: no room, or its journal does not answer
     BUSY = auto()  # another call holds the session
     NOT_FOUND = auto()  # it knows no such session
     OTHER = auto()  # the caller's own affair
@@ -48,10 +48,12 @@ def judge(error: grpc.aio.AioRpcError) -> Failure:
             return Failure(Verdict.RELEASED)
         case grpc.StatusCode.UNAVAILABLE if reason == "ENGINE_BROKEN":
             return Failure(Verdict.LOST)
+        case grpc.StatusCode.UNAVAILABLE if reason == "STORE_UNAVAILABLE":
+            return Failure(Verdict.FULL)
         case grpc.StatusCode.FAILED_PRECONDITION if info is not None and reason == "SESSION_MOVED":
             replica = info.metadata.get("replica")
             return Failure(Verdict.MOVED, replica) if replica else Failure(Verdict.OTHER)
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if info is not None:
             return Failure(Verdict.FULL)
         case grpc.StatusCode.ABORTED if reason == "SESSION_BUSY":
             return Failure(Verdict.BUSY)

@@ -12,6 +12,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ class JournalBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
         if (self.journal / "circle").exists():
             other = "b" if self.replica == "a" else "a"
             raise FailedPrecondition("SESSION_MOVED", f"{session} lives at {other}", subject=session, replica=other)
+        if (self.journal / "journal-down").exists():
+            raise Unavailable("STORE_UNAVAILABLE", "the journal does not answer", retry_after_s=1)
         if not self._path(session).exists():
             raise NotFound("session", session)
         owner = self._load(session)["owner"]
@@ -207,6 +210,9 @@ class JournalBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
         await self._own(session, context)
         if (self.journal / f"busy-{self.replica}").exists():
             raise Aborted("SESSION_BUSY", "another play has not ended yet", session=session)
+        if (self.journal / "die-beginning").exists():
+            (self.journal / "die-beginning").unlink()
+            await self._die_before_begun_arrives(session, begin, aiter(requests))
         if begin.HasField("resume_from"):
             yield self._resume(session, begin.resume_from)
         else:
@@ -218,6 +224,19 @@ class JournalBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
                 yield event
         finally:
             task.cancel()
+
+    async def _die_before_begun_arrives(
+        self, session: str, begin: pb.PlayRequest.Begin, requests: AsyncIterator[pb.PlayRequest]
+    ) -> None:
+        """All that was asked for until now is done and in the journal; what was said of it is still on its way."""
+        actions = list(begin.actions)
+        with suppress(TimeoutError, StopAsyncIteration):
+            async with asyncio.timeout(0.3):
+                while True:
+                    actions += (await anext(requests)).act.actions
+        for action in actions:
+            await self._make(session, action)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def _resume(self, session: str, place: pb.PlayRequest.Continue) -> pb.PlayResponse:
         actions = self._load(session)["actions"][: place.chunk_index]

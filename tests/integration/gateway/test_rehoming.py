@@ -186,6 +186,19 @@ async def test_a_play_goes_on_at_another_replica_as_if_nothing_had_been(replicas
         await quiet(client)
 
 
+async def test_a_replica_that_dies_before_its_begun_arrives_leaves_nothing_that_is_done_twice(
+    replicas, open_gateway
+) -> None:
+    async with open_gateway(*replicas.spawn("a", "b"), rehome_timeout_s=10) as client:
+        await all_up(client)
+        session = await create(client)
+        replicas.mark("die-beginning")
+        messages = await played(client.stub, begin(session, *turns(2)), act(*turns(1, start=2)))
+        assert events(messages) == ["begun", *["played"] * 3]
+        assert [each[:2] for each in chunks(messages)] == [(0, 0), (1, 1), (2, 2)]
+        assert (await client.stub.Get(pb.GetRequest(session=session))).session.chunk_index == 3
+
+
 async def test_a_play_survives_several_replicas_one_after_the_other(replicas, open_gateway) -> None:
     async with open_gateway(*replicas.spawn("a", "b", "c", "d"), rehome_timeout_s=10) as client:
         await all_up(client)
@@ -368,6 +381,26 @@ async def test_a_replica_that_is_full_passes_a_session_on_to_the_next(replicas, 
         messages = await played(client.stub, begin(session, *acts("", "die", "")))
         assert [each[0] for each in chunks(messages)] == [0, 1, 2]
         assert replicas.lines("adopted") == [f"{session} a {'c' if first == 'b' else 'b'}"]
+
+
+async def test_a_journal_that_is_down_too_is_waited_for(replicas, open_gateway) -> None:
+    async with open_gateway(*replicas.spawn("a", "b", "c"), rehome_timeout_s=20) as client:
+        await all_up(client)
+        session, other = await create(client), await create(client)
+        call = client.stub.Play(timeout=30)
+        await call.write(begin(session, *turns(1)))
+        assert events([await call.read(), await call.read()]) == ["begun", "played"]
+        down = replicas.mark("journal-down")
+        asked_count = len(replicas.lines("calls"))
+        replicas.kill("a")
+        step = asyncio.ensure_future(client.stub.Step(pb.StepRequest(session=other, actions=turns(1)), timeout=30))
+        await client.until(lambda: len(replicas.lines("calls")) >= asked_count + 6)
+        assert not step.done()
+        down.unlink()
+        assert (await call.read()).resumed.rehomed
+        assert (await step).chunk_index == 1, "it was refused as a whole each time, so no name is needed"
+        call.cancel()
+        await quiet(client)
 
 
 async def test_a_play_waits_for_a_session_that_is_still_busy(replicas, open_gateway) -> None:

@@ -52,7 +52,10 @@ def played(log: PlayLog, index: int, action: int, done_count: int) -> Response.P
 
 
 def taken(log: PlayLog) -> list[str]:
-    """All that goes to the replica now, in words."""
+    """All that goes to the replica now, in words; it has said where it stands."""
+    if not log._opened:
+        assert log.take() is None, "nothing is sent before that"
+        resumed(log) if log.begun else begun(log, log.next_index or 0)
     words = []
     while (asked := log.take()) is not None:
         ids = [each.id for each in Request.FromString(asked.raw).act.actions]
@@ -68,9 +71,10 @@ def resume_from(log: PlayLog) -> Request.Continue:
 
 
 def test_a_play_that_was_not_disturbed_is_passed_on_byte_for_byte() -> None:
-    request = Request(session="s.a", begin=Request.Begin(actions=actions(1), fps=5))
+    request = Request(session="s.a", begin=Request.Begin(fps=5))
     log = PlayLog(request.SerializeToString(), request)
     assert log.begin() == request.SerializeToString()
+    begun(log)
     for raw in (act(2, 3), PAUSE, b"\xff\xff", act(), STOP):
         log.add(raw)
         asked = log.take()
@@ -123,15 +127,21 @@ def test_only_the_last_chunks_are_kept_and_none_that_a_rewind_took_back() -> Non
     assert len(log._delivered) == 256
 
 
-def test_before_it_has_begun_it_begins_anew() -> None:
-    log = begin(1, 2)
+def test_before_a_replica_has_begun_it_is_asked_for_nothing_so_it_can_be_begun_anew() -> None:
+    log = begin(1, 2, fps=5)
     log.add(act(3))
-    taken(log)
+    log.add(rewind(1))
+    assert Request.FromString(log.begin()) == Request(session="s.a", begin=Request.Begin(fps=5))
+    assert log.take() is None, "what it did and journaled, nobody could tell from what it did not do"
     log.restart()
     assert not Request.FromString(log.begin()).begin.HasField("resume_from")
-    assert taken(log) == ["act 1 2", "act 3"]
+    assert log.take() is None
     begun(log, 4)
     assert log.next_index == 4
+    assert taken(log) == ["rewind"]
+    log.restart()
+    assert log.take() is None, "nor before it has resumed"
+    assert taken(log) == ["rewind"]
 
 
 def test_a_client_that_goes_on_with_a_play_itself_is_taken_at_its_word() -> None:
@@ -200,6 +210,7 @@ def test_a_paused_play_is_paused_again_and_the_client_is_not_told_twice() -> Non
 def test_a_play_that_repeats_goes_on_repeating_and_counts_nothing_twice() -> None:
     log = begin(1, 2, idle=Request.IDLE_REPEAT)
     begun(log)
+    taken(log)
     for index, (action, done_count) in enumerate([(1, 1), (2, 2), (2, 2)]):
         played(log, index, action, done_count)
     for _ in range(2):
@@ -222,18 +233,21 @@ def test_what_ends_the_repeating_ends_it_after_a_restart_too() -> None:
     for raw in (rewind(1), STOP, act(9, replace=True)):
         log = begin(1, idle=Request.IDLE_REPEAT)
         begun(log)
+        taken(log)
         played(log, 0, 1, 1)
         log.add(raw)
         log.restart()
         assert "act 1" not in taken(log)
     log = begin(1, idle=Request.IDLE_REPEAT)
     begun(log)
+    taken(log)
     played(log, 0, 1, 1)
     log.end()
     log.restart()
     assert taken(log) == ["end"]
     log = begin(1, idle=Request.IDLE_REPEAT)
     begun(log)
+    taken(log)
     played(log, 0, 1, 1)
     log.add(rewind(1))
     taken(log)
@@ -242,6 +256,7 @@ def test_what_ends_the_repeating_ends_it_after_a_restart_too() -> None:
     assert taken(log) == [], "after a rewind nothing is repeated until the next action"
     waiting = begin(1)
     begun(waiting)
+    taken(waiting)
     played(waiting, 0, 1, 1)
     waiting.restart()
     assert taken(waiting) == [], "it did not repeat"
@@ -251,6 +266,7 @@ def test_a_paused_play_repeats_nothing_before_its_resume() -> None:
     for later, words in (([], ["act 1"]), ([act(5)], ["act 5"])):
         log = begin(1, idle=Request.IDLE_REPEAT)
         begun(log)
+        taken(log)
         played(log, 0, 1, 1)
         log.add(PAUSE)
         taken(log)
@@ -265,6 +281,7 @@ def test_a_paused_play_repeats_nothing_before_its_resume() -> None:
 def test_a_batch_that_is_partly_done_is_sent_without_what_is_done() -> None:
     log = begin(1)
     begun(log)
+    taken(log)
     log.add(act(2, 3, 4, replace=True))
     taken(log)
     played(log, 0, 2, 2)

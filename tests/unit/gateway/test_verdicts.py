@@ -40,6 +40,7 @@ def made_up(code: grpc.StatusCode, text: str, *trailers: tuple[str, bytes]) -> g
         (FailedPrecondition("SESSION_MOVED", "x", subject="s"), Failure(Verdict.OTHER)),
         (FailedPrecondition("KV_WINDOW_FULL", "x", subject="s", replica="b"), Failure(Verdict.OTHER)),
         (Exhausted("KV_CACHE_FULL", "x", retry_after_s=1), Failure(Verdict.FULL)),
+        (Unavailable("STORE_UNAVAILABLE", "x", retry_after_s=1), Failure(Verdict.FULL)),
         (Aborted("SESSION_BUSY", "x"), Failure(Verdict.BUSY)),
         (Aborted("SESSION_CLOSED", "x"), Failure(Verdict.OTHER)),
         (NotFound("session", "s.a"), Failure(Verdict.NOT_FOUND)),
@@ -58,6 +59,8 @@ def test_a_status_without_details_is_the_transports() -> None:
     assert judge(made_up(grpc.StatusCode.CANCELLED, "")).verdict is Verdict.LOST
     assert judge(made_up(grpc.StatusCode.DEADLINE_EXCEEDED, "")).verdict is Verdict.OTHER
     assert judge(made_up(grpc.StatusCode.INTERNAL, "")).verdict is Verdict.OTHER
+    too_large = "CLIENT: Received message larger than max (5 vs. 4)"
+    assert judge(made_up(grpc.StatusCode.RESOURCE_EXHAUSTED, too_large)).verdict is Verdict.OTHER
 
 
 def test_details_that_are_no_status_are_none() -> None:

@@ -43,7 +43,8 @@ class _Call:
 class RedisJournal:
     """One Redis 7 or Valkey (or a primary with replicas; no cluster: an operation touches the keys of two sessions).
 
-    Calls that wait at the same moment share a round trip. `grace_s`: how long a journal outlives its session's lease.
+    Calls that wait at the same moment share a round trip. `grace_s`: how long a journal outlives its session's lease;
+    the clocks of Redis and of all replicas have to agree to within that.
     """
 
     def __init__(self, url: str, replica: str, *, timeout_s: float = 1.0, grace_s: float = 60.0) -> None:

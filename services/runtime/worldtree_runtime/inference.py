@@ -10,7 +10,11 @@ import onnxruntime as ort
 from worldtree_runtime.model_package import PackageError
 from worldtree_runtime.settings import SettingsError
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
+    "cpu": ("CPUExecutionProvider", {}),
+    # Products of float32 in 19 bits, the default there, would lose what a package was measured with.
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+}
 _INSTRUCTION_SETS = ("avx512f", "avx512_bf16", "amx_tile", "avx2", "avx", "asimd", "sve")
 
 
@@ -31,9 +35,9 @@ def open_session(
     `graph`: bytes to load instead of the file's, a rewriting of it; weights in files beside it are found all the same.
     `optimized`: where to write the graph as it will run.
     """
-    provider = _PROVIDERS.get(device)
-    if provider is None:
+    if device not in _PROVIDERS:
         raise SettingsError(f"device must be one of {sorted(_PROVIDERS)}, got {device!r}")
+    provider, provider_options = _PROVIDERS[device]
     if provider not in ort.get_available_providers():
         raise SettingsError(f"device {device!r} needs {provider}; this onnxruntime has {ort.get_available_providers()}")
     options = ort.SessionOptions()
@@ -47,9 +51,15 @@ def open_session(
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:
-        return ort.InferenceSession(str(path) if graph is None else graph, options, providers=[provider])
+        session = ort.InferenceSession(
+            str(path) if graph is None else graph, options, providers=[(provider, provider_options)]
+        )
     except Exception as error:  # ORT raises one class per failure, with no common base but Exception
         raise PackageError(path, "graph", f"ONNX Runtime cannot load it: {error}") from error
+    if provider not in session.get_providers():
+        # A library of CUDA that is missing or too old: ONNX Runtime says so in its log only, and takes the processor.
+        raise SettingsError(f"device {device!r}: {provider} could not be started; see what ONNX Runtime logged")
+    return session
 
 
 def check_signature(

@@ -117,7 +117,8 @@ class BlockStore:
         """What a policy may compare of each block: its pose where the package keeps one, else a mean of its keys."""
         if not block_ids:
             return []
-        binding = self._bind(self._summarise, {"index": np.array(block_ids, np.int64)}, self._pool_inputs())
+        index = np.array(block_ids, np.int64)  # held until it was read: older bindings do not
+        binding = self._bind(self._summarise, {"index": index}, self._pool_inputs())
         binding.bind_output("summary", "cpu")
         self._summarise.run_with_iobinding(binding)
         return [self._summary(row) for row in binding.get_outputs()[0].numpy().tolist()]

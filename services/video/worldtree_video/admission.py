@@ -40,11 +40,8 @@ class Paced(Protocol):
     def next_start_s(self) -> float:
         """When that chunk is, or was, free to start."""
 
-    def pace(self, left_s: float, chunk_s: Callable[[int], float], load: float) -> None:
-        """Its next chunk is started with so long until it is due; `chunk_s`: what it will take, by evaluations.
-
-        `load`: share of the engine's time that all plays are promised.
-        """
+    def pace(self, left_s: float, chunk_s: Callable[[int], float]) -> None:
+        """Its next chunk is started with so long until it is due; `chunk_s`: what it will take, by evaluations."""
 
 
 def play_load(plays: Iterable[Paced], cost: CostModel, *, max_batch: int) -> float:

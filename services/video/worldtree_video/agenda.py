@@ -9,8 +9,8 @@ The order within a tick
 How many. A tick with a play takes others along while that costs the play next to nothing and every play in sight still
 makes its deadline. A tick without one is as large as pays, but ends before the next play starts a chunk, commits
 included (one member is always let in, or the gaps between plays would go to waste, and whoever adds little to it). A
-play that waits for a control may start at any moment: so while there are plays, no tick without one is meant to be
-longer than a tenth of a period, and a control that comes into one waits half of that on average.
+play that waits for an action may start at any moment: so while there are plays, no tick without one is meant to be
+longer than a tenth of a period, and an action that comes into one waits half of that on average.
 
 Nobody starves. Plays are admitted up to `play_load_max` of the engine's time. While others wait, a quarter of the rest
 is owed to them for the time that plays take, and a part of the steps' time to bulk work. What is owed is paid by a

@@ -10,7 +10,6 @@ from worldtree_video.branch import Branch
 from worldtree_video.degrade import NfeLadder
 from worldtree_video.domain import Action, Chunk, Priority, Record
 from worldtree_video.introspection import PlayRecord
-from worldtree_video.patience import Patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,8 @@ class PlaySink(Protocol):
 class Play:
     """The clock: chunk n is due at `anchor + (n + 1) x period` and may be started `lookahead` periods before that.
 
-    So with a look-ahead of 1 a chunk has its own period to be made in, and a control waits for one chunk at most. A
-    chunk that would repeat the last action waits a part of that for a control (`patience`).
+    So with a look-ahead of 1 a chunk has its own period to be made in, and a control waits for one chunk at most.
+    One that comes while a chunk is made may still get into it (`outdated`), so that fewer of them just miss theirs.
 
     Waiting for an action and pauses move the anchor, so time lost to a person is never made up for in a burst; so
     does a late chunk, once its lateness has been reported. Every method is called under the engine's lock.
@@ -81,7 +80,6 @@ class Play:
         self.missed_count = 0  # of these, made after they were due
         self.degraded_count = 0  # of these, made with fewer evaluations
         self._ladder = NfeLadder(branch.nfe, degrade_to)
-        self._patience = Patience(period_s)
         self._sent_count = 0  # actions
         self._repeat = repeat
         self._sink = sink
@@ -132,9 +130,8 @@ class Play:
         """Whether it has never been sent an action, so that its clock has never run."""
         return self._sent_count == 0
 
-    def pace(self, left_s: float, chunk_s: Callable[[int], float], load: float) -> None:
+    def pace(self, left_s: float, chunk_s: Callable[[int], float]) -> None:
         self._ladder.choose(left_s, chunk_s)
-        self._patience.limit(load)
 
     def record(self, now: float) -> PlayRecord:
         """How it keeps its time. A clock that stands has a whole period left."""
@@ -149,7 +146,7 @@ class Play:
             return None
         if not self.period_s:
             return now
-        return self.next_start_s + (0.0 if self._queue else self._patience.wait_s)
+        return self.next_start_s
 
     def next_record(self) -> Record:
         if self._queue:
@@ -166,7 +163,6 @@ class Play:
         _, arrival_s = self._making
         self._making = None
         late_s = max(0.0, now - self.deadline_s) if self.period_s else 0.0
-        self._patience.made(self.next_start_s + self.period_s - now)
         degraded = chunk.record.nfe < self.branch.nfe
         self.chunk_count += 1
         self.missed_count += late_s > 0

@@ -439,7 +439,7 @@ class Scheduler:
             self._fail(run, error)
             return False
         if run.paced:
-            run.paced.pace(run.paced.deadline_s - now, lambda nfe: self.cost.chunk_s(nfe, company), self.play_load)
+            run.paced.pace(run.paced.deadline_s - now, lambda nfe: self.cost.chunk_s(nfe, company))
         entry.record = run.next_record()
         entry.given = run.given
         entry.shared = (table.pool, entry.record.key) if table.trusted and table.pool.prefix_cache else None

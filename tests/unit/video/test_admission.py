@@ -26,7 +26,7 @@ class Asked:
     def period_s(self) -> float:
         return self.frames_per_chunk / self.fps
 
-    def pace(self, left_s: float, chunk_s: Callable[[int], float], load: float) -> None:
+    def pace(self, left_s: float, chunk_s: Callable[[int], float]) -> None:
         raise AssertionError("nothing is started here")
 
 

@@ -58,7 +58,7 @@ class Work:
     def next_start_s(self) -> float:
         return self.start_s
 
-    def pace(self, left_s: float, chunk_s: Callable[[int], float], load: float) -> None:
+    def pace(self, left_s: float, chunk_s: Callable[[int], float]) -> None:
         raise AssertionError("the scheduler's business")
 
 

@@ -177,24 +177,6 @@ def test_a_control_takes_effect_at_the_next_chunk_not_yet_started() -> None:
     assert stage.actions == [1, 1, 3]
 
 
-def test_a_chunk_that_would_only_repeat_waits_for_a_control_and_starts_with_it_at_once() -> None:
-    stage = Stage(repeat=True, making_s=0.01)
-    stage.act(1)
-    for _ in range(10):
-        stage.play.pace(PERIOD_S, lambda nfe: 0.01, 0.45)
-        stage.run_until(stage.now - 100.0 + PERIOD_S)
-    opens_s = stage.play.next_start_s
-    assert stage.play.due(stage.now) == pytest.approx(opens_s + 0.4 * PERIOD_S - 1 / 32 * PERIOD_S, abs=0.02)
-    assert all(played.late_s == 0 for played in stage.played)
-    stage.now = opens_s + 0.005
-    stage.act(2)
-    assert stage.play.due(stage.now) == opens_s
-    stage.make()
-    assert (stage.actions[-1], stage.played[-1].control_arrival_s) == (2, pytest.approx(opens_s + 0.005))
-    stage.act(3)
-    assert stage.play.due(stage.now) == pytest.approx(opens_s + PERIOD_S), "one chunk a period all the same"
-
-
 def test_a_chunk_in_the_making_is_outdated_by_an_action_that_is_newer_than_what_it_uses() -> None:
     stage = Stage(repeat=True)
     stage.act(1)
@@ -404,7 +386,7 @@ def test_a_chunk_without_time_is_made_with_fewer_evaluations_and_counted() -> No
         return 0.01 * nfe
 
     for left_s in (0.1, 0.03, 0.1, 0.1, 0.1, 0.1):
-        stage.play.pace(left_s, chunk_s, 1.0)
+        stage.play.pace(left_s, chunk_s)
         stage.make()
     assert [played.chunk.record.nfe for played in stage.played] == [4, 2, 2, 2, 2, 4]
     assert [played.degraded for played in stage.played] == [False, True, True, True, True, False]

@@ -1,10 +1,12 @@
 """What a play was asked for and has not done, and where its reader stands: enough to go on with it elsewhere."""
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from google.protobuf.message import DecodeError
 from worldtree.video.v1 import video_generator_pb2 as pb
+
+from worldtree_gateway.asked import END, Asked
 
 _LAG_CHUNK_COUNT = 8  # chunks that a replica can make again when the journal has lost the last ones
 _DELIVERED_COUNT_MAX = 256  # so that a Rewind of as many, done and journaled but not answered, can be undone
@@ -12,36 +14,10 @@ _DELIVERED_COUNT_MAX = 256  # so that a Rewind of as many, done and journaled bu
 # one had made, and nobody got, wait beside a full queue now, and together may be more than a replica lets wait.
 _WINDOW_ACTION_COUNT = 256
 
-_MESSAGE_BYTES = 256
-
-_END = "end"
 _UNNUMBERED = 0  # an action that the client did not ask for
-_ENDS_REPEATING = ("act", "rewind", "stop", _END)
+_ENDS_REPEATING = ("act", "rewind", "stop", END)
 # what each event answers
 _ANSWERS = {"paused": "pause", "resumed": "resume", "rewound": "rewind", "forked": "fork"}
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One message of the client's. `raw` empty and no control: the end of its messages."""
-
-    control: str  # the name of the oneof's field; "" for what is no known control, `_END`
-    raw: bytes
-    actions: tuple[pb.Action, ...] = ()
-    replaces: bool = False
-    first: int = 0  # number of its first action; the play's actions are numbered from 1
-    through: int = 0  # number of the last action asked for until here
-    back_count: int = 0  # chunks that it goes back
-    ours: bool = False  # said by the gateway, so the answer is not the client's
-
-    @property
-    def size_bytes(self) -> int:
-        """About what it takes here: small messages are mostly their bookkeeping."""
-        return len(self.raw) + _MESSAGE_BYTES
-
-    @property
-    def is_end(self) -> bool:
-        return self.control == _END
 
 
 class PlayLog:
@@ -143,7 +119,7 @@ class PlayLog:
 
     def end(self) -> None:
         """The client has no more to say."""
-        self._put(Asked(_END, b"", through=self.action_count))
+        self._put(Asked(END, b"", through=self.action_count))
 
     def take(self) -> Asked | None:
         """The next message for the replica; None: there is none, or none yet.
@@ -232,8 +208,8 @@ class PlayLog:
             for each in [each for each in self._asked[self._taken_count :] if each.control == "act"]:
                 self._drop(each)
         place = len(self._asked)
-        if asked.control not in ("act", _END, ""):
-            while place > self._taken_count and self._asked[place - 1].control in ("act", _END):
+        if asked.control not in ("act", END, ""):
+            while place > self._taken_count and self._asked[place - 1].control in ("act", END):
                 place -= 1
         self._asked.insert(place, asked)
         self.waiting_bytes += asked.size_bytes

@@ -14,7 +14,7 @@ from worldtree_gateway.domain import Method
 from worldtree_gateway.errors import PlayLogFull, PlayNotContinued
 from worldtree_gateway.metadata import Context, forwarded, pass_head, pass_trailers
 from worldtree_gateway.play_log import PlayLog
-from worldtree_gateway.relay import CANCELLATION_GRACE_S, Relay, receive, write
+from worldtree_gateway.relay import CANCELLATION_GRACE_S, Relay, let_end, receive, write
 from worldtree_gateway.routing import Route
 
 # while nobody takes the client's messages, so many are read and kept; then it waits too
@@ -59,6 +59,7 @@ class _Play:
         self._writing = False
         self._flowing = False  # the replica has answered and takes messages
         self._head_passed = False
+        self._over = False
         self._mistake: BaseException | None = None  # what ends the play, and is no replica's doing
 
     async def pass_on(self) -> None:
@@ -87,7 +88,9 @@ class _Play:
                 self._readable.set()
                 route = await self._journey.next(failure, route)
         finally:
-            reading.cancel()
+            self._over = True
+            self._readable.set()
+            let_end(reading)
 
     async def _pass(self, route: Route, timeout_s: float | None) -> None:
         """The play at one replica. Raises AioRpcError when it ends there otherwise than well."""
@@ -158,11 +161,13 @@ class _Play:
     async def _read(self) -> None:
         """Reads the client: one message when the last is written, or, while nobody takes them, as many as are kept."""
         while (message := await self._context.read()) is not grpc.aio.EOF:
+            if self._over:
+                return
             self._log.add(message)
             if self._log.kept_bytes > self._log_bytes:
                 raise PlayLogFull(self._log_bytes)
             self._writable.set()
-            while self._must_wait():
+            while self._must_wait() and not self._over:
                 self._readable.clear()
                 await self._readable.wait()
         await asyncio.sleep(CANCELLATION_GRACE_S)

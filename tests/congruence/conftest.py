@@ -95,8 +95,8 @@ class EngineWorld:
 
     def saved_and_restored(self, *, as_bytes: bool) -> "EngineWorld":
         del as_bytes  # there is no store below the transport
-        data, _ = self.client.run(self.client.archive.save(self.name))
-        session, identical = self.client.run(self.client.archive.restore(snapshots.decode(data), ttl_s=600))
+        data, _ = self.client.run(self.client.served.archive.save(self.name))
+        session, identical = self.client.run(self.client.served.archive.restore(snapshots.decode(data), ttl_s=600))
         assert identical
         return EngineWorld(self.client, session.name)
 

@@ -32,8 +32,8 @@ What was tried (two cores, nobody else at work, windows of 15 s; p50 and p99 in 
 - `play_load_max` 0.65, 0.75, 0.85 with that wait: 7, 8, 11 plays; p99 97%, 96%, 97% of the limit, none late, rollouts
   82%, 83%, 62% of what was left. 0.85 leaves no room for a worse moment, so it is 0.75.
 - That plays' chunks have ticks to themselves on a CPU (`admission.PLAY_STRETCH`), with no delay to gather more, only
-  follows from timings: an evaluation of the shipped world, alone with one thread, takes 2.9 ms for one member and 2.5 ms
-  for each of eight. Company makes a chunk, and whoever waits for its control, several times slower for a seventh.
+  follows from timings: an evaluation of the shipped world, alone with one thread, takes 2.9 ms for one member and 2.5
+  ms for each of eight. Company makes a chunk, and whoever waits for its control, several times slower for a seventh.
 """
 
 import asyncio

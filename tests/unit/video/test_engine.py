@@ -12,8 +12,8 @@ from worldtree_video.domain import Action, KvPolicy, PolicyKind, Priority
 from worldtree_video.errors import EngineBroken
 from worldtree_video.live import LivePlay
 from worldtree_video.mailbox import Mailbox
-from worldtree_video.sequence import Planned, Sequence
 from worldtree_video.recipe import Recipe
+from worldtree_video.sequence import Planned, Sequence
 
 Serve = Callable[..., Served]
 SINK = KvPolicy(PolicyKind.SINK_WINDOW, 4, 1)

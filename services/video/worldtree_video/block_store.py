@@ -43,12 +43,6 @@ class BlockStore:
         # One block more than is handed out, always zero, fills up short tables: a NaN in a block that somebody holds
         # would get past a mask (0 x NaN is NaN) into every session whose padding pointed there.
         self.blank = block_count
-        # Zeros that the system hands out as they are touched: a pool that nobody uses costs address space only.
-        self._tensors = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.zeros((block_count + 1, *form.shape), form.dtype), device, 0)
-            for name, form in self.spec.items()
-        }
-        self._pixels = np.zeros((block_count, *stored.package.chunk_shape), np.uint8)  # [blocks, frames, h, w, 3]
 
         def session(path: Path, graph: bytes | None) -> ort.InferenceSession:
             return open_session(path, graph=graph, device=device, threads=threads)
@@ -64,6 +58,13 @@ class BlockStore:
         self._table = "table" if own else formats.TABLE
         self._inputs = {"pool": "kv"} if own else {formats.stored(name): name for name in self.spec}
         self._outputs = {"pool_out": "kv"} if own else {formats.written(name): name for name in self.spec}
+        # After the graphs, which say plainly what a device lacks. These are zeros that the system hands out as they are
+        # touched: a pool that nobody uses costs address space only.
+        self._tensors = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros((block_count + 1, *form.shape), form.dtype), device, 0)
+            for name, form in self.spec.items()
+        }
+        self._pixels = np.zeros((block_count, *stored.package.chunk_shape), np.uint8)  # [blocks, frames, h, w, 3]
 
     def run_denoise(self, inputs: Inputs, table: NDArray[np.int64]) -> Array:
         """x0 [batch, frames, height, width, 3] of the package's denoiser over the blocks that `table` lists."""

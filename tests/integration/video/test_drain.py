@@ -143,7 +143,7 @@ async def test_what_a_replica_gives_up_is_loaded_from_its_checkpoint_and_only_co
 
 
 async def test_plays_end_with_their_chunk_whether_they_run_wait_or_stand_still(start_pair: StartPair) -> None:
-    leaves, stays = await start_pair(TinyWorld(work=6))
+    leaves, stays = await start_pair(TinyWorld(work=6), drain_timeout_s=20)
     names = {kind: await leaves.create(chunks=2) for kind in ("running", "waiting", "paused")}
     calls = {}
     for kind, name in names.items():
@@ -157,8 +157,9 @@ async def test_plays_end_with_their_chunk_whether_they_run_wait_or_stand_still(s
     while not (await calls["paused"].read()).HasField("paused"):
         pass
     stopping = asyncio.create_task(leaves.stop())
-    ends = {kind: await ended(call) for kind, call in calls.items()}
-    await asyncio.wait_for(stopping, 4)
+    async with asyncio.timeout(5):
+        ends = {kind: await ended(call) for kind, call in calls.items()}
+        await stopping
     assert {kind: end for kind, (_, end) in ends.items()} == dict.fromkeys(names, "DRAINING")
     for kind, (messages, _) in ends.items():
         got = await stays.stub.Get(pb.GetRequest(session=names[kind]))

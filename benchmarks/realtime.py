@@ -168,21 +168,24 @@ class Load:
     async def watch(self, call: Any, sent_s: list[float]) -> None:
         """Notes how each frame keeps its time, for ever."""
         seen = 1  # the first action came with begin
-        while (message := await call.read()) is not grpc.aio.EOF:
-            now, window, played = time.perf_counter(), self.window, message.played
-            timing, late_s = played.chunk.timing, _seconds(played.late_duration)
-            window.chunk_count += 1
-            window.late_count += late_s > 0
-            window.late_s += late_s
-            window.queue_s.append(_seconds(timing.queue_duration))
-            window.making_s.append(_seconds(timing.denoise_duration) + _seconds(timing.commit_duration))
-            if played.HasField("control_latency"):
-                latency_s = _seconds(played.control_latency)
-                window.served_control_s.append(latency_s)
-                # Those that came later are done with too if they were replaced since, but did not make this chunk.
-                used_count = min(played.done_action_count, 1 + bisect_right(sent_s, now - latency_s))
-                window.control_s.extend(now - sent_s[index - 1] for index in range(seen, used_count))
-                seen = max(seen, used_count)
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                now, window, played = time.perf_counter(), self.window, message.played
+                timing, late_s = played.chunk.timing, _seconds(played.late_duration)
+                window.chunk_count += 1
+                window.late_count += late_s > 0
+                window.late_s += late_s
+                window.queue_s.append(_seconds(timing.queue_duration))
+                window.making_s.append(_seconds(timing.denoise_duration) + _seconds(timing.commit_duration))
+                if played.HasField("control_latency"):
+                    latency_s = _seconds(played.control_latency)
+                    window.served_control_s.append(latency_s)
+                    # Those that came later are done with too if they were replaced since, but did not make this chunk.
+                    used_count = min(played.done_action_count, 1 + bisect_right(sent_s, now - latency_s))
+                    window.control_s.extend(now - sent_s[index - 1] for index in range(seen, used_count))
+                    seen = max(seen, used_count)
+        finally:
+            call.cancel()
 
     async def _engine_seconds(self) -> dict[str, float]:
         return dict(await asyncio.to_thread(_engine_samples, self._metrics_url))

@@ -233,6 +233,7 @@ def _log_error(error: Exception, method: str, code: grpc.StatusCode) -> None:
     if not is_known(error):
         _log.error("a call failed by a bug", exc_info=error, extra=fields)
     elif code in _OURS:
-        _log.warning("a call failed: %s", error, exc_info=error, extra=fields)
+        # what lies behind it is worth a traceback; where it was raised is not
+        _log.warning("a call failed: %s", error, exc_info=error.__cause__, extra=fields)
     else:
         _log.debug("a call was refused: %s", error, extra=fields)

@@ -17,23 +17,27 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 REHOME_KEY = "worldtree-rehome"  # the replica that is gone, said to the one that is to take its session on
 REPLICAS_KEY = "worldtree-replicas"  # what Introspect's caller gets: the names that can be asked for
 TENANT_KEY = "worldtree-tenant"
+ADMITTED_KEY = "worldtree-admitted"  # a play that broke off: its fps was promised before
 
 # what belongs to one connection, or is written anew by the transport; "grpc-..." goes too
 _HOP_BY_HOP = frozenset(
     {"accept-encoding", "connection", "content-length", "content-type", "host", "keep-alive", "te", "user-agent"}
 )
-_OURS = frozenset({REHOME_KEY, TENANT_KEY})
+_OURS = frozenset({REHOME_KEY, TENANT_KEY, ADMITTED_KEY})
 
 
-def forwarded(context: Context, rehome: str | None = None) -> Metadata:
+def forwarded(context: Context, rehome: str | None = None, *, admitted: bool = False) -> Metadata:
     """A caller's metadata as its backend gets it, under the request id that our own logs use.
 
-    What only a gateway may say, a caller can't: who a call is for, and that its session's replica is gone.
+    What only a gateway may say, a caller can't: who a call is for, that its session's replica is gone, and
+    that a play was admitted before.
     """
     theirs = tuple(pair for pair in clean(context.invocation_metadata() or ()) if pair[0] not in _OURS)
     ours: Metadata = ((TENANT_KEY, ANONYMOUS_TENANT),)
     if rehome is not None:
         ours = (*ours, (REHOME_KEY, rehome))
+    if admitted:
+        ours = (*ours, (ADMITTED_KEY, "1"))
     request_id = current_request_id()
     if request_id is not None:
         ours = (*ours, (REQUEST_ID_KEY, request_id))

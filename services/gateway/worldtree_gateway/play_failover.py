@@ -97,7 +97,8 @@ class _Play:
         context, backend, expected = self._context, route.backend, self._log.next_index
         resuming = self._log.begun
         backend.in_flight += 1
-        call = backend.callable(self._method)(timeout=timeout_s, metadata=forwarded(context, route.rehome))
+        metadata = forwarded(context, route.rehome, admitted=resuming)
+        call = backend.callable(self._method)(timeout=timeout_s, metadata=metadata)
         self._call = call
         writing = asyncio.create_task(self._write(call), name="play: write")
         writing.add_done_callback(self._task_ended)

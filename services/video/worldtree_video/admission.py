@@ -29,7 +29,7 @@ class Paced(Protocol):
         """Evaluations of a chunk that is not degraded."""
 
     @property
-    def resumed(self) -> bool:
+    def admitted(self) -> bool:
         """Whether it was promised its fps before, where it broke off: it is not refused then."""
 
     @property
@@ -60,7 +60,7 @@ def admit(play: Paced, others: Iterable[Paced], cost: CostModel, *, max_batch: i
     if load + own <= load_max and alone_s <= play.period_s:
         return
     possible = play.fps * min((load_max - load) / own, play.period_s / alone_s) * _MARGIN
-    raise FpsUnavailable(play.fps, max(0, int(possible * 100)) / 100, load=load, load_max=load_max)
+    raise FpsUnavailable(play.fps, max(0, int(possible * 100)) / 100, own=own, load=load, load_max=load_max)
 
 
 def _company(play_count: int, cost: CostModel, max_batch: int) -> int:

@@ -83,20 +83,22 @@ class KvWindowFull(FailedPrecondition):
 
 
 class FpsUnavailable(Exhausted):
-    """A play cannot be held at its target beside the others. `load`: the share of the engine's time they are promised.
+    """A play cannot be held at its target beside the others.
 
+    `own`: the share of the engine's time that it would take; `load`: what the others are promised of it.
     `fps_possible`: what could be held now, 0 when none could.
     """
 
-    def __init__(self, fps: float, fps_possible: float, *, load: float, load_max: float) -> None:
+    def __init__(self, fps: float, fps_possible: float, *, own: float, load: float, load_max: float) -> None:
         possible = f"{fps_possible:g} fps could be" if fps_possible else "no fps could be"
         super().__init__(
             "FPS_UNAVAILABLE",
-            f"{fps:g} fps cannot be held now, {possible}: plays are promised {load:.2f} of the engine's time, "
-            f"at most {load_max:.2f} may be",
+            f"{fps:g} fps cannot be held now, {possible}: it would take {own:.2f} of the engine's time, "
+            f"plays are promised {load:.2f} of it, and at most {load_max:.2f} may be",
             retry_after_s=1.0,
             fps=f"{fps:g}",
             fps_possible=f"{fps_possible:g}",
+            play_share=f"{own:.2f}",
             play_load=f"{load:.2f}",
             play_load_max=f"{load_max:.2f}",
         )

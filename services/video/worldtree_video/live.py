@@ -172,12 +172,12 @@ class LivePlay:
         repeat: bool,
         degrade: bool = False,
         tenant: str = "anonymous",
-        resumed: bool = False,
+        admitted: bool = False,
     ) -> "AsyncIterator[LivePlay]":
         """Claims a session and plays it until the context is left. `fps` 0: as fast as it goes.
 
         `degrade`: make chunks with fewer evaluations rather than late. Raises FpsUnavailable when it cannot be held
-        at its fps beside the plays that are running; not for one that is `resumed`, which was admitted before.
+        at its fps beside the plays that are running; not for one that was `admitted` where it broke off.
         """
         session = worlds.get(name)
         mailbox: Mailbox[object] = Mailbox()
@@ -200,7 +200,7 @@ class LivePlay:
                 frames_per_chunk=package.frames_per_chunk,
                 degrade_to=tuple(package.sampler.schedules) if degrade else (),
                 tenant=tenant,
-                resumed=resumed,
+                admitted=admitted,
             )
             live = LivePlay(worlds, session, play, mailbox)
             # It grows the session's own branch: when that is closed under it, no chunk may be added any more.

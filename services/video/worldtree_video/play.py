@@ -49,7 +49,7 @@ class Play:
 
     `period_s` 0: without a clock, as fast as it goes; it has no deadline, so it is worked off like a step.
     `degrade_to`: numbers of evaluations to take instead of its own when a chunk would be late; empty: none.
-    `resumed`: it goes on with a play that broke off, which was admitted then.
+    `admitted`: it goes on with a play that broke off, which was promised its fps then.
     """
 
     given = None
@@ -67,10 +67,10 @@ class Play:
         frames_per_chunk: int = 1,
         degrade_to: Sequence[int] = (),
         tenant: str = "anonymous",
-        resumed: bool = False,
+        admitted: bool = False,
     ) -> None:
         self.branch = branch
-        self.resumed = resumed
+        self.admitted = admitted
         self.tenant = tenant
         self.priority = Priority.PLAY if period_s else Priority.STEP
         self.period_s = period_s

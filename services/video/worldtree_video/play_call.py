@@ -56,7 +56,7 @@ class PlayCall:
             repeat=begin.idle == pb.PlayRequest.IDLE_REPEAT,
             degrade=begin.degrade == pb.PlayRequest.DEGRADE_NFE,
             tenant=caller.tenant,
-            resumed=begin.HasField("resume_from"),
+            admitted=caller.admitted,
         ) as play:
             yield await self._opening(play, begin, served)
             if actions:

@@ -238,7 +238,7 @@ class Scheduler:
 
     def add(self, run: Run, now: float) -> None:
         """Takes on a run. Raises FpsUnavailable for a new play that cannot be held at its fps beside the others."""
-        if run.paced and not run.paced.resumed:
+        if run.paced and not run.paced.admitted:
             admit(run.paced, self._paced(), self.cost, max_batch=self.max_batch, load_max=self.play_load_max)
         self._entries[run] = _Entry(run)
         self.wake(run, now)

@@ -74,8 +74,12 @@ async def test_a_play_that_goes_on_after_its_replicas_death_is_not_refused_what_
     async with playing(video, one, fps=fps) as play:
         await chunk(play)
         where = P.Continue(chunk_index=(await video.get(two)).session.chunk_index)
+        begin = P(session=two, begin=P.Begin(fps=fps, resume_from=where))
         call = video.stub.Play()
-        await call.write(P(session=two, begin=P.Begin(fps=fps, resume_from=where)))
+        await call.write(begin)
+        assert (await video.refused(call)).reason == "FPS_UNAVAILABLE", "anybody may say where it stood"
+        call = video.stub.Play(metadata=(("worldtree-admitted", "1"),))  # which a gateway lets no client say
+        await call.write(begin)
         assert (await call.read()).WhichOneof("event") == "resumed"
         assert video.engine.play_load > 1.0
         refused = video.stub.Play()

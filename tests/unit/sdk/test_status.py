@@ -104,7 +104,7 @@ def test_an_fps_that_cannot_be_held_comes_with_the_one_that_can(said: str | None
     assert isinstance(error, worldtree.FpsUnavailable)
     assert error.fps_possible == fps
     assert ("fps=7.5 or less" in str(error)) is (fps is not None)
-    assert "degrade='nfe'" in str(error)
+    assert "a world of fewer evaluations (nfe)" in str(error)
 
 
 def test_quota_and_precondition_name_their_subject() -> None:

@@ -136,7 +136,7 @@ def _add_possible_fps(error: FpsUnavailable) -> None:
     error.fps_possible = fps if isfinite(fps) and fps > 0 else None
     if not error.remedy:
         at = "" if error.fps_possible is None else f"play at fps={error.fps_possible:g} or less, or "
-        error.remedy = f"{at}let it give up evaluations with degrade='nfe', or wait until another play ends"
+        error.remedy = f"{at}play a world of fewer evaluations (nfe), or wait until another play ends"
 
 
 def _parse(data: bytes) -> status_pb2.Status:

@@ -44,8 +44,11 @@ class Router:
 
     @property
     def replicas(self) -> list[str]:
-        """The names of those that are connected, sorted."""
-        return sorted(name for name, backend in self._homes.items() if backend.connected)
+        """Whom operators can ask for, sorted: those that are down too, and by its address one that never said its name.
+
+        One that died and is not among them would look like one that was never there.
+        """
+        return sorted({*self._homes, *self._unheard()})
 
     def route(self, method: Method, request: bytes, *, avoid: Collection[str] = ()) -> Route:
         """Raises SessionNotFound, ReplicaNotFound, BackendDown or NoBackend."""
@@ -128,11 +131,20 @@ class Router:
 
     def _named(self, replica: str) -> Backend:
         backend = self._homes.get(replica)
-        if backend is None:
-            raise ReplicaNotFound(replica, sorted(self._homes))
-        if not backend.connected:
-            raise self.down(backend)
+        if backend is None and replica not in self._unheard():
+            raise ReplicaNotFound(replica, self.replicas)
+        if backend is None or not backend.connected:
+            raise BackendDown(self.section, replica=replica, retry_after_s=self.retry_after_s)
         return backend
+
+    def _unheard(self) -> list[str]:
+        """The addresses of those that have not answered since this gateway started. No replica's name has a colon."""
+        return [
+            backend.address
+            for backend in self.backends
+            # It goes into metadata, which is printable ASCII; one bad address must not end every look at the others.
+            if backend.replica is None and not backend.connected and backend.address.isascii()
+        ]
 
     def _least_loaded(self, avoid: Collection[str]) -> Backend:
         count = len(self.backends)

@@ -1,6 +1,6 @@
 """Every metric of the video service, each declared once (names: DESIGN section 13)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -59,7 +59,11 @@ class VideoMetrics:
             registry=registry,
         )
         self.kv_blocks = Gauge(
-            "worldtree_kv_blocks", "KV blocks by tier and state.", ["model", "tier", "state"], registry=registry
+            "worldtree_kv_blocks",
+            "KV blocks by tier and state. Tiers: pool, pool-fp16, pool-int8; host and store hold copies (cached), the "
+            "store's as far as this process wrote or read them.",
+            ["model", "tier", "state"],
+            registry=registry,
         )
         self.kv_shared_blocks = Gauge(
             "worldtree_kv_shared_blocks", "KV blocks that more than one branch holds.", ["model"], registry=registry
@@ -88,7 +92,28 @@ class VideoMetrics:
             ["model"],
             registry=registry,
         )
-        self.sessions = Gauge("worldtree_sessions", "Sessions by state.", ["model", "state"], registry=registry)
+        self.sessions = Gauge(
+            "worldtree_sessions", "Sessions by state: busy, idle, spilled.", ["model", "state"], registry=registry
+        )
+        self.spilled_sessions = Counter(
+            "worldtree_spilled_sessions",
+            "Times that an idle session's blocks left the pool to make room.",
+            ["model"],
+            registry=registry,
+        )
+        self.loaded_sessions = Counter(
+            "worldtree_loaded_sessions",
+            "Times that a session got blocks back that it lacked: found in the pool, in host memory or in the store.",
+            ["model"],
+            registry=registry,
+        )
+        self.recomputed_sessions = Counter(
+            "worldtree_recomputed_sessions",
+            "Times that a session got blocks back that it lacked by being made again from its start.",
+            ["model"],
+            registry=registry,
+        )
+        self._spilled_counts: dict[str, int] = {}
 
     def observe_tick(self, model: str, batch: Batch, committed: Sequence[PendingChunk], seconds: float) -> None:
         """Counts one tick."""
@@ -119,7 +144,17 @@ class VideoMetrics:
             shared_count += pool.shared_count()
         self.kv_shared_blocks.labels(model).set(shared_count)
 
+    def observe_outside(self, model: str, *, cached: Mapping[str, int], spilled: int) -> None:
+        """Sets the gauges of a model's blocks outside its pools, by tier; and says how many idle sessions have theirs
+        there, for `observe_sessions`.
+        """
+        for tier, count in cached.items():
+            self.kv_blocks.labels(model, tier, "cached").set(count)
+        self._spilled_counts[model] = spilled
+
     def observe_sessions(self, model: str, *, idle: int, busy: int) -> None:
-        """Sets the gauges of a model's sessions."""
-        self.sessions.labels(model, "idle").set(idle)
+        """Sets the gauges of a model's sessions. `idle`: of no call, the spilled ones too."""
+        spilled = min(self._spilled_counts.get(model, 0), idle)  # one may have gone since they were counted
+        self.sessions.labels(model, "idle").set(idle - spilled)
+        self.sessions.labels(model, "spilled").set(spilled)
         self.sessions.labels(model, "busy").set(busy)

@@ -70,22 +70,32 @@ def _from_pool(pool: BlockPool, served: Served) -> pb.IntrospectResponse.Tier:
         in_flight_block_count=pool.in_flight_count,
         shared_block_count=pool.shared_count(),
         used_bytes=used_count * served.worlds.model.block_bytes(pool.storage),
+        capacity_bytes=pool.block_count * served.worlds.model.block_bytes(pool.storage),
     )
 
 
 def _from_tiers(served: Served) -> list[pb.IntrospectResponse.Tier]:
-    """Host memory and the store, which all models of the replica share; the store as far as this process knows it."""
-    tiers = served.worlds.residency.tiers
-    capacity = tiers.host.max_bytes // served.package.kv.block_bytes
-    host = pb.IntrospectResponse.Tier(
-        name="host",
-        capacity_block_count=capacity,
-        cached_block_count=len(tiers.host),
-        used_bytes=tiers.host.used_bytes,
-    )
-    if not tiers.has_store:
-        return [host]
-    return [host, pb.IntrospectResponse.Tier(name=tiers.store_name, cached_block_count=tiers.known_count)]
+    """The model's copies in host memory and in the store. Both take bytes, whatever the format, of all models."""
+    residency = served.worlds.residency
+    tiers, digest, shown = residency.tiers, residency.digest, []
+    if tiers.host.max_bytes:
+        shown.append(
+            pb.IntrospectResponse.Tier(
+                name="host",
+                cached_block_count=tiers.host.shares.block_count(digest),
+                used_bytes=tiers.host.shares.used_bytes(digest),
+                capacity_bytes=tiers.host.max_bytes,
+            )
+        )
+    if tiers.has_store:
+        shown.append(
+            pb.IntrospectResponse.Tier(
+                name=tiers.store_name,
+                cached_block_count=tiers.store_shares.block_count(digest),
+                used_bytes=tiers.store_shares.used_bytes(digest),
+            )
+        )
+    return shown
 
 
 def _from_play(session: str, record: PlayRecord) -> pb.IntrospectResponse.PlayStatus:

@@ -50,6 +50,7 @@ class Residency:
         self.loaded_count = 0
         self.recomputed_count = 0
         self._engine = engine
+        self._metrics = tiers.metrics
         self._model = engine.model
         self._clock = clock
         self._write_s = 0.0  # of one block, from here to the pool
@@ -59,7 +60,23 @@ class Residency:
         """What the blocks of a pool look like outside it."""
         storage = pool.storage
         shape = self._model.package.chunk_shape
-        return BlockFormat(self._model.stored.digest, storage.value, self._model.block_spec(storage), shape)
+        return BlockFormat(self.digest, storage.value, self._model.block_spec(storage), shape)
+
+    @property
+    def digest(self) -> str:
+        """By which the tiers tell this model's blocks from others'."""
+        return self._model.stored.digest
+
+    def observe(self) -> None:
+        """Sets the gauges of what is outside the pools. On the event loop; before `Engine.observe`, which counts the
+        spilled sessions among the idle ones.
+        """
+        with self._engine.lock:
+            spilled = sum(1 for session in self._engine.sessions if session.spilled and not session.claim)
+        counts = {"host": self.tiers.host.shares.block_count(self.digest)}
+        if self.tiers.has_store:
+            counts["store"] = self.tiers.store_shares.block_count(self.digest)
+        self._metrics.observe_outside(self._engine.name, cached=counts, spilled=spilled)
 
     def spill_idle(self, pool: BlockPool) -> bool:
         """Moves idle sessions out of a pool, the one left alone longest first, until a block is free.
@@ -101,8 +118,12 @@ class Residency:
                 steps = [_planned(record, known) for record in branch.records[base.length :] if not record.given]
                 chunks = await grow(self._engine, replay, steps, mailbox=mailbox)
                 assert replay.key == branch.key, "a replay led to another world"
-                self.loaded_count += 1 if base.length else 0
-                self.recomputed_count += 0 if base.length else 1
+                if base.length:
+                    self.loaded_count += 1
+                    self._metrics.loaded_sessions.labels(self._engine.name).inc()
+                else:
+                    self.recomputed_count += 1
+                    self._metrics.recomputed_sessions.labels(self._engine.name).inc()
                 return replay, chunks
             except BaseException:
                 self._close(replay)
@@ -159,6 +180,7 @@ class Residency:
             branch.shown = self._model.frames(storage, table.last)
         table.spill()
         self.spilled_count += 1
+        self._metrics.spilled_sessions.labels(self._engine.name).inc()
 
     def _bases(self, branch: Branch, known: Known, at_most: int) -> list[_Base]:
         """Where to begin, the quickest first; from the start always goes, and comes last where nothing else does."""

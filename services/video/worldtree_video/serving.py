@@ -152,6 +152,8 @@ async def _keep_house(catalog: Catalog, settings: VideoSettings) -> None:
         try:
             catalog.expire()
             catalog.renew(settings.journal_grace_s / 4)
+            for served in catalog:
+                served.worlds.residency.observe()
             catalog.observe()
         except Exception:  # the next round may do better; without one, no lease would ever end
             log.exception("housekeeping failed")

@@ -11,12 +11,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Self
+from typing import NamedTuple, Self
 
 from worldtree_runtime.stores import Store, StoreUnavailable
 
 from worldtree_video.errors import BlockCorrupt
-from worldtree_video.host_tier import HeldBlock, HostTier
+from worldtree_video.host_tier import HeldBlock, HostTier, Shares
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.stored_block import BlockFormat, StoredBlock
 
@@ -25,6 +25,14 @@ log = logging.getLogger(__name__)
 _WRITE_BLOCK_COUNT = 16  # blocks of one write in the background
 _KNOWN_COUNT_MAX = 1 << 16  # keys remembered as stored, so that what many sessions share is written once
 _EWMA_SHARE = 0.2  # weight of the newest measurement
+
+
+class _Stored(NamedTuple):
+    """A block that was written to the store or read from it here, and when that is no longer relied on."""
+
+    digest: str
+    nbytes: int
+    until_s: float
 
 
 class Tiers:
@@ -51,14 +59,15 @@ class Tiers:
         self.host = host
         self._store = store
         self.store_name = store_name
-        self._metrics = metrics
+        self.metrics = metrics
         self._ttl_s = ttl_s
         self._queue_bytes = queue_bytes
         self._clock = clock
         # between the tiers, oldest first; also what is being written, so that no block is out of sight
         self._leaving: OrderedDict[bytes, HeldBlock] = OrderedDict()
         self._leaving_bytes = 0
-        self._known: OrderedDict[bytes, float] = OrderedDict()  # stored here -> when that is no longer relied on
+        self._known: OrderedDict[bytes, _Stored] = OrderedDict()  # those to be doubted first come first
+        self._shares = Shares()  # of these
         self._seconds: dict[tuple[str, str, str], float] = {}  # (tier, digest, storage) -> seconds of one block
         self._lock = threading.Lock()  # of the host tier and of what is leaving it
         self._wake = asyncio.Event()
@@ -66,9 +75,11 @@ class Tiers:
         self._writer: asyncio.Task[None] | None = None
 
     @property
-    def known_count(self) -> int:
-        """Blocks that this process believes to be in the store."""
-        return len(self._known)
+    def store_shares(self) -> Shares:
+        """What each model has in the store, as far as this process wrote it or read it lately. For the event loop."""
+        while self._known and next(iter(self._known.values())).until_s <= self._clock():
+            self._forget(next(iter(self._known)))
+        return self._shares
 
     @property
     def has_store(self) -> bool:
@@ -129,9 +140,9 @@ class Tiers:
             self._measure("store", form, self._clock() - started_s, len(read))
             for key in missing:
                 if key in read:
-                    self._remember(key)
+                    self._remember(key, HeldBlock(form, read[key]))
                 else:
-                    self._known.pop(key, None)  # it has lost it
+                    self._forget(key)  # it has lost it
             self.put(form, read)
             found.update(read)
         return found
@@ -139,6 +150,7 @@ class Tiers:
     def doubt(self) -> None:
         """The store may have lost what it held: what is handed in from now on is written, known or not."""
         self._known.clear()
+        self._shares.clear()
 
     def held_count(self, keys: Iterable[bytes]) -> int:
         """How many of these are in host memory; cheap, and nothing is touched."""
@@ -165,6 +177,7 @@ class Tiers:
         counted = sum(held.nbytes for held in self._leaving.values())
         assert counted == self._leaving_bytes, f"counted {counted} bytes on their way, booked {self._leaving_bytes}"
         assert self._leaving_bytes <= self._queue_bytes, f"{self._leaving_bytes} bytes of {self._queue_bytes}"
+        self._shares.check_integrity((stored.digest, stored.nbytes) for stored in self._known.values())
 
     def _hold(self, key: bytes, held: HeldBlock) -> None:
         for left_key, left in self.host.put(key, held):
@@ -173,7 +186,7 @@ class Tiers:
                 self._leaving_bytes += left.nbytes
         while self._leaving_bytes > self._queue_bytes:
             self._drop(next(iter(self._leaving)))
-            self._metrics.tier_dropped.labels("store").inc()
+            self.metrics.tier_dropped.labels("store").inc()
         if self._leaving and self._loop:
             # A loop that is closed has no writer any more.
             with suppress(RuntimeError):
@@ -200,7 +213,7 @@ class Tiers:
                     for key in held:
                         self._drop(key)
                 if len(written) < len(held):
-                    self._metrics.tier_dropped.labels("store").inc(len(held) - len(written))
+                    self.metrics.tier_dropped.labels("store").inc(len(held) - len(written))
                     await asyncio.sleep(0.5)  # it is down: what comes meanwhile waits, and the oldest is dropped
 
     async def _write(self, store: Store, held: Mapping[bytes, HeldBlock]) -> set[bytes]:
@@ -214,8 +227,8 @@ class Tiers:
             except StoreUnavailable:
                 self._unavailable()
                 return set()
-            for key in new:
-                self._remember(key)
+            for key, each in new.items():
+                self._remember(key, each)
         return set(held)
 
     async def _read(self, store: Store, form: BlockFormat, keys: Sequence[bytes]) -> dict[bytes, StoredBlock]:
@@ -228,8 +241,8 @@ class Tiers:
         read, refused = await asyncio.to_thread(_decode, form, present)
         for key, problem in refused.items():
             log.warning("the block %s was refused: %s", key.hex(), problem)
-            self._metrics.tier_refused.labels("store").inc()
-            self._known.pop(key, None)
+            self.metrics.tier_refused.labels("store").inc()
+            self._forget(key)
             try:
                 await store.delete(_name(form, key))
             except StoreUnavailable:
@@ -237,17 +250,27 @@ class Tiers:
         return read
 
     def _unavailable(self) -> None:
-        self._metrics.tier_unavailable.labels("store").inc()
+        self.metrics.tier_unavailable.labels("store").inc()
         self.doubt()  # it may come back empty
 
-    def _remember(self, key: bytes) -> None:
-        self._known[key] = self._clock() + self._ttl_s / 2
+    def _remember(self, key: bytes, held: HeldBlock) -> None:
+        old = self._known.get(key)
+        if old:
+            self._shares.remove(old.digest, old.nbytes)
+        self._known[key] = _Stored(held.form.digest, held.nbytes, self._clock() + self._ttl_s / 2)
         self._known.move_to_end(key)
+        self._shares.add(held.form.digest, held.nbytes)
         if len(self._known) > _KNOWN_COUNT_MAX:
-            self._known.popitem(last=False)
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, key: bytes) -> None:
+        stored = self._known.pop(key, None)
+        if stored:
+            self._shares.remove(stored.digest, stored.nbytes)
 
     def _is_known(self, key: bytes) -> bool:
-        return self._known.get(key, float("-inf")) > self._clock()
+        stored = self._known.get(key)
+        return stored is not None and stored.until_s > self._clock()
 
     def _measure(self, tier: str, form: BlockFormat, seconds: float, block_count: int) -> None:
         if block_count:

@@ -82,6 +82,8 @@ class JournalBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
         """The journal's say: ours, taken on by the gateway's word, or somebody else's."""
         metadata = dict(context.invocation_metadata())
         self._log("calls", f"{self.replica} {metadata.get('worldtree-rehome')} {metadata.get('worldtree-tenant')}")
+        if "worldtree-admitted" in metadata:
+            self._log("admitted", f"{session} {self.replica}")
         if (self.journal / f"hang-{self.replica}").exists():
             await asyncio.sleep(60)
         if self.draining:

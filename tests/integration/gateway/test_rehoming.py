@@ -12,6 +12,10 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import worldtree
+from worldtree.cli import doctor
+from worldtree.cli.board import Reading
+from worldtree.cli.top import Watch
 from worldtree.common.v1 import common_pb2
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_gateway.placements import chosen
@@ -647,11 +651,11 @@ async def test_a_clip_of_which_nothing_came_is_made_elsewhere_and_one_that_broke
 # -- who may say what --------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_can_neither_force_a_move_nor_name_a_tenant(replicas, open_gateway) -> None:
+async def test_a_client_can_not_force_a_move_nor_name_a_tenant_nor_say_it_was_admitted(replicas, open_gateway) -> None:
     async with open_gateway(*replicas.spawn("a", "b")) as client:
         await all_up(client)
         session = await create(client)
-        lies = (("worldtree-rehome", "a"), ("worldtree-tenant", "root"))
+        lies = (("worldtree-rehome", "a"), ("worldtree-tenant", "root"), ("worldtree-admitted", "1"))
         await client.stub.Get(pb.GetRequest(session=session), metadata=lies)
         [_ async for _ in client.stub.Rollout(pb.RolloutRequest(session=session), metadata=lies)]
         call = client.stub.Play(metadata=lies)
@@ -660,6 +664,7 @@ async def test_a_client_can_neither_force_a_move_nor_name_a_tenant(replicas, ope
         await read_all(call)
     assert replicas.lines("calls") == ["a None anonymous"] * 3
     assert replicas.lines("adopted") == []
+    assert replicas.lines("admitted") == []
 
 
 async def test_introspect_asks_the_replica_that_is_named_and_tells_which_there_are(replicas, open_gateway) -> None:
@@ -680,4 +685,32 @@ async def test_introspect_asks_the_replica_that_is_named_and_tells_which_there_a
         assert ended == (grpc.StatusCode.UNAVAILABLE, "BACKEND_DOWN")
         call = client.stub.Introspect(pb.IntrospectRequest())
         await call
-        assert dict(await call.initial_metadata())["worldtree-replicas"] == "b"
+        told = dict(await call.initial_metadata())["worldtree-replicas"]
+        assert told == "a,b", "one that died is not one that was never there"
+
+
+async def test_a_replica_that_died_and_one_that_never_came_are_named_and_shown_as_down(replicas, open_gateway) -> None:
+    never = "127.0.0.1:9"
+    async with open_gateway(*replicas.spawn("a", "b"), never, probe_interval_s=0.1) as client:
+        (router,) = client.gateway.routers
+        await client.until(lambda: sum(each.usable for each in router.backends) == 2)
+        replicas.kill("a")
+        await client.until(lambda: not router.backends[0].connected)
+        for name in ("a", never):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await client.stub.Introspect(pb.IntrospectRequest(replica=name))
+            info = client.details(raised.value)["ErrorInfo"]
+            assert (info.reason, info.metadata["replica"]) == ("BACKEND_DOWN", name)
+
+        def looked() -> tuple[list[Reading], list[doctor.Finding]]:
+            with worldtree.Client(client.gateway.server.address) as sdk:
+                return Watch(sdk, interval_s=1.0).look(), list(doctor.replicas(sdk))
+
+        readings, findings = await asyncio.to_thread(looked)
+        assert [each.replica for each in readings] == [never, "a", "b"]
+        assert [each.replica for each in readings if each.status] == ["b"]
+        assert [(each.subject, each.verdict) for each in findings] == [
+            (f"replica {never}", doctor.Verdict.BAD),
+            ("replica a", doctor.Verdict.BAD),
+        ]
+        assert "take it out of the gateway's --video" in findings[1].advice

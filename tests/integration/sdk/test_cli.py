@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import av
+import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from PIL import Image
 from worldtree.video.v1 import video_generator_pb2 as pb
 
@@ -221,6 +223,42 @@ def test_doctor_tells_of_each_replica_s_tiers_and_journal(run: Run, echo: Any) -
     told = {finding["subject"]: finding for finding in json.loads(run("doctor", "--json").stdout)}
     assert told["replica echo: journal of echo"]["verdict"] == "note"
     assert "1 of 2 sessions have none" in told["replica echo: journal of echo"]["found"]
+    # Which it may lack for two reasons, and only one of them is a setting.
+    assert "does its Redis or its folder answer?" in told["replica echo: journal of echo"]["advice"]
+    assert "WORLDTREE_REDIS_URL" in told["replica echo: journal of echo"]["advice"]
+
+
+def test_doctor_speaks_for_the_sessions_that_it_looked_at(run: Run, echo: Any) -> None:
+    import worldtree
+
+    def journal() -> str:
+        told = {finding["subject"]: finding for finding in json.loads(run("doctor", "--json").stdout)}
+        return str(told["replica echo: journal of echo"]["found"])
+
+    with worldtree.Client(echo.address) as client:
+        world = client.world("echo", start="four-rooms")
+        world.fork(102)
+    assert journal() == "written for all the 100 sessions looked at, 103 in all"
+    echo.servicer.sessions[world.id].journaled = False
+    assert journal().startswith("1 of the 100 sessions looked at, 103 in all, have none")
+
+
+def test_doctor_finds_a_replica_that_died_and_a_gateway_that_has_nobody_left(run: Run, echo: Any) -> None:
+    echo.servicer.other_replicas = ["echo-2"]
+    assert run("doctor").returncode == 0
+    echo.servicer.gone = "echo-2"
+    done = run("doctor", "--json")
+    told = {finding["subject"]: finding for finding in json.loads(done.stdout)}
+    assert (done.returncode, told["replica echo-2"]["verdict"]) == (1, "bad")
+    assert told["replica echo-2"]["advice"] == "start it again, or take it out of the gateway's --video"
+    assert told["replica echo"]["verdict"] == "note"
+    status = status_pb2.Status(code=14, message="no video replica answers")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="NO_BACKEND", domain="worldtree"))
+    echo.servicer.fail("ListModels", grpc.StatusCode.UNAVAILABLE, "no video replica answers", status=status)
+    done = run("doctor", "--json")
+    (server,) = (finding for finding in json.loads(done.stdout) if finding["subject"].startswith("server"))
+    assert (done.returncode, server["verdict"]) == (1, "bad")
+    assert "no video replica answers" in server["found"]
 
 
 @pytest.mark.parametrize(("package", "extra"), [("typer", "cli"), ("rich", "cli")])

@@ -449,6 +449,15 @@ async def test_a_replica_is_asked_for_by_its_name(client: Any, echo: Any) -> Non
         await client.introspect(session_limit=0)
 
 
+async def test_that_a_named_replica_is_down_is_told_at_once(client: Any, echo: Any) -> None:
+    echo.servicer.other_replicas = ["echo-2"]
+    echo.servicer.gone = "echo-2"
+    with pytest.raises(worldtree.Unavailable, match="echo-2"):
+        await client.introspect("echo-2")
+    assert echo.servicer.calls["Introspect"] == 1
+    assert await client.replicas() == ["echo", "echo-2"]
+
+
 async def test_idle_repeat_goes_on_with_the_last_action(world: Any) -> None:
     live = worldtree.LiveActions()
     live.put("left")

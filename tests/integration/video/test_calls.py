@@ -385,6 +385,52 @@ async def test_the_metrics_tell_ticks_chunks_blocks_and_sessions(video: Any) -> 
     await video.until(are_told)
 
 
+async def test_the_metrics_tell_where_a_spilled_session_went_and_how_it_came_back(
+    start_video: Any, tmp_path: Path
+) -> None:
+    video = await start_video(tier_url=str(tmp_path), prefix_cache=False)
+    names = [await video.create(chunks=3), await video.create(chunks=3)]
+    served = next(iter(video.catalog))
+    residency, pool = served.worlds.residency, video.engine.pool
+
+    def spill() -> None:
+        while any(video.engine.sessions.holding(pool)):
+            residency.spill_idle(pool)
+
+    async def told(*lines: str) -> bool:
+        _, text = await fetch(video, "/metrics")
+        return all(f"{line}\n" in text for line in lines)
+
+    await asyncio.wrap_future(video.engine.between_ticks(spill))
+    copies = len(residency.tiers.host)
+    assert copies > 0
+    await video.until(
+        lambda: told(
+            'worldtree_sessions{model="tiny",state="spilled"} 2.0',
+            'worldtree_sessions{model="tiny",state="idle"} 0.0',
+            'worldtree_sessions{model="tiny",state="busy"} 0.0',
+            f'worldtree_kv_blocks{{model="tiny",state="cached",tier="host"}} {copies}.0',
+            'worldtree_kv_blocks{model="tiny",state="cached",tier="store"} 0.0',
+            'worldtree_spilled_sessions_total{model="tiny"} 2.0',
+        )
+    )
+    blocks = {key: held.block for key, held in residency.tiers.host._held.items()}
+    assert len(await residency.tiers.save(residency.form(pool), blocks)) == copies
+    residency._write_s = 0.0
+    await stepped(video, names[0], turns(1))
+    residency._write_s = 1e6  # loading takes for ever, so it is made again
+    await stepped(video, names[1], turns(1))
+    await video.until(
+        lambda: told(
+            'worldtree_sessions{model="tiny",state="spilled"} 0.0',
+            'worldtree_sessions{model="tiny",state="idle"} 2.0',
+            f'worldtree_kv_blocks{{model="tiny",state="cached",tier="store"}} {copies}.0',
+            'worldtree_loaded_sessions_total{model="tiny"} 1.0',
+            'worldtree_recomputed_sessions_total{model="tiny"} 1.0',
+        )
+    )
+
+
 async def test_frames_of_the_shipped_world_come_over_the_wire(start_video: Any) -> None:
     video = await start_video(models=Path(__file__).parents[3] / "models", pool_mib=64)
     model = (await video.stub.GetModel(pb.GetModelRequest(model=common.ModelRef(name="minigrid")))).model

@@ -1,10 +1,12 @@
 """What operators see of a replica, asked over gRPC while it works."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.testing import TinyWorld
 
@@ -39,6 +41,7 @@ async def test_it_shows_who_shares_what_and_where_blocks_are(start_video: Any) -
     fp32 = tiers["pool", pb.KvPolicy.STORAGE_FP32]
     assert (fp32.held_block_count, fp32.cached_block_count) == (pool.held_count, pool.cached_count)
     assert fp32.shared_block_count == by_name[first].session.block_count
+    assert fp32.capacity_bytes == pool.block_count * video.engine.model.block_bytes(pool.storage)
     assert {name for name, _ in tiers} == {"pool", "host"}
     assert sum(tick.step_count for tick in model.ticks) > 0
     assert model.prefix_hit_count == 0
@@ -48,6 +51,54 @@ async def test_it_shows_who_shares_what_and_where_blocks_are(start_video: Any) -
     for name in (first, child.session, other, again):
         await video.stub.Delete(pb.DeleteRequest(session=name))
     assert not (await looked(video)).sessions
+
+
+@pytest.mark.parametrize("storage", [pb.KvPolicy.STORAGE_FP32, pb.KvPolicy.STORAGE_INT8])
+async def test_it_shows_the_copies_of_each_model_below_the_pool_in_bytes(
+    start_video: Any, tmp_path: Path, storage: Any
+) -> None:
+    repository = tmp_path / "two"
+    for name in ("tiny", "wide"):
+        TinyWorld(name=name).write(repository)
+    video = await start_video(models=repository, tier_url=str(tmp_path / "store"), host_mib=2)
+    request = pb.CreateSessionRequest(
+        model=common.ModelRef(name="tiny"), origin=pb.Origin(start="dusk"), kv=pb.KvPolicy(storage=storage)
+    )
+    session = (await video.stub.CreateSession(request)).session.session
+    await video.stub.Step(pb.StepRequest(session=session, actions=turns(3)))
+    served = next(each for each in video.catalog if each.package.name == "tiny")
+    engine, tiers = served.worlds.engine, served.worlds.residency.tiers
+    pool = engine.sessions.peek(session).branch.table.pool
+    await asyncio.wrap_future(engine.between_ticks(lambda: served.worlds.residency.spill_idle(pool)))
+
+    async def below() -> dict[tuple[str, str], pb.IntrospectResponse.Tier]:
+        models = (await video.stub.Introspect(pb.IntrospectRequest())).models
+        return {(model.model.name, tier.name): tier for model in models for tier in model.tiers if tier.name != "pool"}
+
+    (block,) = {held.nbytes for held in tiers.host._held.values()}
+    shown = await below()
+    host = shown["tiny", "host"]
+    assert host.cached_block_count == len(tiers.host) > 0
+    # A copy has the pool's bytes and its pixels: how many fit depends on the format, so it is told in bytes.
+    assert block > served.worlds.model.block_bytes(pool.storage)
+    assert (host.used_bytes, host.capacity_bytes) == (host.cached_block_count * block, 2 << 20)
+    assert (host.capacity_block_count, host.held_block_count) == (0, 0)
+    other = shown["wide", "host"]
+    assert (other.cached_block_count, other.used_bytes, other.capacity_bytes) == (0, 0, 2 << 20)
+    assert shown["tiny", "folder"].cached_block_count == 0
+    blocks = {key: held.block for key, held in tiers.host._held.items()}
+    await tiers.save(served.worlds.residency.form(pool), blocks)
+    shown = await below()
+    store = shown["tiny", "folder"]
+    assert (store.cached_block_count, store.used_bytes) == (len(blocks), len(blocks) * block)
+    assert (store.capacity_block_count, store.held_block_count, store.capacity_bytes) == (0, 0, 0)
+    assert shown["wide", "folder"].cached_block_count == 0
+    tiers.check_integrity()
+
+
+async def test_a_tier_that_was_switched_off_is_not_shown(start_video: Any) -> None:
+    video = await start_video(host_mib=0)
+    assert {tier.name for tier in (await looked(video)).tiers} == {"pool"}
 
 
 async def test_it_shows_plays_and_their_clocks_and_the_shares_of_tenants(start_video: Any) -> None:

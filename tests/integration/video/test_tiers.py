@@ -192,6 +192,36 @@ async def test_a_corrupt_or_foreign_block_is_refused_counted_deleted_and_not_bel
         assert count(registry, "tier_refused") == 4
 
 
+async def test_what_each_model_has_in_a_tier_is_counted_as_long_as_it_is_relied_on() -> None:
+    now_s = [0.0]
+    store = MemoryStore(lambda: now_s[0])
+    metrics = VideoMetrics(CollectorRegistry())
+    small = make(INT8, 0).nbytes
+    async with Tiers(HostTier(2 * SIZE), store, metrics, ttl_s=100, clock=lambda: now_s[0]) as tiers:
+        await tiers.save(FP32, some(FP32, 1, 2))
+        now_s[0] = 20
+        await tiers.save(INT8, some(INT8, 3))
+        tiers.put(FP32, some(FP32, 4, 4))
+        tiers.put(INT8, some(INT8, 5))
+        host = tiers.host.shares
+        assert (host.block_count(FP32.digest), host.used_bytes(FP32.digest)) == (1, SIZE)
+        assert (host.block_count(INT8.digest), host.used_bytes(INT8.digest)) == (1, small)
+        kept = tiers.store_shares
+        assert (kept.block_count(FP32.digest), kept.used_bytes(FP32.digest)) == (2, 2 * SIZE)
+        assert (kept.block_count(INT8.digest), kept.used_bytes(INT8.digest)) == (1, small)
+        tiers.check_integrity()
+        now_s[0] = 51  # half their time is over
+        assert tiers.store_shares.block_count(FP32.digest) == 0
+        assert tiers.store_shares.block_count(INT8.digest) == 1
+        tiers.check_integrity()
+        tiers.doubt()
+        assert tiers.store_shares.block_count(INT8.digest) == 0
+        assert len(await tiers.get(INT8, [key(3)])) == 1
+        assert tiers.store_shares.block_count(INT8.digest) == 1
+        assert tiers.store_shares.block_count("c" * 64) == 0
+        tiers.check_integrity()
+
+
 async def test_without_a_store_the_host_tier_is_all_there_is(metrics: VideoMetrics) -> None:
     async with Tiers(HostTier(2 * SIZE), None, metrics) as tiers:
         tiers.put(FP32, some(FP32, 1, 2, 3))

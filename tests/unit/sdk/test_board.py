@@ -1,5 +1,6 @@
 """The page of `worldtree top`, for terminals of every size."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -26,7 +27,11 @@ def reading(*, sessions: int = 30, plays: int = 2, ticks: int = 64, replica: str
         name="minigrid",
         version="1",
         digest="d",
-        tiers=(Tier("pool", "int8", 512, 100, 20, 4, 30, 2**20), Tier("redis", None, 0, 0, 700, 0, 0, 2**30)),
+        tiers=(
+            Tier("pool", "int8", 512, 100, 20, 4, 30, 2**20, 2**22),
+            Tier("host", None, 0, 0, 40, 0, 0, 64 * 2**20, 256 * 2**20),
+            Tier("redis", None, 0, 0, 700, 0, 0, 2**30, 0),
+        ),
         session_count=sessions + 5,
         sessions=tuple(session(index) for index in range(sessions)),
         plays=tuple(PlayStatus(f"s{index}.video-1", 5.0, -0.012, 40, 3, 1) for index in range(plays)),
@@ -52,7 +57,16 @@ def test_a_page_fits_its_terminal(columns: int, rows: int, sessions: int, plays:
     lines = lines_of([reading(sessions=sessions, plays=plays)], columns=columns, rows=rows)
     assert max(map(len, lines)) <= columns
     # The gauges, and three rows of each table, are never left out, however low the terminal.
-    assert len(lines) <= max(rows, 20)
+    assert len(lines) <= max(rows, 21)
+
+
+@pytest.mark.parametrize("columns", [30, 80, 200])
+def test_a_page_with_replicas_that_are_down_fits_its_terminal(columns: int) -> None:
+    error = Unavailable('video replica "video-2" does not answer; try again in 1 s', reason="BACKEND_DOWN")
+    down = [Reading(f"video-{number}", error=error) for number in (2, 3)]
+    lines = lines_of([reading(), *down], columns=columns, rows=50)
+    assert 48 <= len(lines) <= 50
+    assert sum("does not answer" in line for line in lines) >= 2
 
 
 def test_what_short_tables_leave_over_is_for_the_long_ones() -> None:
@@ -74,6 +88,9 @@ def test_what_each_line_says() -> None:
     assert "video-1 up 1 min 30 s" in text
     assert "minigrid/1  6 sessions (1 idle of 1 looked at) · 12 chunks from known blocks" in text
     assert "388 of 512 free · █ 100 held (30 shared) ▓ 4 in flight ▒ 20 cached · 1 MiB" in text
+    # Below the pools it is bytes that are limited, and nobody holds a copy.
+    assert re.search(r"host       ▒{8}·{24}  ▒ 40 cached · 64 MiB of 256 MiB\s*$", text, re.MULTILINE)
+    assert re.search(r"redis      ▒{32}  ▒ 700 cached · 1 GiB\s*$", text, re.MULTILINE)
     assert "50 % of the engine promised to 1 play" in text
     assert "12.0 ms in the median · 7.0 of 16 members · 2.0 commits · the last 4 s ago" in text
     assert "-12 ms" in text

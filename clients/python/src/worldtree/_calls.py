@@ -272,7 +272,8 @@ def generate(
 def introspect(replica: str | None, *, session_limit: int) -> Call[ReplicaStatus]:
     limit = integer_from_one(session_limit, field="session_limit")
     request = pb.IntrospectRequest(replica=replica or "", session_limit=limit)
-    return Call("Introspect", request, lambda answer: replica_from_pb(answer), retry=True)
+    # That the one asked for is down is what its operator wants to know, and now; "whoever answers" is worth a wait.
+    return Call("Introspect", request, lambda answer: replica_from_pb(answer), retry=not replica)
 
 
 def replicas() -> Call[list[str]]:

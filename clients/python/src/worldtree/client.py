@@ -137,12 +137,17 @@ class Client:
     ) -> ReplicaStatus:
         """What a replica is doing, for its operators: sessions, blocks by tier, who shares what, ticks, deadlines.
 
-        Without a name, whichever answers; of each model at most `session_limit` sessions, the busiest first.
+        Without a name, whichever answers; of each model at most `session_limit` sessions, the busiest first. Raises
+        Unavailable at once when the named one is down, with its name in the error's `metadata`.
         """
         return self._transport.call(_calls.introspect(replica, session_limit=session_limit), timeout=timeout)
 
     def replicas(self, *, timeout: Seconds | None = None) -> list[str]:
-        """The names of the video replicas behind a gateway; without a gateway, of the one that answers."""
+        """The names of the video replicas behind a gateway, with those that are down; without a gateway, of the one
+        that answers.
+
+        One that has been down since the gateway started is named by its address. Raises Unavailable when all are down.
+        """
         return self._transport.call(_calls.replicas(), timeout=timeout)
 
     def close(self) -> None:

@@ -10,16 +10,21 @@ from worldtree.video.v1 import video_generator_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Blocks in one place: "pool", "host", "redis" or "folder". `storage` is None for what is not a pool."""
+    """A model's blocks in one place: "pool", "host", "redis" or "folder". `storage` is None for what is not a pool.
+
+    Below the pools there are copies, all of them `cached`; of "redis" and "folder" those that this replica has written
+    or read lately: others may have put more there, and some of these may be lost.
+    """
 
     name: str
     storage: Storage | None
-    capacity_block_count: int  # 0: not limited here
+    capacity_block_count: int  # 0: not limited in blocks
     held_block_count: int
     cached_block_count: int  # held by nobody, kept because their content may be asked for again
     in_flight_block_count: int  # to be written by unfinished chunks
     shared_block_count: int  # of the held ones
     used_bytes: int
+    capacity_bytes: int  # 0: not limited here; of "host": for all models of the replica together
 
     @property
     def label(self) -> str:
@@ -28,7 +33,7 @@ class Tier:
 
     @property
     def free_block_count(self) -> int | None:
-        """None: not limited here."""
+        """None: not limited in blocks."""
         if not self.capacity_block_count:
             return None
         used = self.held_block_count + self.cached_block_count + self.in_flight_block_count
@@ -153,6 +158,7 @@ def _tier(message: pb.IntrospectResponse.Tier) -> Tier:
         in_flight_block_count=message.in_flight_block_count,
         shared_block_count=message.shared_block_count,
         used_bytes=message.used_bytes,
+        capacity_bytes=message.capacity_bytes,
     )
 
 

@@ -33,12 +33,14 @@ class Reading:
 def page(readings: Sequence[Reading], *, title: str, room: Room) -> Group:
     """The whole page: a line on top, then replica by replica."""
     models = [model for reading in readings if reading.status for model in reading.status.models]
-    limit = _table_rows(models, len(readings), room)
+    limit = _table_rows(models, len(readings) + sum(reading.error is not None for reading in readings), room)
     parts: list[RenderableType] = [_line(Text(title, "bold"))]
     for reading in readings:
         parts.append(Rule(_replica_title(reading), align="left", style="dim"))
         if reading.error is not None:
-            parts.append(Text(" ".join(str(reading.error).split()), "red"))
+            told = Text(" ".join(str(reading.error).split()), "red")
+            # On a page that goes into a file all of it can be read; on a live one it has one row.
+            parts.append(told if room.rows is None else _line(told))
         if reading.status is not None:
             for model in reading.status.models:
                 parts.extend(_model(model, reading.status.time, room, limit))
@@ -56,14 +58,14 @@ def trouble(error: WorldtreeError, *, title: str, interval_s: float) -> Group:
     )
 
 
-def _table_rows(models: Sequence[ModelStatus], replica_count: int, room: Room) -> int | None:
+def _table_rows(models: Sequence[ModelStatus], title_count: int, room: Room) -> int | None:
     """Rows that a table of sessions or plays may have at most, so that all of the page fits. None: all they have."""
     if room.rows is None:
         return None
     wanted = [len(table) for model in models for table in (model.sessions, model.plays) if table]
     gauges = sum(2 + len(model.tiers) + (4 if model.ticks else 1) + bool(model.tenants) for model in models)
     # Each table also has the line of its columns, and the one of what is left out.
-    left = room.rows - 1 - replica_count - gauges - 2 * len(wanted)
+    left = room.rows - 1 - title_count - gauges - 2 * len(wanted)
     limit = LEAST_ROWS
     # What short tables leave over is for the long ones.
     while limit < max(wanted, default=0) and sum(min(rows, limit + 1) for rows in wanted) <= left:
@@ -130,6 +132,20 @@ class Gauge:
 
 
 def _tier(tier: Tier) -> Gauge:
+    return _copies(tier) if tier.storage is None else _pool(tier)
+
+
+def _copies(tier: Tier) -> Gauge:
+    """Below the pools: copies that nobody holds, limited by their bytes."""
+    numbers = Text.assemble(("▒", "blue"), f" {tier.cached_block_count} cached")
+    limit = f" of {size_text(tier.capacity_bytes)}" if tier.capacity_bytes else ""
+    numbers.append(f" · {size_text(tier.used_bytes)}{limit}", "dim")
+    return Gauge(
+        tier.label, numbers, ((tier.used_bytes, "▒", "blue"),), total=tier.capacity_bytes or max(tier.used_bytes, 1)
+    )
+
+
+def _pool(tier: Tier) -> Gauge:
     numbers = Text()
     if tier.free_block_count is not None:
         numbers.append(f"{tier.free_block_count} of {tier.capacity_block_count} free · ")

@@ -18,10 +18,11 @@ from rich.text import Text
 
 from worldtree.cli.connection import AddressOption, Connection, connection
 from worldtree.cli.console import out, print_json
+from worldtree.cli.gauges import size_text
 from worldtree.cli.top import Watch
 from worldtree.client import Client
-from worldtree.errors import WorldtreeError
-from worldtree.introspection import ModelStatus
+from worldtree.errors import Unavailable, WorldtreeError
+from worldtree.introspection import ModelStatus, Tier
 
 PYTHONS = ((3, 11), (3, 13))
 PACKAGES = (
@@ -107,7 +108,7 @@ def server(to: Connection) -> Iterator[Finding]:
         try:
             served = client.wait_ready(PROBE_TIMEOUT_S)
         except WorldtreeError as error:
-            yield Finding(subject, Verdict.NOTE, error.message.splitlines()[0], error.remedy)
+            yield _silence(subject, error)
             return
         if not served:
             yield Finding(subject, Verdict.BAD, "reachable, serves no model", "look at the server's --models folder")
@@ -121,7 +122,7 @@ def replicas(client: Client) -> Iterator[Finding]:
     try:
         readings = Watch(client, interval_s=PROBE_TIMEOUT_S).look()
     except WorldtreeError as error:
-        yield Finding("replicas", Verdict.NOTE, error.message.splitlines()[0], error.remedy)
+        yield _silence("replicas", error)
         return
     for reading in readings:
         subject = f"replica {reading.replica}"
@@ -132,13 +133,24 @@ def replicas(client: Client) -> Iterator[Finding]:
         if reading.status.draining:
             yield Finding(subject, Verdict.NOTE, "draining: it takes on nothing new")
         for model in reading.status.models:
-            tiers = ", ".join(
-                f"{tier.label} {tier.held_block_count + tier.cached_block_count}"
-                + (f" of {tier.capacity_block_count}" if tier.capacity_block_count else "")
-                for tier in model.tiers
-            )
+            tiers = ", ".join(map(_blocks, model.tiers))
             yield Finding(f"{subject}: blocks of {model.name}", Verdict.OK, tiers or "no tiers")
             yield _journal(subject, model)
+
+
+def _silence(subject: str, error: WorldtreeError) -> Finding:
+    # Where nothing listens, nothing need be amiss. A gateway that has nobody to ask is.
+    down = isinstance(error, Unavailable) and error.reason != "CONNECTION_FAILED"
+    return Finding(subject, Verdict.BAD if down else Verdict.NOTE, error.message.splitlines()[0], error.remedy)
+
+
+def _blocks(tier: Tier) -> str:
+    text = f"{tier.label} {tier.held_block_count + tier.cached_block_count}"
+    if tier.capacity_block_count:
+        return f"{text} of {tier.capacity_block_count}"
+    if tier.capacity_bytes:
+        return f"{text} ({size_text(tier.used_bytes)} of {size_text(tier.capacity_bytes)})"
+    return text
 
 
 def _journal(replica: str, model: ModelStatus) -> Finding:
@@ -147,17 +159,21 @@ def _journal(replica: str, model: ModelStatus) -> Finding:
         return Finding(subject, Verdict.OK, "no session to see it by")
     bare = sum(not each.session.journaled for each in model.sessions)
     behind = sum(each.journal_behind_count > 0 for each in model.sessions)
-    count = len(model.sessions)
+    count, total = len(model.sessions), model.session_count
+    sessions = f"{count} sessions" if count >= total else f"the {count} sessions looked at, {total} in all,"
     if bare:
         return Finding(
             subject,
             Verdict.NOTE,
-            f"{bare} of {count} sessions have none: they end with their replica",
-            "give the services a journal: WORLDTREE_REDIS_URL, or a folder (see `worldtree serve video --help`)",
+            f"{bare} of {sessions} have none: they end with their replica",
+            "does its Redis or its folder answer? If the services were given none, set WORLDTREE_REDIS_URL or name a "
+            "folder (see `worldtree serve video --help`)",
         )
     if behind:
-        return Finding(subject, Verdict.NOTE, f"written, behind for {behind} of {count} sessions", "is its store slow?")
-    return Finding(subject, Verdict.OK, f"written for all {count} sessions")
+        return Finding(
+            subject, Verdict.NOTE, f"written, behind for {behind} of {sessions}".rstrip(","), "is its store slow?"
+        )
+    return Finding(subject, Verdict.OK, f"written for all {sessions}".rstrip(","))
 
 
 def model_repository(folder: Path) -> Iterator[Finding]:

@@ -2057,22 +2057,28 @@ class IntrospectResponse(google.protobuf.message.Message):
         IN_FLIGHT_BLOCK_COUNT_FIELD_NUMBER: builtins.int
         SHARED_BLOCK_COUNT_FIELD_NUMBER: builtins.int
         USED_BYTES_FIELD_NUMBER: builtins.int
+        CAPACITY_BYTES_FIELD_NUMBER: builtins.int
         name: builtins.str
         """"pool", "host", "redis" or "folder"."""
         storage: Global___KvPolicy.Storage.ValueType
         """How its blocks are stored. Only for pools."""
         capacity_block_count: builtins.int
-        """Blocks that fit; 0: not limited here."""
+        """Blocks that fit into a pool; 0: not limited in blocks (see capacity_bytes)."""
         held_block_count: builtins.int
-        """Blocks that sessions hold, or copies that sessions wait for."""
+        """Blocks that sessions hold. Only for pools: below them there are copies only, which nobody holds."""
         cached_block_count: builtins.int
-        """Blocks that nobody holds, kept because their content may be asked for again."""
+        """Blocks that nobody holds, kept because their content may be asked for again. "host": the model's copies in the
+        replica's memory. "redis" and "folder": the model's copies there that this replica has written or read lately
+        (within half the time that they are kept); others may have put more there, and some of these may be lost.
+        """
         in_flight_block_count: builtins.int
-        """Blocks that unfinished chunks will write."""
+        """Blocks that unfinished chunks will write. Only for pools."""
         shared_block_count: builtins.int
-        """Of the held ones, those that more than one branch lists."""
+        """Of the held ones, those that more than one branch lists. Only for pools."""
         used_bytes: builtins.int
-        """Bytes in use."""
+        """Bytes of all these blocks, of copies with their pixels."""
+        capacity_bytes: builtins.int
+        """Bytes that fit; 0: not limited here. "host": for all models of the replica together."""
         def __init__(
             self,
             *,
@@ -2084,8 +2090,9 @@ class IntrospectResponse(google.protobuf.message.Message):
             in_flight_block_count: builtins.int = ...,
             shared_block_count: builtins.int = ...,
             used_bytes: builtins.int = ...,
+            capacity_bytes: builtins.int = ...,
         ) -> None: ...
-        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cached_block_count", b"cached_block_count", "capacity_block_count", b"capacity_block_count", "held_block_count", b"held_block_count", "in_flight_block_count", b"in_flight_block_count", "name", b"name", "shared_block_count", b"shared_block_count", "storage", b"storage", "used_bytes", b"used_bytes"]
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cached_block_count", b"cached_block_count", "capacity_block_count", b"capacity_block_count", "capacity_bytes", b"capacity_bytes", "held_block_count", b"held_block_count", "in_flight_block_count", b"in_flight_block_count", "name", b"name", "shared_block_count", b"shared_block_count", "storage", b"storage", "used_bytes", b"used_bytes"]
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
     @typing.final

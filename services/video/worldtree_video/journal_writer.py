@@ -3,13 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from worldtree_runtime.stores import StoreUnavailable
 
 from worldtree_video.errors import JournalBehind, JournalLost
-from worldtree_video.journal import Head, History, Journal
-from worldtree_video.journal.line import Line, LineState, Write
+from worldtree_video.journal import Journal
+from worldtree_video.journal.line import Dump, Line, LineState, Write
 from worldtree_video.metrics import VideoMetrics
 
 log = logging.getLogger(__name__)
@@ -17,15 +16,6 @@ log = logging.getLogger(__name__)
 _RETRY_S = 0.5  # between tries while the journal is down
 _WRITE_COUNT_MAX = 1024  # of one session that wait
 _ANEW_AT_ONCE = 8  # sessions written in full at the same time
-
-
-@dataclass(frozen=True, slots=True)
-class Dump:
-    """A session as it stands, to be written in full."""
-
-    head: Head
-    history: History
-    lease_end_s: float
 
 
 class JournalWriter:
@@ -116,13 +106,10 @@ class JournalWriter:
         """Ends after what waits was written, or after `timeout_s`."""
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + timeout_s
-        while tasks := [line.task for line in self._lines.values() if line.task]:
-            if loop.time() >= ends_s:
-                break
+        while (tasks := self._tasks()) and loop.time() < ends_s:
             await asyncio.wait(tasks, timeout=ends_s - loop.time())
         self._closed = True
-        tasks = [line.task for line in self._lines.values() if line.task] + ([self._recovery] if self._recovery else [])
-        for task in tasks:
+        for task in (tasks := self._tasks()):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         models = {line.model for line in self._lines.values()}
@@ -138,6 +125,10 @@ class JournalWriter:
             line.check_integrity()
         counted = sum(line.waiting_bytes for line in self._lines.values())
         assert counted == self._waiting_bytes, f"counted {counted} bytes, booked {self._waiting_bytes}"
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        """All that are writing; while the journal is down, who tries again: what is released may yet be saved."""
+        return [task for task in (*(line.task for line in self._lines.values()), self._recovery) if task]
 
     def _start(self, line: Line) -> None:
         if line.writes and line.task is None and not self._closed:
@@ -165,6 +156,7 @@ class JournalWriter:
                 self._waiting_bytes -= line.pop().size_bytes
                 if write.child and write.child.state is LineState.WAITING:
                     write.child.state = LineState.PROTECTED
+                    write.child.changed.set()
                     self._start(write.child)
                 if line.leaving and not line.writes:
                     self._drop(line)
@@ -219,9 +211,12 @@ class JournalWriter:
             return True
         line.state = LineState.ANEW
         try:
-            dump = None if line.ended else self._dump(line.session)
-            if dump is None:
+            if line.ended:
                 await self._journal.close(line.session)
+                self._drop(line)
+                return True
+            dump = line.parting or self._dump(line.session)
+            if dump is None:  # gone without a word: what the journal has of it stays, for its lease
                 self._drop(line)
                 return True
             await self._journal.create(dump.head, dump.history.trimmed(self._queue_bytes), dump.lease_end_s)

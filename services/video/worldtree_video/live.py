@@ -99,16 +99,25 @@ class LivePlay:
     async def align(self, chunk_index: int, delivered: Sequence[Record]) -> None:
         """Brings the session to where the reader of a play that broke off stands, before the first chunk is made.
 
-        `delivered`: the last chunks that the reader has, oldest first; their keys say what they must come to. Raises
-        PlayGap when the session ends before they begin, PlayDiverged when it comes to something else.
+        `delivered`: the last chunks that the reader has, oldest first; their keys say what they must come to. A journal
+        that had yet to learn of a rewind has chunks that the reader went back over: they are made anew, from where both
+        part. Raises PlayGap when the session ends before they begin, PlayDiverged when it comes to something else.
         """
-        session, behind = self.session, chunk_index - self.chunk_index
-        missing = [record for record in delivered if record.chunk_index >= self.chunk_index]
-        if len(missing) < behind:
-            raise PlayGap(self.chunk_index, chunk_index, len(missing))
+        session, first, length = self.session, chunk_index - len(delivered), self.chunk_index
+        if first > length:
+            raise PlayGap(length, chunk_index, len(delivered))
+        with self._engine.lock:
+            generated = session.branch.records[session.branch.start_count :]
+        shared = (
+            record.chunk_index + 1
+            for record in reversed(delivered)
+            if record.chunk_index < length and generated[record.chunk_index].key == record.key
+        )
+        parting = next(shared, first)  # where none is shared, the last key tells whether what lies before them is
+        missing = [record for record in delivered if record.chunk_index >= parting]
         chunks: list[Chunk] = []
-        if behind < 0:
-            branch = await self._worlds.rewound(session, -behind)
+        if parting < length:
+            branch = await self._worlds.rewound(session, length - parting)
         else:
             branch = self._worlds.fork_branch(session)
         try:
@@ -126,9 +135,18 @@ class LivePlay:
         """A chunk is about to leave: the journal may have it."""
         self._worlds.protection.sent(self.session, chunk)
 
-    def rewound(self) -> None:
-        """The reader is told next that the session went back, and all that it was sent before has been sent."""
+    async def rewound(self) -> None:
+        """The reader is told next that the session went back, and all that it was sent before has been sent.
+
+        Not before the journal knows: whoever adopted it then would go on from where the reader no longer is.
+        """
         self._worlds.protection.sync(self.session)
+        await self.settled(behind=0)
+
+    async def forked(self, children: Sequence[str]) -> None:
+        """The reader is told next of these children: they are in the journal by then, if that answers."""
+        for child in children:
+            await self._worlds.protection.told(child)
 
     async def settled(self, *, behind: int) -> None:
         """Waits until the journal is at most so many chunks behind. Raises SessionMoved."""

@@ -94,7 +94,9 @@ class PlayCall:
                 return
             if isinstance(item, pb.PlayResponse):
                 if item.HasField("rewound"):
-                    play.rewound()
+                    await play.rewound()
+                elif item.HasField("forked"):
+                    await play.forked([each.session for each in item.forked.sessions])
                 yield item
                 continue
             assert isinstance(item, Played), f"a play brought {item!r}"

@@ -133,8 +133,8 @@ class Protection:
             self._scribe.end(session.name)
 
     async def told(self, name: str) -> None:
-        """Waits until the journal knows that a session was closed, or it would come back after a restart; not for one
-        that does not answer.
+        """Waits until the journal knows all that was said of a session: that it was closed, or it would come back after
+        a restart; that it was forked, or it would be gone. Not for a journal that does not answer.
         """
         if self._scribe:
             await self._scribe.settled(name)
@@ -153,10 +153,14 @@ class Protection:
         except WorldtreeError as error:  # whoever adopts it makes more of it again
             stored = None
             log.warning("no checkpoint of session %s: %s", session.name, error)
-        if self._lines.pop(session, None):
-            if stored:
-                self._scribe.snapshot(session.name, stored[0])
-            self._scribe.release(session.name)
+        with self._engine.lock:
+            if session not in self._lines:
+                return  # lost meanwhile
+            parting = self._dump(session, checkpoint=stored[0] if stored else 0)
+            del self._lines[session]
+        if stored:
+            self._scribe.snapshot(session.name, stored[0])
+        self._scribe.release(session.name, parting)
 
     def dump(self, name: str) -> Dump | None:
         """A session in full, for the scribe; None: it is not here."""
@@ -250,24 +254,37 @@ class Protection:
         branch = session.branch
         return _Line(written=branch.records[branch.start_count :], lease_end_s=session.expires_s)
 
-    def _dump(self, session: Session) -> Dump:
+    def _dump(self, session: Session, *, checkpoint: int = 0) -> Dump:
+        """A session in full. The blocks at the length `checkpoint` are in the store: no earlier pixels are kept."""
         branch = session.branch
         steps = tuple(to_step(record) for record in branch.records if not record.given)
         frames: list[bytes] = []
-        for position in range(len(branch.records) - 1, branch.start_count - 1, -1):
+        for position in range(len(branch.records) - 1, branch.start_count + checkpoint - 1, -1):
             pixels = self._frames(branch, position)
             if not pixels:
                 break
             frames.append(pixels)
-        request_id, chunks = session.last_step
+        request_id, request_chunk_count = self._last_request(session)
         history = History(
             steps,
             tuple(reversed(frames)),
             frames_first=len(steps) - len(frames),
+            snapshot_length=checkpoint,
             request_id=request_id,
-            request_chunk_count=len(chunks),
+            request_chunk_count=request_chunk_count,
         )
         return Dump(self._head(session), history, session.expires_s)
+
+    def _last_request(self, session: Session) -> tuple[str, int]:
+        """The step that made the last so many chunks, if it is known by whose request; it may be asked for again."""
+        branch, (request_id, chunks) = session.branch, session.last_step
+        # The session may have gone back since, or a play on: keys are chained, so the last one tells for all of them.
+        if request_id and chunks and chunks[-1].record.key == branch.key:
+            return request_id, len(chunks)
+        unanswered = session.unanswered
+        if unanswered and unanswered.first + unanswered.count == len(branch.records):
+            return unanswered.request_id, unanswered.count
+        return "", 0
 
     def _head(self, session: Session) -> Head:
         branch, stored = session.branch, self._engine.model.stored

@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from worldtree_video.journal import Entry, Head, Journal
-from worldtree_video.journal.line import AppendWrite, LineState, Write
-from worldtree_video.journal_writer import Dump, JournalWriter
+from worldtree_video.journal.line import AppendWrite, Dump, LineState, Write
+from worldtree_video.journal_writer import JournalWriter
 from worldtree_video.metrics import VideoMetrics
 
 __all__ = ["Dump", "Scribe"]
@@ -100,9 +100,9 @@ class Scribe:
         """The session was closed: its journal goes, after what was asked before."""
         self._leave(session, lambda: self._journal.close(session), ended=True)
 
-    def release(self, session: str) -> None:
-        """The session is for whoever adopts it next, after what was asked before. `dump` is still asked for it."""
-        self._leave(session, lambda: self._journal.release(session))
+    def release(self, session: str, parting: Dump) -> None:
+        """The session is for whoever adopts it next, after what was asked before (`parting`: all of it, if need be)."""
+        self._leave(session, lambda: self._journal.release(session), parting=parting)
 
     def protected(self, session: str) -> bool:
         line = self._writer.get(session)
@@ -126,7 +126,8 @@ class Scribe:
         try:
             async with asyncio.timeout(self._wait_s):
                 while (line := self._writer.get(session)) and line.protected:
-                    if line.waiting_chunk_count <= behind and (behind or not line.writes):
+                    known = line.state is not LineState.WAITING  # to the journal, which has yet to take the fork
+                    if known and line.waiting_chunk_count <= behind and (behind or not line.writes):
                         return True
                     line.changed.clear()
                     await line.changed.wait()
@@ -153,11 +154,13 @@ class Scribe:
         if line and line.takes_writes:
             self._writer.push(line, Write(run))
 
-    def _leave(self, session: str, run: Callable[[], Awaitable[None]], *, ended: bool = False) -> None:
+    def _leave(
+        self, session: str, run: Callable[[], Awaitable[None]], *, ended: bool = False, parting: Dump | None = None
+    ) -> None:
         line = self._writer.get(session)
         if line is None or line.leaving:
             return
-        line.leaving, line.ended = run, ended
+        line.leaving, line.ended, line.parting = run, ended, parting
         if line.state is not LineState.UNPROTECTED:
             self._writer.push(line, Write(run))
 

@@ -134,7 +134,10 @@ class VideoServicer(VideoGeneratorServicer):
         ttl_s = self._ttl(request)
 
         async def fork() -> list[Session]:
-            return served.worlds.fork(request.session, seeds=seeds, ttl_s=ttl_s)
+            children = served.worlds.fork(request.session, seeds=seeds, ttl_s=ttl_s)
+            for child in children:
+                await served.worlds.protection.told(child.name)
+            return children
 
         children = await self._calls.once(f"Fork {request.session}", request.request_id, fork)
         return pb.ForkResponse(sessions=[replies.from_session(child, served) for child in children])

@@ -394,6 +394,31 @@ async def test_a_play_whose_session_is_behind_makes_again_what_its_reader_has(pa
     await pair.empty()
 
 
+async def test_a_play_whose_journal_had_yet_to_learn_of_a_rewind_goes_on_from_where_they_part(pair: Pair) -> None:
+    name, twin, third = [await pair.a.create() for _ in range(3)]
+    for session in (name, twin, third):
+        seen = await chunks_of(pair.a.stub, session, 8)
+    for session in (twin, third):
+        await pair.a.stub.Rewind(pb.RewindRequest(session=session, chunk_count=4))
+        anew = await chunks_of(pair.a.stub, session, 2, by=2)
+    for known in (seen[1:4], []):  # the reader's last chunks begin before they part, or where they do
+        given = delivered([*known, *anew], 4 - len(known))
+        begin = pb.PlayRequest.Begin(
+            actions=turns(2), resume_from=pb.PlayRequest.Continue(chunk_index=6, delivered=given)
+        )
+        session = name if known else (await pair.a.stub.Fork(pb.ForkRequest(session=twin, count=1))).sessions[0].session
+        call = pair.a.stub.Play()
+        await call.write(pb.PlayRequest(session=session, begin=begin))
+        await call.done_writing()
+        messages = [message async for message in call]
+        assert messages[0].resumed.chunk_index == 6
+        shown = [(message.played.chunk.frames.tensor.data, message.played.chunk.state_hash) for message in messages[1:]]
+        if known:
+            expected = await step(pair.a.stub, third, 2)
+        assert shown == expected
+    await pair.empty()
+
+
 async def test_a_play_that_cannot_be_gone_on_with_moves_nothing(pair: Pair) -> None:
     name, twin = [await pair.a.create(chunks=4) for _ in range(2)]
     seen = await chunks_of(pair.a.stub, twin, 3)

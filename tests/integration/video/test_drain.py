@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
+from worldtree_runtime.stores import StoreUnavailable
 from worldtree_runtime.testing import TinyWorld
 from worldtree_video.catalog import Catalog, Served
 from worldtree_video.config import VideoSettings
@@ -233,3 +234,122 @@ async def test_a_session_that_arrives_while_its_new_replica_leaves_is_given_up_w
         assert refusal.reason == "SESSION_CLOSED"
     assert (await stays.stub.Get(pb.GetRequest(session=name))).session.chunk_index == 3
     await stays.stub.Step(pb.StepRequest(session=name, actions=turns(1)))
+
+
+# ---- what a journal that stalled or was lost must still get
+
+
+async def lose_the_journal(leaves: Leaving, valkey: Any, names: list[str]) -> None:
+    """Its Redis comes back empty; returns when all of these have been written anew."""
+    scribe = leaves.served.worlds.protection._scribe
+    assert scribe
+    valkey.kill()
+    valkey.restart()
+    while True:
+        await scribe.verify()
+        with suppress(StoreUnavailable):
+            if not await scribe._journal.missing(names):
+                return
+        await asyncio.sleep(0.05)
+
+
+async def test_a_journal_that_stalls_while_its_replica_drains_loses_no_session(
+    start_pair: StartPair, valkey: Any
+) -> None:
+    leaves, stays = await start_pair()
+    names = [await leaves.create(chunks=count) for count in (5, 2, 3)]
+    valkey.pause(1300)  # longer than a call of the journal waits
+    await leaves.stop()
+    for name, count in zip(names, (5, 2, 3), strict=True):
+        got = await stays.stub.Get(pb.GetRequest(session=name), metadata=REHOME)
+        assert got.session.chunk_index == count
+        again = await stays.stub.Step(pb.StepRequest(session=name, actions=turns(1)))
+        assert again.chunks[0].index == count
+
+
+async def test_a_session_that_is_written_anew_is_answered_for_its_last_request_only_where_it_still_stands_there(
+    start_pair: StartPair, valkey: Any
+) -> None:
+    leaves, stays = await start_pair()
+    back, on, stayed = [await leaves.create() for _ in range(3)]
+    first = {}
+    for name in (back, on, stayed):
+        step = pb.StepRequest(session=name, actions=turns(3), request_id=f"r-{name}")
+        first[name] = (await leaves.stub.Step(step)).chunks
+    await leaves.stub.Rewind(pb.RewindRequest(session=back, chunk_count=2))
+    call = leaves.stub.Play()
+    await call.write(pb.PlayRequest(session=on, begin=pb.PlayRequest.Begin(actions=turns(2))))
+    await call.done_writing()
+    assert not (await ended(call))[1]
+    await lose_the_journal(leaves, valkey, [back, on, stayed])
+
+    async def adopted(name: str) -> int:
+        return int((await stays.stub.Get(pb.GetRequest(session=name), metadata=REHOME)).session.chunk_index)
+
+    assert [await adopted(name) for name in (back, on, stayed)] == [1, 5, 3]
+    again = await stays.stub.Step(pb.StepRequest(session=stayed, actions=turns(3), request_id=f"r-{stayed}"))
+    assert [(chunk.index, chunk.state_hash) for chunk in again.chunks] == [
+        (chunk.index, chunk.state_hash) for chunk in first[stayed]
+    ]
+    # Not the chunks that a play made last: whoever asks is told where it stands by their indices.
+    again = await stays.stub.Step(pb.StepRequest(session=on, actions=turns(3), request_id=f"r-{on}"))
+    assert [chunk.index for chunk in again.chunks] == [5, 6, 7]
+    await leaves.stop()
+
+
+async def test_what_an_adopted_session_owes_a_retry_is_in_the_journal_also_when_that_is_written_anew(
+    start_pair: StartPair, valkey: Any
+) -> None:
+    leaves, stays = await start_pair()
+    name = await leaves.create()
+    step = pb.StepRequest(session=name, actions=turns(2), request_id="r1")
+    chunks = (await leaves.stub.Step(step)).chunks
+    await stays.stub.Get(pb.GetRequest(session=name), metadata=REHOME)
+    worlds = next(iter(stays.catalog)).worlds
+    dump = worlds.protection.dump(name)
+    assert (dump.history.request_id, dump.history.request_chunk_count) == ("r1", 2)
+    again = (await stays.stub.Step(step)).chunks
+    assert [chunk.state_hash for chunk in again] == [chunk.state_hash for chunk in chunks]
+    dump = worlds.protection.dump(name)
+    assert (dump.history.request_id, dump.history.request_chunk_count) == ("r1", 2)
+    await leaves.stop()
+
+
+async def test_children_are_in_the_journal_when_their_fork_is_answered(start_pair: StartPair, valkey: Any) -> None:
+    leaves, _ = await start_pair()
+    name = await leaves.create(chunks=2)
+    scribe = leaves.served.worlds.protection._scribe
+    assert scribe
+    children = (await leaves.stub.Fork(pb.ForkRequest(session=name, count=64))).sessions
+    assert await scribe._journal.missing([child.session for child in children]) == []
+    call = leaves.stub.Play()
+    await call.write(pb.PlayRequest(session=name, begin=pb.PlayRequest.Begin()))
+    await call.write(pb.PlayRequest(fork=pb.PlayRequest.Fork(count=16)))
+    while not (message := await call.read()).HasField("forked"):
+        pass
+    names = [child.session for child in message.forked.sessions]
+    assert len(names) == 16
+    assert await scribe._journal.missing(names) == []
+    call.cancel()
+    await leaves.stop()
+
+
+async def test_a_reader_is_told_of_a_rewind_when_the_journal_knows_of_it(start_pair: StartPair, valkey: Any) -> None:
+    leaves, stays = await start_pair()
+    name = await leaves.create(chunks=8)
+    call = leaves.stub.Play()
+    await call.write(pb.PlayRequest(session=name, begin=pb.PlayRequest.Begin()))
+    await call.read()
+    valkey.pause(300)  # shorter than a call of the journal waits
+    await call.write(pb.PlayRequest(rewind=pb.PlayRequest.Rewind(chunk_count=4)))
+    while not (await call.read()).HasField("rewound"):
+        pass
+    scribe = leaves.served.worlds.protection._scribe
+    assert scribe
+    line = scribe._writer.get(name)
+    assert line
+    assert not line.writes
+    found = await stays.stub.Get(pb.GetRequest(session=name), metadata=REHOME)
+    assert found.session.chunk_index == 4
+    call.cancel()
+    await leaves.stop()

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from worldtree_video.journal.entries import Entry
+from worldtree_video.journal.entries import Entry, Head, History
 
 JOINED_COUNT_MAX = 64  # chunks of one write
 
@@ -18,6 +18,15 @@ class LineState(Enum):
     WAITING = auto()  # a fork that its parent's line has yet to write: its own writes wait
     ANEW = auto()  # being written in full; what comes meanwhile waits
     UNPROTECTED = auto()  # to be written in full; what comes meanwhile will be part of that
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """A session as it stands, to be written in full."""
+
+    head: Head
+    history: History
+    lease_end_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +53,8 @@ class AppendWrite(Write):
 class Line:
     """The queue of one session. The write at the front stays there until it is done.
 
-    `leaving`: how the session will be closed (`ended`) or released, once that was asked.
+    `leaving`: how the session will be closed (`ended`) or released, once that was asked. `parting`: the whole of one
+    that is released, to be written in full if need be: by then it's no longer here.
     """
 
     session: str
@@ -57,6 +67,7 @@ class Line:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     leaving: Callable[[], Awaitable[None]] | None = None
     ended: bool = False
+    parting: "Dump | None" = None
 
     @property
     def protected(self) -> bool:

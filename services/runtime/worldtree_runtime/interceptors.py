@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 from grpc_status import rpc_status
 
-from worldtree_runtime.errors import InvalidRequest
+from worldtree_runtime.errors import DeadlineExceeded, InvalidRequest
 from worldtree_runtime.logs import request_context
 from worldtree_runtime.metrics import RpcMetrics
 from worldtree_runtime.status import is_known, to_status
@@ -40,11 +40,15 @@ _Call: TypeAlias = Callable[[Any, Any], Any]
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """The outermost interceptor of our servers. Each call is counted once, those that a client cancels too.
 
-    What an inner interceptor raises (a caller that isn't allowed in) becomes a status like a handler's error.
+    What an inner interceptor raises (a caller that isn't allowed in) becomes a status like a handler's error. A stream
+    whose reader takes nothing for `unread_s` is ended: its handler holds what others wait for.
     """
 
-    def __init__(self, metrics: RpcMetrics, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, metrics: RpcMetrics, *, unread_s: float = 300.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._metrics = metrics
+        self._unread_s = unread_s
         self._clock = clock
 
     async def intercept_service(
@@ -90,11 +94,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 elif hasattr(responses, "aclose"):
                     # closed here and now, not by the garbage collector: a handler's `finally` gives back its blocks
                     async with aclosing(responses):
-                        await _send(responses, context)
+                        await self._send(responses, context)
                 else:
-                    await _send(responses, context)
+                    await self._send(responses, context)
 
         return handle
+
+    async def _send(self, responses: AsyncIterator[Any], context: Context) -> None:
+        async for response in responses:
+            try:
+                async with asyncio.timeout(self._unread_s):
+                    await context.write(response)
+            except TimeoutError as error:
+                raise DeadlineExceeded(
+                    "UNREAD", f"nothing was read for {self._unread_s:g} s", limit_s=f"{self._unread_s:g}"
+                ) from error
 
     @asynccontextmanager
     async def _around(self, method: str, context: Context) -> AsyncIterator[None]:
@@ -195,11 +209,6 @@ def _raiser(error: Exception) -> _Call:
         raise error
 
     return fail
-
-
-async def _send(responses: AsyncIterator[Any], context: Context) -> None:
-    async for response in responses:
-        await context.write(response)
 
 
 def _matched(pattern: re.Pattern[str], value: str | bytes | None) -> str | None:

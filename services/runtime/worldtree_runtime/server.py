@@ -87,7 +87,7 @@ async def start_server(
     registry = process_registry() if registry is None else registry
     metrics = RpcMetrics(registry, service)
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(metrics), *interceptors],
+        interceptors=[CallInterceptor(metrics, unread_s=settings.unread_s), *interceptors],
         options=(
             *_KEEPALIVE_OPTIONS,
             ("grpc.max_receive_message_length", settings.max_message_bytes),

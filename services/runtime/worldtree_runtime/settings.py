@@ -59,6 +59,7 @@ class ServiceSettings(BaseModel):
         pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
         description="this replica's id, DNS-safe; unset: the section and six random digits",
     )
+    unread_s: float = Field(300.0, gt=0, description="a stream whose reader takes nothing for so long is ended")
     drain_timeout_s: float = Field(20.0, ge=0, le=3600, description="seconds that running calls get at shutdown")
     max_message_bytes: int = Field(
         64 * 1024 * 1024, ge=64 * 1024, le=1024**3, description="largest gRPC message, in and out"

@@ -57,6 +57,6 @@ class VideoSettings(ServiceSettings):
         gt=0,
         le=1,
         description="share of the engine's time that plays with a target fps may be promised; the bars of "
-        "benchmarks/realtime.py hold at it with room to spare",
+        "benchmarks/realtime.py hold at it on a quiet machine",
     )
     play_idle_s: float = Field(300.0, gt=0, description="a Play without control or chunk for so long is ended")

@@ -415,6 +415,43 @@ async def test_a_client_whose_connection_breaks_in_the_middle_of_a_play_leaves_n
     await _step(video, name, 1)
 
 
+async def _open(first: pb.PlayRequest, over: asyncio.Event) -> AsyncIterator[pb.PlayRequest]:
+    yield first
+    await over.wait()
+
+
+@pytest.mark.parametrize("kind", ["play", "rollout", "generate"])
+async def test_a_stream_whose_reader_takes_nothing_ends_and_gives_back_what_it_holds(
+    start_video: Any, kind: str
+) -> None:
+    video = await start_video(unread_s=0.5)
+    name = await video.create()
+    over = asyncio.Event()
+    # The least window that the transport has, so that little is made for nobody.
+    options = [("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(video.server.address, options=options) as channel:
+        stub = type(video.stub)(channel)
+        if kind == "play":
+            begin = P(session=name, begin=P.Begin(actions=turns(1), idle=P.IDLE_REPEAT))
+            call = stub.Play(_open(begin, over))
+        elif kind == "rollout":
+            sequences = [pb.ActionSequence(actions=turns(100))]
+            call = stub.Rollout(pb.RolloutRequest(session=name, sequences=sequences))
+        else:
+            origin = pb.Origin(start="dusk")
+            call = stub.Generate(pb.GenerateRequest(model=video.model, origin=origin, actions=turns(100)))
+        messages = aiter(call)
+        for _ in range(3):
+            await anext(messages)
+        assert not await video.is_quiet()
+        await video.until(video.is_quiet)
+        video.engine.check_integrity()
+        await _step(video, name, 1)
+        # What was sent before may still be read, and then why no more comes.
+        assert (await video.refused(call)).reason == "UNREAD"
+        over.set()
+
+
 async def test_a_create_whose_client_vanished_is_found_again_by_its_request_id(start_video: Any) -> None:
     video = await start_video(SLOW)
     request = pb.CreateSessionRequest(model=video.model, origin=pb.Origin(start="dusk"), request_id="once")

@@ -167,7 +167,9 @@ class Agenda(Generic[Member]):
     def _others(self, steps: list[Member], bulk: dict[str, list[Member]], room: int) -> list[Member]:
         owed = 1 if room and bulk and self._owed_s[Priority.BULK] > _OWED_S else 0
         chosen = steps[: room - owed]
-        return [*chosen, *self.shares.pick(bulk, room - len(chosen), self.cost.denoise_s(1))]
+        picked = self.shares.pick(bulk, room - len(chosen), self.cost.denoise_s(1))
+        # What is owed comes first: a tick that must be short leaves out those at the end.
+        return [*picked[:owed], *chosen, *picked[owed:]]
 
     def _note_waiting(self, *, steps: bool, bulk: bool) -> None:
         self._waiting = {priority for priority, waits in ((Priority.STEP, steps), (Priority.BULK, bulk)) if waits}

@@ -241,6 +241,18 @@ def test_bulk_work_goes_on_beside_a_flood_of_steps() -> None:
     assert 0.08 < floor.served_s["a"] / 10.0 < 0.16
 
 
+def test_bulk_work_goes_on_where_ticks_are_short_for_a_play_that_may_start() -> None:
+    agenda: Agenda[Work] = Agenda(CostModel(CPU, commit_s=MEMBER_S), max_batch=8, play_load_max=LOAD_MAX)
+    waiting = [*(Work("step") for _ in range(6)), *bulk("a")]
+    served: Counter[Priority] = Counter()
+    for _ in range(1000):
+        members = agenda.choose(waiting, 0.0, 2.5 * MEMBER_S)
+        assert 1 <= len(members) <= 2
+        agenda.charge(members, MEMBER_S * len(members))
+        served.update(member.priority for member in members)
+    assert 0.08 < served[Priority.BULK] / served.total() < 0.16
+
+
 def test_nothing_is_owed_for_time_in_which_nobody_waited() -> None:
     floor = Floor(slower=2.0)
     floor.add(*[play(f"play{index}") for index in range(11)])

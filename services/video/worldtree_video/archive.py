@@ -64,7 +64,7 @@ class Archive:
         anything, also of themselves.
         """
         storage, worlds = saved.policy.storage, self._worlds
-        snapshots.check(saved, self._model.package)
+        snapshots.check(saved, self._model.package, max_bank_chunks=worlds.settings.max_bank_chunks)
         if not worlds.offers(storage):
             offered = ", ".join(each.value for each in self._engine.pools)
             raise InvalidRequest("snapshot", f"its blocks are stored as {storage.value}; offered here: {offered}")
@@ -72,7 +72,7 @@ class Archive:
         identical = saved.fingerprint == self._model.fingerprint
         branch = worlds.blank(Recipe(saved.origin, saved.seed, saved.nfe, saved.policy), saved.fingerprint)
         try:
-            write_history(branch, saved.steps)
+            await asyncio.to_thread(write_history, branch, saved.steps)  # it may be as long as a message
             if branch.key.hex() != saved.state_hash:
                 raise SnapshotCorrupt("its history does not lead to its state hash")
             with self._engine.lock:

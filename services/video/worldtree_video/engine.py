@@ -45,7 +45,7 @@ class Engine:
         self.name = model.package.name
         self.clock = clock
         self.lock = threading.RLock()
-        self.cost = cost or TickCost({})  # as timed at load; empty: not timed
+        timed = cost or TickCost({})  # at load; empty: not timed
         self.pools = {
             storage: BlockPool(count, storage, prefix_cache=prefix_cache)
             for storage, count in model.block_counts.items()
@@ -56,7 +56,7 @@ class Engine:
             reclaim=self._reclaim,
             forget=model.forget,
             recall=lambda pool, block_id: model.frames(pool.storage, block_id),
-            cost=CostModel(self.cost.seconds, commit_s=self.cost.commit_s or None),
+            cost=CostModel(timed.seconds, commit_s=timed.commit_s or None),
             play_load_max=play_load_max,
         )
         # Moves an idle session's blocks out of a pool; True when some became free. Whoever knows the tiers sets it.
@@ -153,7 +153,7 @@ class Engine:
 
     def chunk_s(self, nfe: int) -> float:
         """Estimated seconds of making one chunk with nobody else in the tick; 0 evaluations: of its commit."""
-        return nfe * self.cost.seconds.get(1, 0.0) + self.cost.commit_s
+        return self.scheduler.cost.chunk_s(nfe)
 
     def check_integrity(self) -> None:
         """Recounts every block. Raises AssertionError with the numbers when one is lost."""

@@ -12,6 +12,7 @@ Tiers only save time: what they lost, or what they hold and cannot be trusted, i
 
 import asyncio
 import hashlib
+import logging
 import math
 import secrets
 import time
@@ -31,7 +32,10 @@ from worldtree_video.sessions import Session
 from worldtree_video.stored_block import BlockFormat, StoredBlock
 from worldtree_video.tiers import Tiers
 
+log = logging.getLogger(__name__)
+
 _EWMA_SHARE = 0.2  # weight of the newest measurement
+_LOOK_BACK_CHUNKS = 4096
 
 
 class _Base(NamedTuple):
@@ -86,7 +90,11 @@ class Residency:
         before, spilled = pool.free_count, []
         for session in self._engine.sessions.holding(pool):
             if session.idle:
-                self._spill(session)
+                try:
+                    self._spill(session)
+                except Exception:  # one that cannot be read must not end the engine, which all others need
+                    log.exception("session %s cannot be spilled", session.name)
+                    continue
                 spilled.append(session)
                 if pool.free_count > before:
                     break
@@ -198,7 +206,8 @@ class Residency:
         def here(position: int) -> bool:
             return self._in_pool(branch, pool, position) or bool(self.tiers.held_count([tier_key(branch, position)]))
 
-        for length in range(at_most, branch.start_count - 1, -1):
+        # Further back there is more to make again than looking for it, under the engine's lock, is worth.
+        for length in range(at_most, max(branch.start_count, at_most - _LOOK_BACK_CHUNKS) - 1, -1):
             # The newest is always in view: of a long history, most lengths needn't be looked at further.
             if here(length - 1) and all(map(here, sorted(rules.kept(length), reverse=True))):
                 return length

@@ -13,6 +13,7 @@ another run is making now is waited for. Should that run be cancelled or fail, t
 
 import heapq
 import itertools
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -166,6 +167,11 @@ class _Entry:
         return (self.lifted_by or self.run).paced
 
     @property
+    def urgency(self) -> tuple[Priority, float]:
+        """Whose chunk is wanted first: the lesser."""
+        return self.priority, self.paced.deadline_s if self.paced else math.inf
+
+    @property
     def begun(self) -> bool:
         return self.pending is not None
 
@@ -271,12 +277,14 @@ class Scheduler:
             heapq.heapify(self._timers)
         entry = self._active.pop(run, None)
         if entry:
+            self._unlift(entry)
             self._drop(entry)
 
     def restart(self, run: Run, now: float) -> None:
         """Drops the chunk that a run was making and looks again at when it is due."""
         entry = self._active.pop(run, None)
         if entry:
+            self._unlift(entry)
             self._drop(entry)
         self.wake(run, now)
 
@@ -303,6 +311,8 @@ class Scheduler:
         known_count = self._share_known(now)
         placeless: set[_Entry] = set()  # known, or made by another: they need no place in the tick
         while True:
+            # All of them at once: a crowd that waits for one chunk would else be gone through by a few a round.
+            placeless.update(entry for entry in self._active.values() if not entry.begun and self._joins(entry))
             candidates = [entry for entry in self._active.values() if entry not in placeless]
             entries = self.agenda.choose(candidates, now, self._next_start_s(now))
             for entry in entries:
@@ -454,9 +464,15 @@ class Scheduler:
         maker = self._making.get(entry.shared) if entry.shared else None
         if maker is None:
             return False
-        if entry.priority < maker.priority:
+        if entry.urgency < maker.urgency:
             maker.lifted_by = entry.run
         return True
+
+    def _unlift(self, entry: _Entry) -> None:
+        """It no longer waits for another's chunk; who else does lifts that again in the next tick."""
+        maker = self._making.get(entry.shared) if entry.shared else None
+        if maker and maker.lifted_by is entry.run:
+            maker.lifted_by = None
 
     def _deliver_known(self, entry: _Entry, now: float) -> bool:
         """Gives a run the chunk that is in the pool; False when it failed."""
@@ -484,7 +500,7 @@ class Scheduler:
             return
         pool = table.pool
         block_id = pool.allocate()
-        while block_id is None and (self._reclaim(pool) or table.drop_reserve()):
+        while block_id is None and (self._reclaim(pool) or table.drop_reserve() or self._gives_way(entry)):
             block_id = pool.allocate()
         if block_id is None:
             self._fail(run, KvCacheFull(pool.block_count))
@@ -503,6 +519,17 @@ class Scheduler:
         entry.pending.timing.queue_s = now - entry.ready_since_s
         if entry.shared:
             self._making[entry.shared] = entry
+
+    def _gives_way(self, entry: _Entry) -> bool:
+        """Ends the newest bulk work in the pool of one that goes before it; False when there is none."""
+        pool = entry.run.branch.table.pool
+        for other in reversed(self._entries.values()):
+            if entry.priority < other.priority is Priority.BULK and other.run.branch.table.pool is pool:
+                self.remove(other.run)
+                other.run.fail(KvCacheFull(pool.block_count))
+                other.run.branch.close()  # now, not when its reader has learnt of it
+                return True
+        return False
 
     def _commit(self, member: PendingChunk, made: Made, now: float) -> None:
         run = member.run

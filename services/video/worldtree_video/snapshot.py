@@ -145,7 +145,7 @@ def decode(data: bytes) -> Snapshot:
     return snapshot
 
 
-def check(snapshot: Snapshot, package: VideoPackage) -> None:
+def check(snapshot: Snapshot, package: VideoPackage, *, max_bank_chunks: int) -> None:
     """Raises SnapshotCorrupt where a package could not have made it: a checksum keeps out accidents, not people.
 
     What gets past here runs in batches with other sessions, so one bad number would end their calls too.
@@ -166,6 +166,9 @@ def check(snapshot: Snapshot, package: VideoPackage) -> None:
         raise SnapshotCorrupt(f"its chunks are {snapshot.pixels.shape[1:]}, the model's are {package.chunk_shape}")
     if snapshot.policy.window_chunks > package.kv.window:
         raise SnapshotCorrupt(f"its window is {snapshot.policy.window_chunks} chunks, the model's {package.kv.window}")
+    if snapshot.policy.bank_chunks > max_bank_chunks:
+        bank = str(snapshot.policy.bank_chunks)[:40]
+        raise SnapshotCorrupt(f"its bank is {bank} chunks, at most {max_bank_chunks} are kept here")
     if snapshot.policy.kind is PolicyKind.FULL and len(snapshot.positions) < _chunk_count(snapshot):
         raise SnapshotCorrupt(f"policy full holds at most {snapshot.policy.window_chunks} chunks")
     if any(len(chunk) != package.chunk_bytes for chunk in snapshot.origin.chunks):

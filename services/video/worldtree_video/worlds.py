@@ -56,6 +56,7 @@ class Worlds:
         self.residency = Residency(engine, tiers)
         self.protection = Protection(engine, self.residency, scribe, checkpoint_chunks=settings.checkpoint_chunks)
         self.draining = False
+        self._clips: dict[BlockTable, int] = {}  # those in the making: how many blocks each may come to hold
         self._clock = clock
 
     async def create(self, recipe: Recipe, *, ttl_s: float, tenant: str = ANONYMOUS) -> Session:
@@ -254,8 +255,13 @@ class Worlds:
 
     async def generate(self, recipe: Recipe, actions: Seq[Action], *, tenant: str = ANONYMOUS) -> AsyncGenerator[Chunk]:
         """A clip, chunk by chunk, on a branch that is gone afterwards."""
-        self.admit(0, recipe.policy.storage)
-        branch = self.blank(recipe)
+        with self.engine.lock:
+            policy = recipe.policy
+            most = min(policy.window_chunks + policy.bank_chunks, len(recipe.origin.chunks) + len(actions)) + 1
+            self.admit(0, policy.storage, block_count=most)
+            branch = self.blank(recipe)
+            branch.table.reserve_chunks = 0  # it never goes back
+            self._clips[branch.table] = most
         mailbox: Mailbox[Chunk] = Mailbox()
         sequence = Sequence(
             branch,
@@ -277,7 +283,9 @@ class Worlds:
                     yield chunk
         finally:
             self.engine.cancel(sequence)
-            self.close(branch)
+            with self.engine.lock:
+                del self._clips[branch.table]
+                branch.close()
 
     @asynccontextmanager
     async def claim(self, session: Session, claim: Claim) -> AsyncIterator[None]:
@@ -400,15 +408,24 @@ class Worlds:
         """Whether there is a pool of this format."""
         return storage in self.engine.pools
 
-    def admit(self, session_count: int, storage: Storage) -> None:
-        """Refuses before the pool is dry, so that the sessions that are held can go on."""
+    def _promised_count(self, storage: Storage) -> int:
+        """Blocks that the clips in the making do not hold yet, and may come to."""
+        pool = self.engine.pools[storage]
+        with self.engine.lock:
+            return sum(max(0, most - len(table.blocks)) for table, most in self._clips.items() if table.pool is pool)
+
+    def admit(self, session_count: int, storage: Storage, *, block_count: int = 0) -> None:
+        """Refuses before the pool is dry, so that the sessions that are held and the clips in the making can go on.
+
+        `block_count`: what will be held from now on and can't be spilled.
+        """
         if self.draining:
             raise Draining
         limit = self.settings.max_sessions
         if len(self.engine.sessions) + session_count > limit:
             raise TooManySessions(len(self.engine.sessions), limit)
         headroom = self.settings.headroom_blocks
-        if not self.engine.has_room(headroom, storage):
+        if not self.engine.has_room(headroom + self._promised_count(storage) + block_count, storage):
             raise KvCacheFull(self.engine.pools[storage].block_count, headroom_blocks=headroom)
 
 

@@ -112,7 +112,8 @@ async def test_ten_times_the_sessions_that_pool_and_host_memory_hold_go_on_over_
         await apart.stub.Delete(pb.DeleteRequest(session=twin))
     assert len(blocks_in(valkey, None)) > video.engine.pool.block_count
     residency = next(iter(video.catalog)).worlds.residency
-    assert residency.loaded_count >= 3
+    assert residency.loaded_count >= 1
+    assert residency.loaded_count + residency.recomputed_count >= 4
     for name in names:
         await video.stub.Delete(pb.DeleteRequest(session=name))
     assert video.engine.pool.held_count == 0

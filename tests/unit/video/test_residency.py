@@ -14,9 +14,9 @@ import pytest
 from worldtree_runtime.testing import TinyWorld
 from worldtree_video import snapshot as snapshots
 from worldtree_video.catalog import Served
+from worldtree_video.cost import CostModel
 from worldtree_video.domain import Action, KvPolicy, PolicyKind, Storage
 from worldtree_video.errors import SessionClosed
-from worldtree_video.model import TickCost
 from worldtree_video.recipe import Recipe
 from worldtree_video.sessions import Session
 
@@ -133,11 +133,11 @@ async def test_a_session_is_loaded_or_made_again_by_whichever_is_estimated_to_be
     worlds = served.worlds
     session = await opened(served, chunks=9)
     expected = await worlds.last_frames(session)
-    worlds.engine.cost = TickCost({1: 10.0}, commit_s=10.0)
+    worlds.engine.scheduler.cost = CostModel({1: 10.0}, commit_s=10.0)
     await spill(served, session)
     await worlds.complete(session)
     assert counts(served) == (1, 0)
-    worlds.engine.cost = TickCost({1: 1e-9}, commit_s=1e-9)
+    worlds.engine.scheduler.cost = CostModel({1: 1e-9}, commit_s=1e-9)
     worlds.residency._write_s = 1.0
     await spill(served, session)
     await worlds.complete(session)

@@ -1,6 +1,7 @@
 """Who runs next, with real runs and a model that only counts its evaluations."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from worldtree_runtime.errors import WorldtreeError
@@ -750,3 +751,65 @@ def test_each_format_has_its_own_blocks_and_its_own_known_chunks() -> None:
     assert machine.run() == 1 + 2
     assert len(box.chunks) == 2
     assert (half.held_count, half.check_integrity()) == (2, None)
+
+
+# ---- who gives way
+
+
+def test_one_that_goes_before_takes_the_last_blocks_from_the_newest_bulk_work() -> None:
+    machine = Machine(block_count=13)
+    session, older, newer = [machine.started(chunks=2) for _ in range(3)]
+    _, oldest = machine.add(older, *[1] * 8, priority=Priority.BULK)
+    _, newest = machine.add(newer, *[1] * 8, priority=Priority.BULK)
+    while machine.pool.free_count:
+        machine.tick()
+    assert (oldest.error, newest.error) == (None, None)
+    _, step = machine.add(session, 1)
+    machine.run()
+    assert (len(step.chunks), step.error) == (1, None)
+    assert isinstance(newest.error, KvCacheFull)
+    assert not newer.table.blocks
+    assert (len(oldest.chunks), oldest.error) == (8, None)
+
+
+def test_bulk_work_takes_no_blocks_from_other_bulk_work() -> None:
+    machine = Machine(block_count=7)
+    first, second = [machine.started(chunks=2) for _ in range(2)]
+    _, one = machine.add(first, 1, priority=Priority.BULK)
+    machine.tick()
+    _, other = machine.add(second, 1, priority=Priority.BULK)
+    machine.run()
+    assert (len(one.chunks), one.error) == (1, None)
+    assert isinstance(other.error, KvCacheFull)
+
+
+def test_a_crowd_that_waits_for_one_chunk_is_gone_through_once_a_tick() -> None:
+    machine = sharing(block_count=256)
+    boxes = [machine.add(machine.started(nfe=4), 1)[1] for _ in range(100)]
+    rounds = []
+    choose = machine.scheduler.agenda.choose
+
+    def counted(*arguments: Any) -> Any:
+        rounds.append(machine.scheduler.tick)
+        return choose(*arguments)
+
+    machine.scheduler.agenda.choose = counted  # type: ignore[method-assign]
+    ticks = machine.run()
+    assert all(len(box.chunks) == 1 for box in boxes)
+    assert len(rounds) <= 3 * (ticks + 1)
+
+
+def test_a_play_lifts_the_maker_of_its_chunk_where_that_has_more_time_and_no_longer_than_it_waits() -> None:
+    machine = sharing(member_s=0.01)
+    idle, slow, quick = [machine.started(nfe=4) for _ in range(3)]
+    maker, _ = machine.play(slow, 1, fps=1)
+    machine.tick()
+    waits, _ = machine.play(quick, 1, fps=13)  # it has no time for both
+    machine.add(idle, 2)
+    entry = machine.scheduler._active[maker]
+    assert entry.begun
+    machine.tick()
+    assert entry.paced is waits
+    machine.scheduler.remove(waits)
+    assert entry.paced is maker
+    machine.run_until(5.0)

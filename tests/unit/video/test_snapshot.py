@@ -98,7 +98,7 @@ def test_what_a_package_made_passes_its_check(package: VideoPackage, storage: St
     saved = make(package=package, storage=storage)
     found = decode(encode(saved))
     assert same(found, saved)
-    check(found, package)
+    check(found, package, max_bank_chunks=256)
     assert same(dataclasses.replace(saved, **stacked(found)), saved)
 
 
@@ -122,7 +122,7 @@ def test_a_snapshot_of_a_retrieving_session_carries_its_policy_and_its_bank() ->
     found = decode(encode(saved))
     assert same(found, saved)
     assert found.policy == RETRIEVE
-    check(found, PACKAGE)
+    check(found, PACKAGE, max_bank_chunks=256)
 
 
 @pytest.mark.parametrize("positions", [(), (0, 9), (0, 10, 10), (9, 8, 10), (-1, 10), (0, 11)])
@@ -134,7 +134,7 @@ def test_a_bank_that_no_history_of_its_length_has_is_corrupt(positions: tuple[in
 def test_a_snapshot_from_before_there_were_formats_is_one_in_fp32() -> None:
     old = forged(lambda recipe: {**recipe, "policy": ["sink_window", 4, 1]}, format_name="worldtree.snapshot.1")
     assert same(decode(old), make())
-    check(decode(old), PACKAGE)
+    check(decode(old), PACKAGE, max_bank_chunks=256)
 
 
 def test_a_snapshot_that_was_cut_short_anywhere_is_corrupt() -> None:
@@ -307,6 +307,10 @@ def test_tensors_of_another_shape_or_type_are_corrupt(tensors: dict[str, Any]) -
         ({"steps": ((Action((0.5,)), 7, 2),) * 3}, "is no action"),
         ({"policy": KvPolicy(PolicyKind.SINK_WINDOW, 5, 1)}, "its window is 5 chunks, the model's 4"),
         ({"policy": KvPolicy(PolicyKind.FULL, 4)}, "policy full holds at most 4 chunks"),
+        (
+            {"policy": KvPolicy(PolicyKind.RETRIEVE, 4, 1, recent_chunks=2, bank_chunks=2**70)},
+            f"its bank is {2**70} chunks, at most 256 are kept here",
+        ),
         ({"origin": Origin((b"short", b"start"), (Action(0),))}, "not of 72 bytes"),
         ({"blocks": {"kv": np.full((4, 1, 2, 2, 3, 4), np.nan, np.float32)}}, "NaN or an infinity"),
         ({"blocks": {"kv": np.zeros((4, 1, 2, 2, 3, 5), np.float32)}}, "the model's are"),
@@ -319,11 +323,11 @@ def test_tensors_of_another_shape_or_type_are_corrupt(tensors: dict[str, Any]) -
 )
 def test_what_the_model_could_not_have_made_is_corrupt(change: dict[str, Any], said: str) -> None:
     with pytest.raises(SnapshotCorrupt, match=said):
-        check(dataclasses.replace(make(), **change), PACKAGE)
+        check(dataclasses.replace(make(), **change), PACKAGE, max_bank_chunks=256)
 
 
 @pytest.mark.parametrize("value", [(float("nan"), 0.0), (1e300, 0.0), (1.5, 0.0), (0.0,), 1])
 def test_a_vector_outside_the_action_space_is_corrupt(value: Any) -> None:
     saved = dataclasses.replace(make(package=CONTINUOUS), steps=((Action(value), 7, 2),) * 3)
     with pytest.raises(SnapshotCorrupt, match="is no action"):
-        check(saved, CONTINUOUS)
+        check(saved, CONTINUOUS, max_bank_chunks=256)

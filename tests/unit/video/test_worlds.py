@@ -6,6 +6,7 @@ The fixture counts every block, claim and thread at the end of each test.
 import asyncio
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
@@ -15,7 +16,7 @@ from worldtree_runtime.errors import InvalidRequest
 from worldtree_runtime.testing import TinyWorld
 from worldtree_video import snapshot as snapshots
 from worldtree_video.catalog import Served
-from worldtree_video.domain import Action, KvPolicy, PolicyKind
+from worldtree_video.domain import Action, KvPolicy, PolicyKind, Storage
 from worldtree_video.errors import (
     ChunkIndexMismatch,
     KvCacheFull,
@@ -639,3 +640,42 @@ async def test_a_snapshot_that_finds_no_room_is_refused_and_takes_nothing(serve:
     for block in taken:
         assert block is not None
         pool.abandon(block)
+
+
+async def test_clips_are_refused_before_the_pool_is_dry_and_those_that_began_end(serve: Serve) -> None:
+    served = serve(headroom_blocks=4, prefix_cache=False)
+    worlds, pool = served.worlds, served.worlds.engine.pool
+    name = await opened(served, chunks=2)
+    clip_count = pool.block_count  # many more than there is room for
+
+    async def clip(seed: int) -> int | str:
+        chunks = worlds.generate(recipe(served, seed=seed), turns(12))
+        try:
+            return len([chunk async for chunk in chunks])
+        except KvCacheFull as full:
+            return full.reason
+
+    ends = await asyncio.gather(*(clip(seed) for seed in range(clip_count)), worlds.step(name, turns(6)))
+    assert len(ends.pop()) == 6
+    counts = Counter(ends)
+    assert counts.keys() == {12, "KV_CACHE_FULL"}
+    assert counts[12] >= (pool.block_count - 4) // 6 - 3
+    assert not worlds._clips
+
+
+async def test_a_session_that_cannot_be_read_is_not_spilled_and_ends_nobody(serve: Serve, monkeypatch: Any) -> None:
+    served = serve(prefix_cache=False)
+    worlds, engine = served.worlds, served.worlds.engine
+    bad, good = await opened(served, chunks=3), await opened(served, chunks=3, seed=8)
+    blocks = set(worlds.get(bad).branch.table.blocks.values())
+    read = engine.model.read
+
+    def broken(storage: Storage, wanted: list[int]) -> Any:
+        if blocks.intersection(wanted):
+            raise MemoryError("no memory for a copy")
+        return read(storage, wanted)
+
+    monkeypatch.setattr(engine.model, "read", broken)
+    assert await asyncio.wrap_future(engine.between_ticks(lambda: worlds.residency.spill_idle(engine.pool)))
+    assert (worlds.get(bad).spilled, worlds.get(good).spilled) == (False, True)
+    assert len(await worlds.step(bad, turns(2))) == 2

@@ -1,11 +1,13 @@
 """Runs every benchmark, one after another, and collects their JSON."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 HERE = Path(__file__).parent
 BENCHMARKS = ("engine", "tree", "realtime", "tiers", "formats")
@@ -15,13 +17,29 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for the JSON files.")] = Path("out/bench"),
     quick: Annotated[bool, typer.Option(help="A look at each, in under a minute.")] = False,
 ) -> None:
-    """Runs all benchmarks; their tables go to the terminal, their figures to OUT/<name>.json."""
+    """Runs all benchmarks; their tables go to the terminal, their figures to OUT/<name>.json.
+
+    Ends with the bars that do not hold, and exit code 1 if there are any (but for a quick look).
+    """
     failed = []
+    missed: list[tuple[str, dict[str, Any]]] = []
     for name in BENCHMARKS:
-        command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(out / f"{name}.json")]
+        file = out / f"{name}.json"
+        file.unlink(missing_ok=True)  # one that fails must not leave the last one's figures
+        command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(file)]
         if subprocess.run([*command, *(["--quick"] if quick else [])], check=False).returncode:
             failed.append(name)
-    if failed:
+            continue
+        missed += [(name, bar) for bar in json.loads(file.read_text())["bars"] if not bar["holds"]]
+    console = Console()
+    for name in failed:
+        console.print(f"[red]{name} ended with an error[/red]")
+    for name, bar in missed:
+        sign = "≥" if bar["better"] == "higher" else "≤"
+        console.print(f"[red]{name}: {bar['name']} = {bar['value']:.3g} (bar: {sign} {bar['bar']:.3g})[/red]")
+    if not failed and not missed:
+        console.print("[green]all bars hold[/green]")
+    if failed or (missed and not quick):
         raise typer.Exit(1)
 
 

@@ -72,4 +72,8 @@ async def stub(address: str) -> "AsyncIterator[VideoGeneratorAsyncStub]":
 
 def shared_flags(settings: VideoSettings, max_batch: int) -> Sequence[str]:
     """Flags that give a video process the settings of the engine here."""
-    return ("--models", settings.models, "--pool-mib", str(settings.pool_mib), "--max-batch", str(max_batch))
+    prefix_cache = "--prefix-cache" if settings.prefix_cache else "--no-prefix-cache"
+    return (
+        *("--models", settings.models, "--pool-mib", str(settings.pool_mib)),
+        *("--max-batch", str(max_batch), prefix_cache),
+    )

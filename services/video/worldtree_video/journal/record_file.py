@@ -133,7 +133,10 @@ def read(path: Path, name: str) -> FileState | None:
 def _body(data: bytes, offset: int, name: str) -> bytes | None:
     """The body of the record at `offset`; None: it's the last one, and torn."""
     front = data[offset : offset + _FRONT_BYTES]
-    if len(front) < _FRONT_BYTES or not any(data[offset:]):  # a file system may leave zeros after a power cut
+    if len(front) < _FRONT_BYTES:
+        return None
+    # A file system may leave zeros after a power cut. Only behind such a front is there reason to look at all the rest.
+    if not any(front) and not any(memoryview(data)[offset:]):
         return None
     if _SUM.pack(zlib.crc32(front[: _LENGTHS.size])) != front[_LENGTHS.size :]:
         raise JournalCorrupt(name, f"the record at byte {offset} has a damaged front")

@@ -27,7 +27,8 @@ class Backend:
     """Knows its state from one health stream that stays open: its end is the news that the backend is gone.
 
     `replica` stays known while the backend is down, so that its sessions are told to wait. `taking` is what it says of
-    itself: false while it drains, when its own sessions may still end but no new call should come.
+    itself: false while it drains, when its own sessions may still end but no new call should come. `tried`: it has
+    answered, or was given time to.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Backend:
         self.service = service
         self.address = address
         self.replica: str | None = None
+        self.tried = False
         self.connected = False
         self.taking = False
         self.conflicting = False  # set by the router: another backend has the same name
@@ -96,7 +98,8 @@ class Backend:
             if self.connected or reason != told:  # not one line a try while it stays down
                 _log.warning("backend does not answer, trying on", extra={**self._fields(), "reason": reason})
             told = reason
-            if self.connected:
+            if self.connected or not self.tried:
+                self.tried = True
                 self.connected = self.taking = False
                 changed()
             await asyncio.sleep(self._probe_interval_s)
@@ -111,7 +114,7 @@ class Backend:
         for key, value in (*(await call.initial_metadata()), *(await call.trailing_metadata())):
             if key == REPLICA_KEY:
                 self.replica = value if isinstance(value, str) else value.decode()
-        self.connected = True
+        self.tried = self.connected = True
 
     async def _follow_health(self, changed: Callable[[], None]) -> None:
         """Returns or raises AioRpcError when the backend is gone."""

@@ -16,6 +16,7 @@ from worldtree_gateway.metadata import Context, forwarded, pass_head, pass_trail
 from worldtree_gateway.play_log import PlayLog
 from worldtree_gateway.relay import CANCELLATION_GRACE_S, Relay, let_end, receive, write
 from worldtree_gateway.routing import Route
+from worldtree_gateway.verdicts import Failure
 
 # while nobody takes the client's messages, so many are read and kept; then it waits too
 _KEPT_COUNT_MAX = 1024
@@ -54,6 +55,7 @@ class _Play:
         self._log_bytes = log_bytes
         self._journey = relay.journey(method, first, "play", context.time_remaining())
         self._call: Any = None
+        self._moving: asyncio.Task[Route] | None = None  # while it looks for another replica
         self._writable = asyncio.Event()  # the log may have something to send
         self._readable = asyncio.Event()  # the log may have room
         self._writing = False
@@ -86,11 +88,23 @@ class _Play:
                         await self._relay.fail(error, backend, self._context, timeout_s)
                 self._log.restart()
                 self._readable.set()
-                route = await self._journey.next(failure, route)
+                route = await self._next(failure, route)
         finally:
             self._over = True
             self._readable.set()
             let_end(reading)
+
+    async def _next(self, failure: Failure, route: Route) -> Route:
+        """Where the play goes on. Raises what ends it meanwhile."""
+        self._moving = asyncio.ensure_future(self._journey.next(failure, route))
+        try:
+            return await self._moving
+        except asyncio.CancelledError:
+            if self._mistake is not None:
+                raise self._mistake from None
+            raise
+        finally:
+            self._moving = None
 
     async def _pass(self, route: Route, timeout_s: float | None) -> None:
         """The play at one replica. Raises AioRpcError when it ends there otherwise than well."""
@@ -181,6 +195,8 @@ class _Play:
         if error is not None:
             self._mistake = error
             self._call.cancel()
+            if self._moving is not None:
+                self._moving.cancel()
 
     def _must_wait(self) -> bool:
         log = self._log
@@ -193,7 +209,8 @@ class _Play:
     async def _write(self, call: Any) -> None:
         """Ends quietly when the replica has ended the call: the reading side knows why."""
         try:
-            await call.write(self._log.begin())  # waits until the call is open
+            await call.wait_for_connection()
+            await write(call, self._log.begin())
             while True:
                 asked = self._log.take()
                 if asked is None:

@@ -196,13 +196,15 @@ class Relay:
         self, method: Method, request: bytes, metadata: Metadata, timeout_s: float | None
     ) -> AsyncGenerator[bytes]:
         """The same for a call that answers with one message or with many."""
+        ends_s = None if timeout_s is None else time.monotonic() + timeout_s
         journey = self.journey(method, request, "stream" if method.server_streaming else "unary", timeout_s)
         route = await journey.begin()
         passing = False
         while True:
             backend = route.backend
             backend.in_flight += 1
-            call = backend.callable(method)(request, timeout=timeout_s, metadata=metadata)
+            left_s = None if ends_s is None else max(0.0, ends_s - time.monotonic())
+            call = backend.callable(method)(request, timeout=left_s, metadata=metadata)
             try:
                 if not method.server_streaming:
                     response: bytes = await call

@@ -80,6 +80,9 @@ class Router:
         backend = self._homes.get(place)
         if backend is not None and backend.connected and place not in avoid:
             return Route(backend)
+        # It may be one that has yet to say its name: taken for dead, it would lose its sessions, and their plays there.
+        if backend is None and not all(each.tried for each in self.backends):
+            raise BackendDown(self.section, replica=place, retry_after_s=self.retry_after_s)
         others = {
             each.replica: each
             for each in self.backends

@@ -1,6 +1,7 @@
 """Replicas die, drain and lose sessions under their calls; who called sees a pause, and nothing twice or never."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 import time
@@ -470,6 +471,54 @@ async def test_a_play_may_not_have_more_waiting_than_can_be_kept(replicas, open_
         await call.write(act(pb.Action(id=1, instruction="x" * 70_000)))
         assert await reason(client, call.read()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "PLAY_LOG_FULL")
         await quiet(client)
+
+
+async def test_what_ends_a_play_ends_it_also_while_it_looks_for_a_replica(replicas, open_gateway) -> None:
+    async with open_gateway(*replicas.spawn("a"), play_log_bytes=65_536, rehome_timeout_s=600) as client:
+        await all_up(client)
+        session = await create(client)
+        call = client.stub.Play()
+        await call.write(begin(session))
+        assert (await call.read()).HasField("begun")
+        replicas.kill("a")
+        (router,) = client.gateway.routers
+        await client.until(lambda: not router.backends[0].connected)
+        await call.write(act(pb.Action(id=1, instruction="x" * 70_000)))
+        assert await reason(client, call.read()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "PLAY_LOG_FULL")
+        await quiet(client)
+
+
+async def test_a_replica_that_this_gateway_has_yet_to_meet_keeps_its_sessions(replicas, open_gateway) -> None:
+    addresses = replicas.spawn("a", "b")
+    async with open_gateway(*addresses) as client:
+        await all_up(client)
+        session = await create(client)
+    replicas.processes["a"].send_signal(signal.SIGSTOP)
+    try:
+        async with open_gateway(*addresses, probe_timeout_s=20, rehome_timeout_s=20) as client:
+            (router,) = client.gateway.routers
+            await client.until(lambda: router.backends[1].usable)
+            call = asyncio.ensure_future(client.stub.Get(pb.GetRequest(session=session)))
+            await asyncio.sleep(0.3)
+            assert not call.done()
+            replicas.processes["a"].send_signal(signal.SIGCONT)
+            assert (await call).session.session == session
+            assert router.place(session) == "a"
+            assert router.placements.get(session) is None
+    finally:
+        replicas.processes["a"].send_signal(signal.SIGCONT)
+
+
+async def test_a_replica_that_does_not_answer_in_its_time_is_gone(replicas, open_gateway) -> None:
+    addresses = replicas.spawn("a", "b")
+    async with open_gateway(*addresses) as client:
+        await all_up(client)
+        session = await create(client)
+    replicas.kill("a")
+    async with open_gateway(*addresses, probe_timeout_s=0.3, rehome_timeout_s=20) as client:
+        assert (await client.stub.Get(pb.GetRequest(session=session))).session.session == session
+        (router,) = client.gateway.routers
+        assert router.place(session) == "b"
 
 
 # -- unary calls and rollouts ----------------------------------------------------------------------------------------

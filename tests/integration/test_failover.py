@@ -32,6 +32,7 @@ ROUND_COUNT = int(os.environ.get("WORLDTREE_FAILOVER_ROUNDS", "2"))
 REPORT = os.environ.get("WORLDTREE_FAILOVER_JSON")
 
 STREAM_COUNT = 16
+WALK_COUNT = 4  # sessions beside them that step, one action a call
 CHUNK_COUNT = 24
 FPS = 4.0  # of every other play; those between are steered by their clients, a chunk at a time
 THINKING_S = 0.2
@@ -145,17 +146,27 @@ async def play(stub: Any, session: str, seed: int, *, fps: float, live: bool = F
     return seen
 
 
-async def walk(stub: Any, session: str, seed: int) -> list[tuple[int, int, bytes, str]]:
-    """Steps one action at a time, each a call of its own; what was seen."""
-    seen = []
+@dataclass
+class Walked:
+    """What a client that steps saw."""
+
+    chunks: list[tuple[int, int, bytes, str]] = field(default_factory=list)
+    wait_s: float = 0.0  # the longest time that an answer took
+
+
+async def walk(stub: Any, session: str, seed: int, *, thinking_s: float = THINKING_S) -> Walked:
+    """Steps one action at a time, each a call of its own."""
+    walked = Walked()
     for count, action in enumerate(actions_of(seed), 1):
         step = pb.StepRequest(session=session, actions=[action], request_id=str(uuid.uuid4()))
+        begun_s = time.monotonic()
         answer = await stub.Step(step, timeout=PAUSE_MAX_S)
+        walked.wait_s = max(walked.wait_s, time.monotonic() - begun_s)
         assert answer.chunk_index == count, "a step was made twice, or lost"
         (chunk,) = answer.chunks
-        seen.append((chunk.index, chunk.action.id, chunk.frames.tensor.data, chunk.state_hash))
-        await asyncio.sleep(THINKING_S)
-    return seen
+        walked.chunks.append((chunk.index, chunk.action.id, chunk.frames.tensor.data, chunk.state_hash))
+        await asyncio.sleep(thinking_s)
+    return walked
 
 
 class Deployment:
@@ -193,9 +204,9 @@ class Deployment:
             assert time.monotonic() < ends_s, "it did not come true"
             await asyncio.sleep(0.02)
 
-    async def walked(self, seed: int) -> list[tuple[int, int, bytes, str]]:
+    async def undisturbed_walk(self, seed: int) -> Walked:
         session = await create(self.reference, seed)
-        found = await walk(self.reference, session, seed)
+        found = await walk(self.reference, session, seed, thinking_s=0.0)
         await self.reference.Delete(pb.DeleteRequest(session=session))
         return found
 
@@ -242,7 +253,7 @@ def check(seen: list[Seen], expected: list[Seen]) -> None:
 
 
 async def one_round(deployment: Deployment, number: int, ending: signal.Signals) -> dict[str, Any]:
-    """All streams run, two sessions step beside them; one replica ends when a random chunk of a stream has come."""
+    """All streams run, other sessions step beside them; one replica ends when a random chunk of a stream has come."""
     dice = random.Random(1000 + number)
     seeds = [number * 100 + index for index in range(STREAM_COUNT)]
     victim = deployment.replicas[number % 2]
@@ -267,14 +278,16 @@ async def one_round(deployment: Deployment, number: int, ending: signal.Signals)
         play(deployment.stub, session, seed, live=index % 4 >= 2, fps=FPS * (index % 4 < 2), on_chunk=on_chunk)
         for index, (session, seed) in enumerate(zip(sessions, seeds, strict=True))
     ]
-    walks = {seed: await create(deployment.stub, seed) for seed in (number * 100 + 90, number * 100 + 91)}
-    assert victim.name in {session.rpartition(".")[2] for session in walks.values()}
-    walking = asyncio.gather(*(walk(deployment.stub, session, seed) for seed, session in walks.items()))
+    walk_seeds = [number * 100 + 90 + index for index in range(WALK_COUNT)]
+    walkers = [await create(deployment.stub, seed) for seed in walk_seeds]
+    walk_homes = [session.rpartition(".")[2] for session in walkers]
+    assert walk_homes.count(victim.name) == WALK_COUNT // 2
+    walks = [walk(deployment.stub, session, seed) for session, seed in zip(walkers, walk_seeds, strict=True)]
+    walking = asyncio.gather(*walks)
     *seen, code, walked = await asyncio.gather(*streams, strike(), walking)
     check(seen, await deployment.undisturbed(seeds))
-    assert walked == [await deployment.walked(seed) for seed in walks]
-    for session in walks.values():
-        await deployment.stub.Delete(pb.DeleteRequest(session=session), timeout=30)
+    right = await asyncio.gather(*(deployment.undisturbed_walk(seed) for seed in walk_seeds))
+    assert [each.chunks for each in walked] == [each.chunks for each in right], "steps showed another world"
     for each, home in zip(seen, homes, strict=True):
         assert len(each.resumed) <= (home == victim.name), "a play stands still once, and nobody else's does"
         for resumed in each.resumed:
@@ -284,7 +297,7 @@ async def one_round(deployment: Deployment, number: int, ending: signal.Signals)
     pauses_s = [resumed.pause_duration.ToNanoseconds() / 1e9 for each in seen for resumed in each.resumed]
     assert pauses_s, "no play was running at the replica that ended"
     # who has moved is found: at its new place, by its old name
-    for session, home in zip(sessions, homes, strict=True):
+    for session, home in zip([*sessions, *walkers], [*homes, *walk_homes], strict=True):
         got = (await deployment.stub.Get(pb.GetRequest(session=session), timeout=30)).session
         assert got.chunk_index == CHUNK_COUNT, f"{session} of {home}"
         await deployment.stub.Delete(pb.DeleteRequest(session=session), timeout=30)
@@ -297,6 +310,7 @@ async def one_round(deployment: Deployment, number: int, ending: signal.Signals)
         "rehomed_count": len(pauses_s),
         "pause_max_s": round(max(pauses_s), 3),
         "chunk_gap_max_s": round(max(each.gap_s for each in seen), 3),
+        "step_wait_max_s": round(max(each.wait_s for each in walked), 3),
         "exit_code": code,
     }
 
@@ -327,6 +341,7 @@ def write_report(path: Path, rows: list[dict[str, Any]], longest_s: float) -> No
     settings = {
         "rounds": ROUND_COUNT,
         "plays": STREAM_COUNT,
+        "walks": WALK_COUNT,
         "chunks": CHUNK_COUNT,
         "fps": FPS,
         "thinking_s": THINKING_S,

@@ -96,6 +96,8 @@ class _Play:
 
     async def _next(self, failure: Failure, route: Route) -> Route:
         """Where the play goes on. Raises what ends it meanwhile."""
+        if self._mistake is not None:
+            raise self._mistake
         self._moving = asyncio.ensure_future(self._journey.next(failure, route))
         try:
             return await self._moving
@@ -209,7 +211,6 @@ class _Play:
     async def _write(self, call: Any) -> None:
         """Ends quietly when the replica has ended the call: the reading side knows why."""
         try:
-            await call.wait_for_connection()
             await write(call, self._log.begin())
             while True:
                 asked = self._log.take()

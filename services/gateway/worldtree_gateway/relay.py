@@ -266,6 +266,7 @@ async def _pass_requests(first: Any, context: Context, call: Any) -> None:
 async def write(call: Any, message: bytes) -> None:
     """As call.write(), which puts "Internal error from Core" in the place of the status that is on its way when the
     backend ends the call under a write (1 in 20 refused plays with grpcio 1.85). Raises InvalidStateError then."""
+    await call.wait_for_connection()
     if call.done():
         raise asyncio.InvalidStateError("the backend has ended the call")
     try:

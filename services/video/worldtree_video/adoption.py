@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from worldtree.common.v1 import common_pb2 as common
 from worldtree_runtime.errors import NotFound, WorldtreeError
 
 from worldtree_video.caller import Caller
 from worldtree_video.catalog import Catalog, Served
-from worldtree_video.errors import Draining, JournalCorrupt, SessionNotFound
+from worldtree_video.errors import Draining, JournalBehind, JournalCorrupt, JournalLost, SessionNotFound
 from worldtree_video.journal import Journal
 from worldtree_video.recipe import from_head
 from worldtree_video.scribe import Scribe
@@ -90,7 +91,11 @@ class Adoption:
 
     async def _adopt(self, session: str, dead: str) -> Served:
         assert self._journal is not None, "there is no journal to adopt from"
-        adopted = await self._journal.adopt(session, dead=dead or None)
+        try:
+            adopted = await self._journal.adopt(session, dead=dead or None)
+        except JournalCorrupt:
+            await self._give_back(session)
+            raise
         if adopted is None:
             raise SessionNotFound(session)
         head = adopted.head
@@ -101,9 +106,16 @@ class Adoption:
                 raise NotFound("storage format", recipe.policy.storage.value)
             served.archive.adopt(adopted, recipe)
         except (ValueError, TypeError, KeyError) as error:
+            await self._give_back(session)
             raise JournalCorrupt(session, f"its head says what cannot be: {error}") from error
         except NotFound:
-            await self._journal.release(session)  # for a replica that serves its model, and its format
+            await self._give_back(session)
             raise
         log.info("adopted a session", extra={"session": session, "from": dead, "steps": len(adopted.history.steps)})
         return served
+
+    async def _give_back(self, session: str) -> None:
+        """For a replica that serves its model and its format, or that understands what is written."""
+        assert self._journal is not None, "there is no journal to give back to"
+        with suppress(JournalBehind, JournalLost):  # it was not even ours
+            await self._journal.release(session)

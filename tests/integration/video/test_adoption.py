@@ -153,8 +153,9 @@ class Pair:
         for video in (self.a, self.b):
             for session in list(video.engine.sessions):
                 await video.stub.Delete(pb.DeleteRequest(session=session.name))
+            # A checkpoint under way holds its blocks a moment longer than their session.
+            await video.until(lambda: not any(pool.held_count for pool in video.engine.pools.values()))  # noqa: B023
             video.engine.check_integrity()
-            assert [pool.held_count for pool in video.engine.pools.values()] == [0, 0, 0], video.settings.replica
 
 
 @pytest.fixture

@@ -18,7 +18,19 @@ from redis import Redis
 from worldtree_runtime.errors import Kind
 from worldtree_runtime.stores import StoreUnavailable
 from worldtree_video.errors import JournalBehind, JournalCorrupt, JournalFolderInUse, JournalLost, SessionMoved
-from worldtree_video.journal import Adopted, Entry, FolderJournal, Head, History, Journal, RedisJournal, Step
+from worldtree_video.journal import (
+    Adopted,
+    Entry,
+    FolderJournal,
+    Head,
+    History,
+    Journal,
+    RedisJournal,
+    Step,
+    record_file,
+    redis_journal,
+)
+from worldtree_video.journal.entries import FRAMES_BYTES_MAX, pack_frames
 
 SESSION = "0123abcd.replica-a"
 
@@ -115,6 +127,31 @@ async def test_a_session_comes_back_as_it_was(replicas: Replicas) -> None:
     assert (found.history.request_id, found.history.request_chunk_count) == ("step-7", 2)
     assert found.lease_end_s == pytest.approx(ends_s, abs=0.002)
     assert found.epoch == 2
+
+
+async def test_a_request_that_cannot_have_made_its_chunks_costs_no_session(replicas: Replicas) -> None:
+    journal = await replicas.next("replica-a")
+    await journal.create(head(), History((entry(0).step,), (), 1, 0, "r", 3), lease())
+    found = (await adopt(replicas)).history
+    assert (len(found.steps), found.request_id, found.request_chunk_count) == (1, "", 0)
+
+
+async def test_frames_that_no_snapshot_makes_needless_are_kept_up_to_a_limit(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(pack_frames(entry(0).frames))
+    script = redis_journal._SCRIPT.replace("= 8388608 --", f"= {3 * size + 1} --")
+    assert script != redis_journal._SCRIPT
+    monkeypatch.setattr(redis_journal, "_SCRIPT", script)
+    monkeypatch.setattr(record_file, "FRAMES_BYTES_MAX", 3 * size + 1)
+    assert FRAMES_BYTES_MAX == 8388608
+    journal = await replicas.next("replica-a")
+    await journal.create(head(), History(), lease())
+    for first in range(0, 9, 3):
+        await append(journal, first, first + 3)
+    await append(journal, 9, 10)
+    await journal.rewind(SESSION, 9)
+    expect((await adopt(replicas)).history, 9, frames_first=7)
 
 
 async def test_a_session_written_in_full_comes_back_and_goes_on(replicas: Replicas) -> None:

@@ -128,6 +128,11 @@ def unpack_step(session: str, data: bytes) -> Step:
         raise JournalCorrupt(session, "a step cannot be read") from error
 
 
+# Of one session's pixels, this much is kept where no checkpoint of its blocks makes them needless: they spare work, and
+# the steps alone suffice. `journal.lua` has the same number.
+FRAMES_BYTES_MAX = 8 << 20
+
+
 def pack_frames(frames: bytes) -> bytes:
     """Pixels with a sum. They are not deflated: that takes longer (0.2 ms for 9 KB) than sending and keeping them."""
     return _SUM.pack(zlib.crc32(frames)) + frames
@@ -148,11 +153,14 @@ def unpack_history(
     request_id: str,
     request_chunk_count: int,
 ) -> History:
-    """Joins what is kept apart. Raises JournalCorrupt for a step; of the frames, those after the last bad one count."""
-    if not 0 <= snapshot_length <= len(steps) or not 0 <= request_chunk_count <= len(steps):
-        raise JournalCorrupt(
-            session, f"snapshot_length {snapshot_length} or request_chunk_count {request_chunk_count} of {len(steps)}"
-        )
+    """Joins what is kept apart. Raises JournalCorrupt for a step; of the frames, those after the last bad one count.
+
+    A request that cannot have made its chunks is none: that costs an answer to its retry, and not the session.
+    """
+    if not 0 <= snapshot_length <= len(steps):
+        raise JournalCorrupt(session, f"snapshot_length {snapshot_length} of {len(steps)}")
+    if not 0 < request_chunk_count <= len(steps):
+        request_id, request_chunk_count = "", 0
     whole: list[bytes] = []
     for data in reversed(frames[-len(steps) :] if steps else []):
         pixels = unpack_frames(data)

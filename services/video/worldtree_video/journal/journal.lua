@@ -7,6 +7,8 @@ local op, prefix, replica, session, epoch, grace_ms = unpack(ARGV, 1, 6)
 epoch, grace_ms = tonumber(epoch), tonumber(grace_ms)
 local args = {unpack(ARGV, 7, 16)} -- of a fixed number; lists of entries are read from ARGV itself
 
+local FRAMES_BYTES_MAX = 8388608 -- as in entries.py
+
 local function key(name, kind) return prefix .. name .. ':' .. kind end
 local function set_of(owner) return prefix .. 'owner:' .. owner end
 local meta, steps, frames = key(session, 'meta'), key(session, 'steps'), key(session, 'frames')
@@ -96,6 +98,10 @@ if op == 'append' then -- first, lease, request, count; steps, frames
     cut(first)
     push(steps, 11, 10 + count)
     push(frames, 11 + count, 10 + 2 * count)
+    if count > 0 then -- so many of the last one's size
+        local most = math.max(1, math.floor(FRAMES_BYTES_MAX / math.max(1, #ARGV[10 + 2 * count])))
+        redis.call('LTRIM', frames, -most, -1)
+    end
     redis.call('HSET', meta, 'request', args[3], 'request_count', args[3] == '' and 0 or count)
     live(session, tonumber(args[2]))
 elseif op == 'rewind' then -- length

@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 
 from worldtree_video.errors import JournalCorrupt
+from worldtree_video.journal.entries import FRAMES_BYTES_MAX
 
 # length of the body, its sum, and the sum of these two: a length that can't be trusted would hide what follows
 _LENGTHS = struct.Struct("<II")
@@ -51,6 +52,8 @@ class FileState:
                 self.cut(first)
                 self.steps += steps
                 self.frames += frames
+                if frames:
+                    del self.frames[: -max(1, FRAMES_BYTES_MAX // max(1, len(frames[-1])))]
                 self.request_id, self.request_chunk_count = request_id, len(steps) if request_id else 0
                 self.lease_end_s = lease_end_s
             case ["rewind", int(length)]:

@@ -87,10 +87,18 @@ def _shape_fits(found: list[Any], wanted: tuple[int | None, ...]) -> bool:
     )
 
 
+# Of noise, samplers, block formats and rounding: to be raised with whatever moves a bit of a frame, or a store would
+# give a new version the blocks of an old one as its own.
+_ARITHMETIC = 1
+
+
 def fingerprint(device: str, threads: int) -> str:
-    """Names all that decides the last bit of a result: runtime, provider, threads, machine, instruction sets."""
+    """Names all that decides the last bit of a result: our own arithmetic, runtime, provider, threads, machine,
+    instruction sets.
+    """
     instructions = "+".join(_instruction_sets()) or "generic"
-    return f"onnxruntime-{ort.__version__}/{device}-{threads}/{platform.machine()}/{instructions}"
+    versions = f"worldtree-{_ARITHMETIC}/onnxruntime-{ort.__version__}"
+    return f"{versions}/{device}-{threads}/{platform.machine()}/{instructions}"
 
 
 def _instruction_sets() -> list[str]:

@@ -79,7 +79,7 @@ class VideoMetrics:
         )
         self.tier_dropped = Counter(
             "worldtree_tier_dropped",
-            "Blocks that did not reach a tier because it was slow or down.",
+            "Blocks that could not be kept: nothing is below host memory (host), or it was slow or down (store).",
             ["tier"],
             registry=registry,
         )

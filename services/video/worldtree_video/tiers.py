@@ -181,7 +181,9 @@ class Tiers:
 
     def _hold(self, key: bytes, held: HeldBlock) -> None:
         for left_key, left in self.host.put(key, held):
-            if self._writer and not self._is_known(left_key) and left_key not in self._leaving:
+            if self._writer is None:
+                self.metrics.tier_dropped.labels("host").inc()
+            elif not self._is_known(left_key) and left_key not in self._leaving:
                 self._leaving[left_key] = left
                 self._leaving_bytes += left.nbytes
         while self._leaving_bytes > self._queue_bytes:

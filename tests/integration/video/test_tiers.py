@@ -222,12 +222,15 @@ async def test_what_each_model_has_in_a_tier_is_counted_as_long_as_it_is_relied_
         tiers.check_integrity()
 
 
-async def test_without_a_store_the_host_tier_is_all_there_is(metrics: VideoMetrics) -> None:
+async def test_without_a_store_the_host_tier_is_all_there_is(
+    metrics: VideoMetrics, registry: CollectorRegistry
+) -> None:
     async with Tiers(HostTier(2 * SIZE), None, metrics) as tiers:
         tiers.put(FP32, some(FP32, 1, 2, 3))
         expect(await tiers.get(FP32, [key(i) for i in range(5)]), FP32, 2, 3)
         assert await tiers.save(FP32, some(FP32, 1)) == set()
         assert tiers.leaving_count == 0
+        assert registry.get_sample_value("worldtree_tier_dropped_total", {"tier": "host"}) == 1
 
 
 async def test_a_store_that_dies_costs_its_blocks_and_no_errors_and_is_used_again(

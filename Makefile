@@ -43,10 +43,10 @@ format: install ## Format the code
 protos: install ## Generate the code of the protos
 	$(BIN)/python protos/generate.py
 
-bench: install ## Run all benchmarks; tables on the terminal, JSON in out/bench/
+bench: install ## Run all benchmarks; JSON in out/bench/; fails when a bar does not hold
 	$(BIN)/python benchmarks/run.py --out out/bench
 
-failover: install ## Kill a replica under 16 plays, 20 times; the longest pause, JSON in out/bench/
+failover: install ## Kill a replica under 16 plays and 4 that step, 20 times; the longest pause, JSON in out/bench/
 	WORLDTREE_FAILOVER_ROUNDS=20 WORLDTREE_FAILOVER_JSON=out/bench/failover.json \
 	  $(BIN)/pytest -s tests/integration/test_failover.py
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 HERE = Path(__file__).parent
 BENCHMARKS = ("engine", "tree", "realtime", "tiers", "formats")
@@ -32,12 +33,15 @@ def main(
             continue
         missed += [(name, bar) for bar in json.loads(file.read_text())["bars"] if not bar["holds"]]
     console = Console()
-    for name in failed:
-        console.print(f"[red]{name} ended with an error[/red]")
-    for name, bar in missed:
-        sign = "≥" if bar["better"] == "higher" else "≤"
-        console.print(f"[red]{name}: {bar['name']} = {bar['value']:.3g} (bar: {sign} {bar['bar']:.3g})[/red]")
-    if not failed and not missed:
+    if failed or missed:
+        table = Table("benchmark", "what does not hold", "value", "bar", title="Bars that do not hold", style="red")
+        for name in failed:
+            table.add_row(name, "it ended with an error", "", "")
+        for name, bar in missed:
+            sign = "≥" if bar["better"] == "higher" else "≤"
+            table.add_row(name, bar["name"], f"{bar['value']:.3g}", f"{sign} {bar['bar']:.3g}")
+        console.print(table)
+    else:
         console.print("[green]all bars hold[/green]")
     if failed or (missed and not quick):
         raise typer.Exit(1)

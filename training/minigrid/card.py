@@ -15,12 +15,13 @@ TRAINED_STEPS = "3,600"
 
 # Of the shipped weights, on 2026-11-25: `evaluate.generate` and `served.measure_depths` with 1,000 added to every seed,
 # seven times. It is no part of evaluate's document; other weights need it measured anew.
-SAMPLING_NOTE = """A difference below two standard errors may be chance. The determined columns have no such error: a few episodes decide
-them. The shipped weights made the first 40 episodes with eight seeds of the noise for each way. Of the 678 determined
-cells at depth 8, the package alone (as in the first table, which has more episodes) had 0.976 right on average (0.963
-to 0.999), the engine 0.977 with `sliding` (0.968 to 0.981) and 0.972 with `sink_window` (0.963 to 0.978). What was
-wrong lay nearly all in the same four episodes, and what `sink_window` had wrong beyond `sliding` in a fifth, 3 or 4
-cells of it: too few episodes to say which policy is better."""
+SAMPLING_NOTE = """\
+A difference below two standard errors may be chance. The determined columns show no such error, but a few episodes
+decide them. The shipped weights made the first 40 with eight seeds of the noise each way. Of the 678 determined cells
+at depth 8, the package alone (as in the first table, which has more episodes) had 0.976 right on average (0.963 to
+0.999), the engine 0.977 with `sliding` (0.968 to 0.981) and 0.972 with `sink_window` (0.963 to 0.978). What was wrong
+lay nearly all in the same four episodes, and what `sink_window` had wrong beyond `sliding` in a fifth, 3 or 4 cells of
+it: too few episodes to say which policy is better."""
 
 _TEXT = """# minigrid 1
 
@@ -69,9 +70,9 @@ are loops {first_loop} to {last_loop}, by which nothing was chosen. Loop by loop
 
 {sampling_note}
 
-`full` is not in the table: it keeps everything, and a chunk beyond its window of {window} ends with FAILED_PRECONDITION. The
-{start_frames} frames that are given here count: no chunk could follow them, let alone a loop of 30. Until its window is
-full it shows the model what `sliding` does, for the same bytes.
+`full` is not in the table: it keeps everything, and a chunk beyond its window of {window} is refused
+(FAILED_PRECONDITION). The {start_frames} frames that are given here count: no chunk could follow them, let alone a loop
+of 30. Until its window is full it shows the model what `sliding` does, for the same bytes.
 
 ### By action (determined cells, default evaluations)
 

@@ -1,4 +1,4 @@
-"""A model package in onnxruntime, the way the video service drives it: paged pool, block tables, in-place commit."""
+"""A model package in onnxruntime, without the video service: paged pool, block tables, in-place commit as there."""
 
 from __future__ import annotations
 

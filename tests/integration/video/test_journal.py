@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -532,6 +533,214 @@ async def test_corrupt_steps_are_data_loss_and_corrupt_frames_only_missed(valkey
     await journal.aclose()
 
 
+# A write that comes late: its sender has given up on the connection, on which its bytes are still under way.
+
+
+class SlowNetwork:
+    """Between a journal and its Redis. `hold` keeps what is sent from then on, until `deliver` lets Redis have it."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.url = ""
+        self.cut_count = 0  # of answers that are lost with their connections
+        self._redis = urlsplit(redis_url)
+        self._holding = False
+        self._held: list[tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1")
+        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    async def hold(self, write: Awaitable[None]) -> None:
+        self._holding = True
+        with pytest.raises(StoreUnavailable, match="did not answer"):
+            await write
+        self._holding = False
+        assert self._held
+
+    async def deliver(self) -> list[bytes]:
+        """Redis's answers, which nobody waits for any more."""
+        answers = []
+        for data, reader, writer in self._held:
+            writer.write(data)
+            answers.append(await reader.read(1 << 16))
+            writer.close()
+        self._held.clear()
+        return answers
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_redis, to_redis = await asyncio.open_connection(self._redis.hostname, self._redis.port)
+        while data := await reader.read(1 << 16):
+            if self._holding:
+                self._held.append((data, from_redis, to_redis))
+                continue
+            to_redis.write(data)
+            answer = await from_redis.read(1 << 16)
+            if b"EVALSHA" in data and self.cut_count:
+                self.cut_count -= 1
+                break
+            writer.write(answer)
+        writer.close()
+
+
+@pytest.fixture
+async def network(valkey: Any) -> AsyncIterator[SlowNetwork]:
+    network = SlowNetwork(valkey.url)
+    await network.start()
+    yield network
+    await network.stop()
+
+
+@pytest.fixture
+async def slow(network: SlowNetwork) -> AsyncIterator[RedisJournal]:
+    journal = RedisJournal(network.url, "replica-a", timeout_s=0.5)
+    yield journal
+    await journal.aclose()
+
+
+CHILD = head("child.replica-a", parent=SESSION)
+
+
+@pytest.mark.parametrize("late", ["append", "rewind", "mark", "touch", "release", "close", "create", "fork"])
+async def test_a_write_that_comes_after_a_newer_one_changes_nothing(
+    valkey: Any, network: SlowNetwork, slow: RedisJournal, late: str
+) -> None:
+    await slow.create(head(), History(), lease())
+    await append(slow, 0, 4)
+    await network.hold(
+        {
+            "append": lambda: append(slow, 1, 2),
+            "rewind": lambda: slow.rewind(SESSION, 1),
+            "mark": lambda: slow.mark_snapshot(SESSION, 4),
+            "touch": lambda: slow.touch(SESSION, time.time() + 1),
+            "release": lambda: slow.release(SESSION),
+            "close": lambda: slow.close(SESSION),
+            "create": lambda: slow.create(head(), History(), lease()),
+            "fork": lambda: slow.fork(SESSION, CHILD, 2, lease()),
+        }[late]()
+    )
+    some, ends_s = entries(0, 6), round(lease(), 3)
+    history = History(tuple(each.step for each in some), tuple(each.frames for each in some))
+    names = [SESSION] if late != "fork" else [CHILD.session, SESSION]
+    if late == "fork":
+        await slow.create(CHILD, history, ends_s)
+    await slow.create(head(), history, ends_s)
+    await network.deliver()
+    assert await slow.owned() == sorted(names)
+    for name in names:
+        await slow.mark_snapshot(name, 0)  # it still is ours
+    other = RedisJournal(valkey.url, "replica-b", timeout_s=10.0)
+    for name in names:
+        found = await other.adopt(name, dead="replica-a")
+        assert found is not None
+        expect(found.history, 6)
+        assert found.lease_end_s == pytest.approx(ends_s, abs=0.002)
+    await other.aclose()
+
+
+async def test_a_late_fork_spares_a_child_whose_parent_has_stood_still(
+    network: SlowNetwork, slow: RedisJournal
+) -> None:
+    await slow.create(head(), History(), lease())
+    await append(slow, 0, 2)
+    await network.hold(slow.fork(SESSION, CHILD, 2, lease()))
+    some = entries(0, 2)
+    await slow.create(CHILD, History(tuple(e.step for e in some), tuple(e.frames for e in some)), lease())
+    await append(slow, 2, 5, session=CHILD.session)
+    await network.deliver()
+    found = await slow.adopt(CHILD.session, dead=None)
+    assert found is not None
+    expect(found.history, 5)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["once written", "never written"])
+async def test_a_closed_session_is_not_brought_back_by_a_late_create(
+    network: SlowNetwork, slow: RedisJournal, known: bool
+) -> None:
+    await slow.create(head("other.a"), History(), lease())
+    if known:
+        await slow.create(head(), History(), lease())
+    await network.hold(slow.create(head(), History(), lease()))
+    await slow.close(SESSION)
+    await network.deliver()
+    assert await slow.owned() == ["other.a"]
+    assert await slow.adopt(SESSION, dead=None) is None
+
+
+async def test_a_closed_child_is_not_brought_back_by_its_late_fork(network: SlowNetwork, slow: RedisJournal) -> None:
+    await slow.create(head(), History(), lease())
+    await network.hold(slow.fork(SESSION, CHILD, 0, lease()))
+    await slow.close(CHILD.session)
+    await network.deliver()
+    assert await slow.owned() == [SESSION]
+    assert await slow.adopt(CHILD.session, dead=None) is None
+
+
+async def test_a_write_that_is_sent_twice_is_done_once_and_is_no_gap(network: SlowNetwork, slow: RedisJournal) -> None:
+    await slow.create(head(), History(), lease())
+    await append(slow, 0, 4)
+    for write in (
+        lambda: slow.create(CHILD, History(), lease()),
+        lambda: append(slow, 4, 6),
+        lambda: slow.rewind(SESSION, 5),
+        lambda: slow.mark_snapshot(SESSION, 3),
+        lambda: slow.fork(SESSION, CHILD, 5, lease()),
+        lambda: slow.close(SESSION),
+    ):
+        network.cut_count = 1
+        await write()
+        assert network.cut_count == 0
+    assert await slow.owned() == [CHILD.session]
+    found = await slow.adopt(CHILD.session, dead=None)
+    assert found is not None
+    expect(found.history, 5, frames_first=3, snapshot_length=3)
+
+
+async def test_a_fork_spares_a_child_that_another_has_adopted(pair: tuple[RedisJournal, RedisJournal]) -> None:
+    a, b = pair
+    await a.create(head(), History(), lease())
+    await append(a, 0, 2)
+    await a.fork(SESSION, CHILD, 2, lease())
+    await b.adopt(CHILD.session, dead="replica-a")
+    await append(b, 2, 4, session=CHILD.session)
+    await a.fork(SESSION, CHILD, 2, lease())
+    with pytest.raises(JournalLost) as caught:
+        await append(a, 2, 3, session=CHILD.session)
+    assert caught.value.owner == "replica-b"
+    found = await b.adopt(CHILD.session, dead=None)
+    assert found is not None
+    expect(found.history, 4)
+
+
+async def test_an_heir_is_behind_where_redis_lost_everything_and_an_owner_of_old_closes(
+    valkey: Any, pair: tuple[RedisJournal, RedisJournal]
+) -> None:
+    a, b = pair
+    await a.create(head(), History(), lease())
+    await b.adopt(SESSION, dead="replica-a")
+    with Redis.from_url(valkey.url) as client:
+        client.flushall()
+    await a.close(SESSION)
+    await append_is_behind(b)
+    await b.create(head(), History(), lease())
+    await append(b, 0, 1)
+    assert await b.owned() == [SESSION]
+
+
+async def test_a_closed_session_leaves_nothing_for_longer_than_the_grace(valkey: Any) -> None:
+    journal = RedisJournal(valkey.url, "replica-a", timeout_s=10.0, grace_s=0.2)
+    await journal.create(head(), History(), lease())
+    await journal.close(SESSION)
+    await asyncio.sleep(0.6)
+    with Redis.from_url(valkey.url) as client:
+        assert client.keys("*") == []
+    await journal.aclose()
+
+
 # What only a folder has to prove: the death of its one writer.
 
 
@@ -586,6 +795,45 @@ async def test_a_flipped_bit_before_the_last_record_is_data_loss_and_never_anoth
         assert found is not None
         assert len(found.history.steps) == 3
     await journal.aclose()
+
+
+async def test_zeros_at_the_end_of_a_file_are_a_torn_record_and_before_anything_else_they_are_data_loss(
+    tmp_path: Path,
+) -> None:
+    journal = FolderJournal(tmp_path, "a")
+    await journal.create(head(), History(), lease())
+    await append(journal, 0, 3)
+    whole = file_of(tmp_path).read_bytes()
+    for end in (bytes(5), bytes(12), bytes(4096)):  # as a file system may leave them after a power cut
+        file_of(tmp_path).write_bytes(whole + end)
+        found = await journal.adopt(SESSION, dead=None)
+        assert found is not None
+        expect(found.history, 3)
+    file_of(tmp_path).write_bytes(whole + bytes(4096) + b"x")
+    with pytest.raises(JournalCorrupt, match="damaged front"):
+        await journal.adopt(SESSION, dead=None)
+    await journal.aclose()
+
+
+async def test_a_file_of_four_times_the_records_takes_about_four_times_as_long_to_read(tmp_path: Path) -> None:
+    journal = FolderJournal(tmp_path, "a")
+    await journal.create(head(), History(), lease())
+    base = file_of(tmp_path).read_bytes()
+    await journal.append(SESSION, 0, [entry(0, b"f" * 500)], request_id="", lease_end_s=lease())
+    record = file_of(tmp_path).read_bytes()[len(base) :]
+    await journal.rewind(SESSION, 0)
+    rewind = file_of(tmp_path).read_bytes()[len(base) + len(record) :]
+    await journal.aclose()
+    seconds = []
+    for count in (2000, 8000):
+        file_of(tmp_path).write_bytes(base + (record + rewind) * count)
+        times = []
+        for _ in range(3):
+            started_s = time.perf_counter()
+            assert record_file.read(file_of(tmp_path), SESSION) is not None
+            times.append(time.perf_counter() - started_s)
+        seconds.append(min(times))
+    assert seconds[1] < 8 * seconds[0]
 
 
 async def test_one_process_at_a_time_has_the_folder(tmp_path: Path) -> None:

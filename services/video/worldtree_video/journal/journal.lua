@@ -1,11 +1,12 @@
 -- One session's journal: every operation in one step that nobody else sees half of.
--- meta (hash): head, owner, epoch, lease (ms), snapshot, request, request_count, closed
+-- meta (hash): head, owner, epoch, lease (ms), snapshot, request, request_count, closed, written (number of the last
+-- write; the owner counts them, and each epoch begins anew)
 -- steps (list): one entry for each generated chunk. frames (list): the pixels of the last so many of them.
 -- Answers: {"OK", ...}, {"LOST", owner, epoch} (somebody else's), {"BEHIND", length} (write it anew),
 -- {"MOVED", owner} and {"NONE"} (adopt only).
-local op, prefix, replica, session, epoch, grace_ms = unpack(ARGV, 1, 6)
-epoch, grace_ms = tonumber(epoch), tonumber(grace_ms)
-local args = {unpack(ARGV, 7, 16)} -- of a fixed number; lists of entries are read from ARGV itself
+local op, prefix, replica, session, epoch, grace_ms, number = unpack(ARGV, 1, 7)
+epoch, grace_ms, number = tonumber(epoch), tonumber(grace_ms), tonumber(number)
+local args = {unpack(ARGV, 8, 17)} -- of a fixed number; lists of entries are read from ARGV itself
 
 local FRAMES_BYTES_MAX = 8388608 -- as in entries.py
 
@@ -22,12 +23,20 @@ local function live(name, lease_ms)
     if redis.call('PEXPIRETIME', set_of(replica)) < ends_ms then redis.call('PEXPIREAT', set_of(replica), ends_ms) end
 end
 
+-- What to answer a write that came again, or so late that a newer one was done before it; nil: it is the newest
+local function late(written)
+    if number == tonumber(written or 0) then return {'OK'} end
+    if number < tonumber(written or 0) then return {'BEHIND', 0} end
+end
+
 -- nil: ours; else what to answer
 local function fence()
-    local owner, held, closed = unpack(redis.call('HMGET', meta, 'owner', 'epoch', 'closed'))
-    if not owner then return {'BEHIND', 0} end
-    if owner ~= replica or tonumber(held) ~= epoch then return {'LOST', owner, held} end
-    if closed then return {'LOST', '', held} end
+    local owner, held, closed, written = unpack(redis.call('HMGET', meta, 'owner', 'epoch', 'closed', 'written'))
+    if not owner then return op ~= 'close' and {'BEHIND', 0} or nil end
+    if tonumber(held) < epoch then return {'BEHIND', 0} end -- all was lost, and an owner of old came before us
+    if owner ~= replica or tonumber(held) > epoch then return {'LOST', owner, held} end
+    if late(written) then return late(written) end
+    if closed then return op == 'close' and {'OK'} or {'LOST', '', held} end
 end
 
 local function push(list, first, last)
@@ -47,16 +56,17 @@ local function cut(length)
 end
 
 if op == 'create' then -- head, lease, snapshot, request, request_count, step count; steps, frames
-    local owner, held = unpack(redis.call('HMGET', meta, 'owner', 'epoch'))
+    local owner, held, written = unpack(redis.call('HMGET', meta, 'owner', 'epoch', 'written'))
     if owner and (tonumber(held) > epoch or (tonumber(held) == epoch and owner ~= replica)) then
         return {'LOST', owner, held}
     end
+    if owner and tonumber(held) == epoch and late(written) then return late(written) end
     if owner and owner ~= replica and owner ~= '' then redis.call('SREM', set_of(owner), session) end
     redis.call('DEL', meta, steps, frames)
     redis.call('HSET', meta, 'head', args[1], 'owner', replica, 'epoch', epoch, 'snapshot', args[3],
-        'request', args[4], 'request_count', args[5])
-    local split = 12 + tonumber(args[6])
-    push(steps, 13, split)
+        'request', args[4], 'request_count', args[5], 'written', number)
+    local split = 13 + tonumber(args[6])
+    push(steps, 14, split)
     push(frames, split + 1, #ARGV)
     live(session, tonumber(args[2]))
     return {'OK'}
@@ -66,7 +76,7 @@ elseif op == 'adopt' then -- dead
     if owner ~= '' and owner ~= replica and owner ~= args[1] then return {'MOVED', owner} end
     if owner ~= '' then redis.call('SREM', set_of(owner), session) end
     held = tonumber(held) + 1
-    redis.call('HSET', meta, 'owner', replica, 'epoch', held)
+    redis.call('HSET', meta, 'owner', replica, 'epoch', held, 'written', 0)
     live(session, tonumber(lease))
     local read = redis.call('HMGET', meta, 'head', 'snapshot', 'request', 'request_count')
     return {'OK', held, lease, read[1], read[2], read[3], read[4],
@@ -81,7 +91,7 @@ elseif op == 'owned' then
     return {'OK', owned}
 elseif op == 'missing' then -- names, each followed by the epoch that it should have
     local found = {}
-    for place = 7, #ARGV, 2 do
+    for place = 8, #ARGV, 2 do
         local owner, held, closed = unpack(redis.call('HMGET', key(ARGV[place], 'meta'), 'owner', 'epoch', 'closed'))
         if owner ~= replica or held ~= ARGV[place + 1] or closed then table.insert(found, ARGV[place]) end
     end
@@ -90,42 +100,43 @@ end
 
 local refused = fence()
 if refused then return refused end
+local length = redis.call('LLEN', steps)
+local needed = ({append = args[1], rewind = args[1], mark = args[1], fork = args[3]})[op]
+if length < tonumber(needed or 0) then return {'BEHIND', length} end
+redis.call('HSET', meta, 'written', number)
 
 if op == 'append' then -- first, lease, request, count; steps, frames
     local first, count = tonumber(args[1]), tonumber(args[4])
-    local length = redis.call('LLEN', steps)
-    if length < first then return {'BEHIND', length} end
     cut(first)
-    push(steps, 11, 10 + count)
-    push(frames, 11 + count, 10 + 2 * count)
+    push(steps, 12, 11 + count)
+    push(frames, 12 + count, 11 + 2 * count)
     if count > 0 then -- so many of the last one's size
-        local most = math.max(1, math.floor(FRAMES_BYTES_MAX / math.max(1, #ARGV[10 + 2 * count])))
+        local most = math.max(1, math.floor(FRAMES_BYTES_MAX / math.max(1, #ARGV[11 + 2 * count])))
         redis.call('LTRIM', frames, -most, -1)
     end
     redis.call('HSET', meta, 'request', args[3], 'request_count', args[3] == '' and 0 or count)
     live(session, tonumber(args[2]))
 elseif op == 'rewind' then -- length
-    local length = redis.call('LLEN', steps)
-    if length < tonumber(args[1]) then return {'BEHIND', length} end
     cut(tonumber(args[1]))
 elseif op == 'mark' then -- length
-    local length = redis.call('LLEN', steps)
-    if length < tonumber(args[1]) then return {'BEHIND', length} end
     local kept = length - tonumber(args[1])
     if kept == 0 then redis.call('DEL', frames) else redis.call('LTRIM', frames, -kept, -1) end
     redis.call('HSET', meta, 'snapshot', args[1])
 elseif op == 'fork' then -- child, head, length, lease, the child's epoch
-    local child, length = args[1], tonumber(args[3])
-    local parent_length = redis.call('LLEN', steps)
-    if parent_length < length then return {'BEHIND', parent_length} end
-    local snapshot = math.min(tonumber(redis.call('HGET', meta, 'snapshot')), length)
+    local child, forked = args[1], tonumber(args[3])
+    local owner, held, written = unpack(redis.call('HMGET', key(child, 'meta'), 'owner', 'epoch', 'written'))
+    local older = not owner or tonumber(held) < tonumber(args[5])
+    if not older and (owner ~= replica or tonumber(held) > tonumber(args[5]) or late(written)) then
+        return {'OK'} -- the child has gone on without us: whoever writes it next is told what it is now
+    end
+    local snapshot = math.min(tonumber(redis.call('HGET', meta, 'snapshot')), forked)
     redis.call('DEL', key(child, 'meta'), key(child, 'steps'), key(child, 'frames'))
     redis.call('HSET', key(child, 'meta'), 'head', args[2], 'owner', replica, 'epoch', args[5],
-        'snapshot', snapshot, 'request', '', 'request_count', 0)
-    if length > 0 then
+        'snapshot', snapshot, 'request', '', 'request_count', 0, 'written', number)
+    if forked > 0 then
         redis.call('COPY', steps, key(child, 'steps'))
-        redis.call('LTRIM', key(child, 'steps'), 0, length - 1)
-        local kept = redis.call('LLEN', frames) - (parent_length - length)
+        redis.call('LTRIM', key(child, 'steps'), 0, forked - 1)
+        local kept = redis.call('LLEN', frames) - (length - forked)
         if kept > 0 then
             redis.call('COPY', frames, key(child, 'frames'))
             redis.call('LTRIM', key(child, 'frames'), 0, kept - 1)
@@ -140,8 +151,11 @@ elseif op == 'release' then
 elseif op == 'close' then
     redis.call('SREM', set_of(replica), session)
     redis.call('DEL', steps, frames)
-    -- one that was adopted leaves a mark for a while: an owner of old that wakes up must not write it anew
-    if epoch > 1 then redis.call('HSET', meta, 'closed', 1) redis.call('HDEL', meta, 'head') else redis.call('DEL', meta) end
+    -- A mark stays for a while: a write of ours that comes late must not bring it back. Of one that was adopted it stays
+    -- as long as the lease: an owner of old that wakes up must not write it anew.
+    redis.call('HSET', meta, 'owner', replica, 'epoch', epoch, 'closed', 1)
+    redis.call('HDEL', meta, 'head')
+    if epoch == 1 or redis.call('PTTL', meta) < 0 then redis.call('PEXPIRE', meta, grace_ms) end
 else
     return redis.error_reply('ERR no operation ' .. op)
 end

@@ -12,7 +12,8 @@ class Journal(Protocol):
     Each method is one round trip, and repeating it changes nothing more. All but the last four are fenced: they
     raise JournalLost, and change nothing, when the session has another owner, or was adopted again since; and
     JournalBehind when the journal lacks what the write builds on, so the session must be written anew (`create`).
-    Any may raise StoreUnavailable. Writes of one session are made one after another; a journal is for one event loop.
+    Any may raise StoreUnavailable: then the write may have been made, or be made yet, but not after a newer one of its
+    session. Writes of one session are made one after another; a journal is for one event loop.
     """
 
     async def create(self, head: Head, history: History, lease_end_s: float) -> None:

@@ -1,6 +1,7 @@
 """The journal that all replicas share, in Redis. Its rules are in `journal.lua`, which Redis runs in one step."""
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -44,7 +45,8 @@ class RedisJournal:
     """One Redis 7 or Valkey (or a primary with replicas; no cluster: an operation touches the keys of two sessions).
 
     Calls that wait at the same moment share a round trip. `grace_s`: how long a journal outlives its session's lease;
-    the clocks of Redis and of all replicas have to agree to within that.
+    the clocks of Redis and of all replicas have to agree to within that. Calls are numbered as they are made: one that
+    Redis gets on an old connection, when it has done a newer write of that session, changes nothing.
     """
 
     def __init__(self, url: str, replica: str, *, timeout_s: float = 1.0, grace_s: float = 60.0) -> None:
@@ -55,6 +57,7 @@ class RedisJournal:
         self._connection = RedisConnection(url, timeout_s)
         self._grace_ms = round(grace_s * 1000)
         self._epochs: dict[str, int] = {}
+        self._numbers = itertools.count(1)
         self._sha = ""
         self._waiting: deque[_Call] = deque()
         self._sender: asyncio.Task[None] | None = None
@@ -96,8 +99,9 @@ class RedisJournal:
         await self._write("mark", session, length)
 
     async def fork(self, parent: str, head: Head, length: int, lease_end_s: float) -> None:
-        await self._write("fork", parent, head.session, pack_head(head), length, _milliseconds(lease_end_s), 1)
-        self._epochs[head.session] = 1
+        # before there is an answer: a close of the child must reach Redis, where the fork may yet come late
+        epoch = self._epochs.setdefault(head.session, 1)
+        await self._write("fork", parent, head.session, pack_head(head), length, _milliseconds(lease_end_s), epoch)
 
     async def touch(self, session: str, lease_end_s: float) -> None:
         await self._write("touch", session, _milliseconds(lease_end_s))
@@ -166,7 +170,9 @@ class RedisJournal:
 
     async def _call(self, op: str, session: str, epoch: int, *arguments: Any) -> list[Any]:
         answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Call([op, _PREFIX, self.replica, session, epoch, self._grace_ms, *arguments], answer))
+        number = next(self._numbers)  # in the order of the queue
+        fixed = [op, _PREFIX, self.replica, session, epoch, self._grace_ms, number]
+        self._waiting.append(_Call([*fixed, *arguments], answer))
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_all())
         return await answer

@@ -28,7 +28,7 @@ from worldtree_video.kv_cache import BlockPool, BlockTable
 from worldtree_video.mailbox import Mailbox
 from worldtree_video.policies import resolve
 from worldtree_video.sequence import Planned
-from worldtree_video.sessions import Session, Unanswered
+from worldtree_video.sessions import Session
 from worldtree_video.stored_block import BlockFormat, StoredBlock
 from worldtree_video.tiers import Tiers
 
@@ -187,11 +187,6 @@ class Residency:
         if len(table) - 1 in table.blocks:
             branch.shown = self._model.frames(storage, table.last)
         table.spill()
-        request_id, chunks = session.last_step
-        if request_id and chunks and chunks[-1].record.key == branch.key:
-            # Its retry may still come, and is answered as after an adoption; until then its frames are no burden.
-            session.unanswered = Unanswered(request_id, len(branch.records) - len(chunks), len(chunks))
-            session.last_step = ("", [])
         self.spilled_count += 1
         self._metrics.spilled_sessions.labels(self._engine.name).inc()
 

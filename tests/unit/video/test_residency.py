@@ -370,20 +370,3 @@ async def test_blocks_made_under_another_machines_keys_are_set_apart(serve: Serv
     loaded = served.worlds.residency.loaded_count
     await served.worlds.complete(foreign)
     assert served.worlds.residency.loaded_count == loaded + 1
-
-
-async def test_a_spilled_session_still_answers_the_retry_of_its_last_step(serve: Serve) -> None:
-    served = serve(prefix_cache=False)
-    worlds = served.worlds
-    session = await opened(served, chunks=5)
-    first = await worlds.step(session.name, turns(3), request_id="once")
-    await spill(served, session)
-    assert session.last_step == ("", [])
-    again = await worlds.step(session.name, turns(3), request_id="once")
-    assert frames_of(again) == frames_of(first)
-    assert [chunk.record for chunk in again] == [chunk.record for chunk in first]
-    assert session.branch.chunk_index == 8
-    assert await worlds.step(session.name, turns(3), request_id="once") == again
-    await worlds.step(session.name, turns(1))
-    await spill(served, session)
-    assert session.unanswered is None

@@ -139,6 +139,11 @@ class JournalWriter:
         try:
             while line.writes and line.state is LineState.PROTECTED:
                 write = line.writes[0]
+                child = write.child
+                if child and (child.state is not LineState.WAITING or self._lines.get(child.session) is not child):
+                    # It was closed, or is written in full: the fork would bring it back, or back to where it began.
+                    self._waiting_bytes -= line.pop().size_bytes
+                    continue
                 try:
                     await write.run()
                 except JournalLost as error:

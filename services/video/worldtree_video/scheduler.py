@@ -521,10 +521,13 @@ class Scheduler:
             self._making[entry.shared] = entry
 
     def _gives_way(self, entry: _Entry) -> bool:
-        """Ends the newest bulk work in the pool of one that goes before it; False when there is none."""
+        """Ends the newest bulk work with blocks of its own, for one that goes before it. False: there is none."""
         pool = entry.run.branch.table.pool
         for other in reversed(self._entries.values()):
-            if entry.priority < other.priority is Priority.BULK and other.run.branch.table.pool is pool:
+            table = other.run.branch.table
+            if not entry.priority < other.priority is Priority.BULK or table.pool is not pool:
+                continue
+            if other.pending or any(pool.references(block_id) == 1 for block_id in table.blocks.values()):
                 self.remove(other.run)
                 other.run.fail(KvCacheFull(pool.block_count))
                 other.run.branch.close()  # now, not when its reader has learnt of it

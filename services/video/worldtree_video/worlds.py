@@ -56,7 +56,7 @@ class Worlds:
         self.residency = Residency(engine, tiers)
         self.protection = Protection(engine, self.residency, scribe, checkpoint_chunks=settings.checkpoint_chunks)
         self.draining = False
-        self._clips: dict[BlockTable, int] = {}  # those in the making: how many blocks each may come to hold
+        self._clips: dict[Sequence, int] = {}  # those in the making: how many blocks each may come to hold
         self._clock = clock
 
     async def create(self, recipe: Recipe, *, ttl_s: float, tenant: str = ANONYMOUS) -> Session:
@@ -255,13 +255,11 @@ class Worlds:
 
     async def generate(self, recipe: Recipe, actions: Seq[Action], *, tenant: str = ANONYMOUS) -> AsyncGenerator[Chunk]:
         """A clip, chunk by chunk, on a branch that is gone afterwards."""
-        with self.engine.lock:
-            policy = recipe.policy
-            most = min(policy.window_chunks + policy.bank_chunks, len(recipe.origin.chunks) + len(actions)) + 1
-            self.admit(0, policy.storage, block_count=most)
-            branch = self.blank(recipe)
-            branch.table.reserve_chunks = 0  # it never goes back
-            self._clips[branch.table] = most
+        policy = recipe.policy
+        most = min(policy.window_chunks + policy.bank_chunks, len(recipe.origin.chunks) + len(actions)) + 1
+        self.admit(0, policy.storage, block_count=most)
+        branch = self.blank(recipe)
+        branch.table.reserve_chunks = 0  # it never goes back
         mailbox: Mailbox[Chunk] = Mailbox()
         sequence = Sequence(
             branch,
@@ -276,16 +274,16 @@ class Worlds:
             sequence.taken()
             self.engine.wake(sequence)
 
+        self._clips[sequence] = most
         try:
             self.engine.submit(sequence)
             async for chunk in self._taken_one_by_one(mailbox, taken):
                 if not chunk.record.given:
                     yield chunk
         finally:
+            del self._clips[sequence]
             self.engine.cancel(sequence)
-            with self.engine.lock:
-                del self._clips[branch.table]
-                branch.close()
+            self.close(branch)
 
     @asynccontextmanager
     async def claim(self, session: Session, claim: Claim) -> AsyncIterator[None]:
@@ -412,7 +410,8 @@ class Worlds:
         """Blocks that the clips in the making do not hold yet, and may come to."""
         pool = self.engine.pools[storage]
         with self.engine.lock:
-            return sum(max(0, most - len(table.blocks)) for table, most in self._clips.items() if table.pool is pool)
+            clips = [(clip.branch.table, most) for clip, most in self._clips.items() if not clip.over]
+            return sum(max(0, most - len(table.blocks)) for table, most in clips if table.pool is pool)
 
     def admit(self, session_count: int, storage: Storage, *, block_count: int = 0) -> None:
         """Refuses before the pool is dry, so that the sessions that are held and the clips in the making can go on.

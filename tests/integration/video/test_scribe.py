@@ -466,6 +466,29 @@ async def test_a_fork_that_waits_behind_a_write_that_fails_is_written_in_full(ow
     await journal.aclose()
 
 
+async def test_a_fork_that_was_not_waited_for_does_not_bring_back_a_child_that_was_closed(
+    owner: Owner, valkey: Any
+) -> None:
+    journal, other = redis_journal(valkey), redis_journal(valkey, "b")
+    owner.begin(journal, wait_s=0.2)
+    owner.open()
+    assert await owner.scribe.settled(S)
+    valkey.pause(600)
+    owner.append()
+    owner.fork("child.a", 1)
+    assert not await owner.scribe.settled("child.a")  # the parent's append is under way still
+    owner.scribe.end("child.a")
+    del owner.histories["child.a"]
+    await eventually(lambda: owner.scribe.behind(S) == 0)
+    owner.append()
+    assert await owner.scribe.settled(S)
+    assert (owner.unprotected(), owner.scribe.leaving("child.a")) == (0, False)
+    assert await other.adopt("child.a", dead="a") is None
+    await owner.check(journal)
+    await journal.aclose()
+    await other.aclose()
+
+
 async def test_one_released_during_an_outage_is_written_as_it_stands_before_others_may_have_it(
     owner: Owner, valkey: Any
 ) -> None:

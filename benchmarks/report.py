@@ -31,6 +31,10 @@ class Bar:
     def holds(self) -> bool:
         return self.value >= self.bar if self.better == "higher" else self.value <= self.bar
 
+    @property
+    def limit(self) -> str:
+        return f"{'≥' if self.better == 'higher' else '≤'} {self.bar:.3g}"
+
 
 def median(values: Sequence[float]) -> float:
     """The median, which a noisy neighbour moves least."""
@@ -60,9 +64,8 @@ def publish(
         table.add_row(*(_text(value) for value in row.values()))
     console.print(table)
     for bar in bars:
-        sign = "≥" if bar.better == "higher" else "≤"
         colour = "green" if bar.holds else "red"
-        console.print(f"  [{colour}]{bar.name} = {bar.value:.3g} (bar: {sign} {bar.bar:.3g})[/{colour}]")
+        console.print(f"  [{colour}]{bar.name} = {bar.value:.3g} (bar: {bar.limit})[/{colour}]")
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         document = {

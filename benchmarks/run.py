@@ -4,9 +4,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from report import Bar
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +24,7 @@ def main(
     Ends with the bars that do not hold, and exit code 1 if there are any (but for a quick look).
     """
     failed = []
-    missed: list[tuple[str, dict[str, Any]]] = []
+    missed: list[tuple[str, Bar]] = []
     for name in BENCHMARKS:
         file = out / f"{name}.json"
         file.unlink(missing_ok=True)  # one that fails must not leave the last one's figures
@@ -31,15 +32,16 @@ def main(
         if subprocess.run([*command, *(["--quick"] if quick else [])], check=False).returncode:
             failed.append(name)
             continue
-        missed += [(name, bar) for bar in json.loads(file.read_text())["bars"] if not bar["holds"]]
+        told = json.loads(file.read_text())["bars"]
+        bars = [Bar(bar["name"], bar["value"], bar["bar"], bar["better"]) for bar in told]
+        missed += [(name, bar) for bar in bars if not bar.holds]
     console = Console()
     if failed or missed:
         table = Table("benchmark", "what does not hold", "value", "bar", title="Bars that do not hold", style="red")
         for name in failed:
             table.add_row(name, "it ended with an error", "", "")
         for name, bar in missed:
-            sign = "≥" if bar["better"] == "higher" else "≤"
-            table.add_row(name, bar["name"], f"{bar['value']:.3g}", f"{sign} {bar['bar']:.3g}")
+            table.add_row(name, bar.name, f"{bar.value:.3g}", bar.limit)
         console.print(table)
     else:
         console.print("[green]all bars hold[/green]")

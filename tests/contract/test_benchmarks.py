@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,8 @@ file.write_text(json.dumps({"bars": told}))
 
 def run(folder: Path, *flags: str, **told: Any) -> subprocess.CompletedProcess[str]:
     """Runs all; `told`: the bars of a benchmark that has others than HOLDS, or None for one that fails."""
-    shutil.copy(RUN, folder)
+    for file in (RUN, RUN.with_name("report.py")):
+        shutil.copy(file, folder)
     for name in NAMES:
         (folder / f"{name}.py").write_text(BENCHMARK)
         (folder / f"{name}.told").write_text(json.dumps(told.get(name, [HOLDS])))
@@ -64,3 +66,15 @@ def test_one_that_ends_with_an_error_fails_even_a_look_and_leaves_no_old_figures
     assert "it ended with an error" in done.stdout
     assert not (tmp_path / "out/tree.json").exists()
     assert (tmp_path / "out/formats.json").exists(), "the others are run all the same"
+
+
+def test_every_benchmark_starts_and_explains_itself() -> None:
+    names = sorted(path.stem for path in RUN.parent.glob("*.py") if "typer.run(main)" in path.read_text())
+    listed = re.search(r"BENCHMARKS = \((.*)\)", RUN.read_text())
+    assert listed
+    assert names == sorted([*re.findall(r'"(\w+)"', listed[1]), "run"])
+    for name in names:
+        command = [sys.executable, str(RUN.with_name(f"{name}.py")), "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "100"})
+        assert done.returncode == 0, done.stderr
+        assert "--quick" in done.stdout

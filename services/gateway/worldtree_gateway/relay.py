@@ -254,7 +254,7 @@ async def _pass_requests(first: Any, context: Context, call: Any) -> None:
     """One task a call. Ends quietly when the backend has ended the call: the response side knows why."""
     try:
         if first is not grpc.aio.EOF:
-            await call.write(first)  # waits until the call is open
+            await write(call, first)
             while (message := await context.read()) is not grpc.aio.EOF:
                 await write(call, message)
         await asyncio.sleep(CANCELLATION_GRACE_S)
@@ -265,7 +265,8 @@ async def _pass_requests(first: Any, context: Context, call: Any) -> None:
 
 async def write(call: Any, message: bytes) -> None:
     """As call.write(), which puts "Internal error from Core" in the place of the status that is on its way when the
-    backend ends the call under a write (1 in 20 refused plays with grpcio 1.85). Raises InvalidStateError then."""
+    backend ends the call under a write (1 in 20 refused plays with grpcio 1.85). Raises InvalidStateError then, or
+    AioRpcError when the call ended before it was open."""
     await call.wait_for_connection()
     if call.done():
         raise asyncio.InvalidStateError("the backend has ended the call")

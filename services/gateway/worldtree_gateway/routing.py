@@ -81,14 +81,13 @@ class Router:
         if backend is not None and backend.connected and place not in avoid:
             return Route(backend)
         # It may be one that has yet to say its name: taken for dead, it would lose its sessions, and their plays there.
-        if backend is None and not all(each.tried for each in self.backends):
-            raise BackendDown(self.section, replica=place, retry_after_s=self.retry_after_s)
+        unmet = backend is None and not all(each.tried for each in self.backends)
         others = {
             each.replica: each
             for each in self.backends
             if each.usable and each.replica is not None and each.replica != place and each.replica not in avoid
         }
-        if not others:
+        if unmet or not others:
             raise BackendDown(self.section, replica=place, retry_after_s=self.retry_after_s)
         return Route(others[chosen(session, others)], rehome=place)
 

@@ -10,7 +10,7 @@ from worldtree_runtime.errors import NotFound, WorldtreeError
 from worldtree_video.caller import Caller
 from worldtree_video.catalog import Catalog, Served
 from worldtree_video.errors import Draining, JournalBehind, JournalCorrupt, JournalLost, SessionNotFound
-from worldtree_video.journal import Journal
+from worldtree_video.journal import Adopted, Journal
 from worldtree_video.recipe import from_head
 from worldtree_video.scribe import Scribe
 
@@ -93,11 +93,19 @@ class Adoption:
         assert self._journal is not None, "there is no journal to adopt from"
         try:
             adopted = await self._journal.adopt(session, dead=dead or None)
-        except JournalCorrupt:
-            await self._give_back(session)
+            served = self._taken_on(session, adopted) if adopted else None
+        except (JournalCorrupt, NotFound):
+            # For a replica that serves its model and its format, or that understands what is written.
+            with suppress(JournalBehind, JournalLost):  # it was not even ours
+                await self._journal.release(session)
             raise
-        if adopted is None:
+        if adopted is None or served is None:
             raise SessionNotFound(session)
+        log.info("adopted a session", extra={"session": session, "from": dead, "steps": len(adopted.history.steps)})
+        return served
+
+    def _taken_on(self, session: str, adopted: Adopted) -> Served:
+        """Raises NotFound for what is not served here, JournalCorrupt for what cannot be."""
         head = adopted.head
         try:
             served = self._catalog.resolve(common.ModelRef(name=head.model, version=head.version, digest=head.digest))
@@ -106,16 +114,5 @@ class Adoption:
                 raise NotFound("storage format", recipe.policy.storage.value)
             served.archive.adopt(adopted, recipe)
         except (ValueError, TypeError, KeyError) as error:
-            await self._give_back(session)
             raise JournalCorrupt(session, f"its head says what cannot be: {error}") from error
-        except NotFound:
-            await self._give_back(session)
-            raise
-        log.info("adopted a session", extra={"session": session, "from": dead, "steps": len(adopted.history.steps)})
         return served
-
-    async def _give_back(self, session: str) -> None:
-        """For a replica that serves its model and its format, or that understands what is written."""
-        assert self._journal is not None, "there is no journal to give back to"
-        with suppress(JournalBehind, JournalLost):  # it was not even ours
-            await self._journal.release(session)

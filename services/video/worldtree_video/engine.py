@@ -169,10 +169,11 @@ class Engine:
     def observe(self) -> None:
         """Sets the gauges."""
         with self.lock:
-            busy = self.sessions.busy_count
+            busy, spilled = self.sessions.busy_count, self.sessions.spilled_count
             self._metrics.play_load.labels(self.name).set(self.scheduler.play_load)
             self._metrics.observe_pools(self.name, self.pools.values())
-            self._metrics.observe_sessions(self.name, idle=len(self.sessions) - busy, busy=busy)
+            idle = len(self.sessions) - busy - spilled
+            self._metrics.observe_sessions(self.name, idle=idle, spilled=spilled, busy=busy)
 
     def _next_batch(self) -> Batch:
         with self.lock:

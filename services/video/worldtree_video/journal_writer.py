@@ -159,10 +159,10 @@ class JournalWriter:
                 if line.state is not LineState.PROTECTED or not line.writes or line.writes[0] is not write:
                     return  # given up meanwhile
                 self._waiting_bytes -= line.pop().size_bytes
-                if write.child and write.child.state is LineState.WAITING:
-                    write.child.state = LineState.PROTECTED
-                    write.child.changed.set()
-                    self._start(write.child)
+                if child and child.state is LineState.WAITING:
+                    child.state = LineState.PROTECTED
+                    child.changed.set()
+                    self._start(child)
                 if line.leaving and not line.writes:
                     self._drop(line)
         except Exception:  # a bug: the session goes on, and is written anew

@@ -113,7 +113,6 @@ class VideoMetrics:
             ["model"],
             registry=registry,
         )
-        self._spilled_counts: dict[str, int] = {}
 
     def observe_tick(self, model: str, batch: Batch, committed: Sequence[PendingChunk], seconds: float) -> None:
         """Counts one tick."""
@@ -144,17 +143,13 @@ class VideoMetrics:
             shared_count += pool.shared_count()
         self.kv_shared_blocks.labels(model).set(shared_count)
 
-    def observe_outside(self, model: str, *, cached: Mapping[str, int], spilled: int) -> None:
-        """Sets the gauges of a model's blocks outside its pools, by tier; and says how many idle sessions have theirs
-        there, for `observe_sessions`.
-        """
+    def observe_outside(self, model: str, cached: Mapping[str, int]) -> None:
+        """Sets the gauges of a model's blocks outside its pools, by tier."""
         for tier, count in cached.items():
             self.kv_blocks.labels(model, tier, "cached").set(count)
-        self._spilled_counts[model] = spilled
 
-    def observe_sessions(self, model: str, *, idle: int, busy: int) -> None:
-        """Sets the gauges of a model's sessions. `idle`: of no call, the spilled ones too."""
-        spilled = min(self._spilled_counts.get(model, 0), idle)  # one may have gone since they were counted
-        self.sessions.labels(model, "idle").set(idle - spilled)
+    def observe_sessions(self, model: str, *, idle: int, spilled: int, busy: int) -> None:
+        """Sets the gauges of a model's sessions. `spilled`: of no call either, their blocks outside the pools."""
+        self.sessions.labels(model, "idle").set(idle)
         self.sessions.labels(model, "spilled").set(spilled)
         self.sessions.labels(model, "busy").set(busy)

@@ -72,15 +72,11 @@ class Residency:
         return self._model.stored.digest
 
     def observe(self) -> None:
-        """Sets the gauges of what is outside the pools. On the event loop; before `Engine.observe`, which counts the
-        spilled sessions among the idle ones.
-        """
-        with self._engine.lock:
-            spilled = sum(1 for session in self._engine.sessions if session.spilled and not session.claim)
+        """Sets the gauges of what is outside the pools. On the event loop."""
         counts = {"host": self.tiers.host.shares.block_count(self.digest)}
         if self.tiers.has_store:
             counts["store"] = self.tiers.store_shares.block_count(self.digest)
-        self._metrics.observe_outside(self._engine.name, cached=counts, spilled=spilled)
+        self._metrics.observe_outside(self._engine.name, counts)
 
     def spill_idle(self, pool: BlockPool) -> bool:
         """Moves idle sessions out of a pool, the one left alone longest first, until a block is free.

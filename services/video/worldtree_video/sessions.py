@@ -96,6 +96,11 @@ class Sessions:
     def busy_count(self) -> int:
         return sum(1 for session in self if session.claim)
 
+    @property
+    def spilled_count(self) -> int:
+        """Of those that are not busy."""
+        return sum(1 for session in self if session.spilled and not session.claim)
+
     def add(
         self,
         branch: Branch,

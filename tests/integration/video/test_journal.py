@@ -141,7 +141,7 @@ async def test_frames_that_no_snapshot_makes_needless_are_kept_up_to_a_limit(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = len(pack_frames(entry(0).frames))
-    script = redis_journal._SCRIPT.replace("= 8388608 --", f"= {3 * size + 1} --")
+    script = redis_journal._SCRIPT.replace("= 8388608\n", f"= {3 * size + 1}\n")
     assert script != redis_journal._SCRIPT
     monkeypatch.setattr(redis_journal, "_SCRIPT", script)
     monkeypatch.setattr(record_file, "FRAMES_BYTES_MAX", 3 * size + 1)
@@ -487,14 +487,19 @@ async def test_what_another_adopted_or_closed_is_missing(pair: tuple[RedisJourna
     assert await b.missing(["2.a"]) == []
 
 
+async def adopted_and_lost(valkey: Any, owner: RedisJournal, heir: RedisJournal) -> None:
+    """A session is the heir's, and Redis loses everything."""
+    await owner.create(head(), History(), lease())
+    await heir.adopt(SESSION, dead="replica-a")
+    with Redis.from_url(valkey.url) as client:
+        client.flushall()
+
+
 async def test_an_heir_keeps_its_claim_when_redis_lost_everything(
     valkey: Any, pair: tuple[RedisJournal, RedisJournal]
 ) -> None:
     a, b = pair
-    await a.create(head(), History(), lease())
-    await b.adopt(SESSION, dead="replica-a")
-    with Redis.from_url(valkey.url) as client:
-        client.flushall()
+    await adopted_and_lost(valkey, a, b)
     await a.create(head(), History(), lease())  # it was faster, but is of an older epoch
     await b.create(head(), History(), lease())
     with pytest.raises(JournalLost) as caught:
@@ -720,10 +725,7 @@ async def test_an_heir_is_behind_where_redis_lost_everything_and_an_owner_of_old
     valkey: Any, pair: tuple[RedisJournal, RedisJournal]
 ) -> None:
     a, b = pair
-    await a.create(head(), History(), lease())
-    await b.adopt(SESSION, dead="replica-a")
-    with Redis.from_url(valkey.url) as client:
-        client.flushall()
+    await adopted_and_lost(valkey, a, b)
     await a.close(SESSION)
     await append_is_behind(b)
     await b.create(head(), History(), lease())

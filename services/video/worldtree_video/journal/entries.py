@@ -129,7 +129,7 @@ def unpack_step(session: str, data: bytes) -> Step:
 
 
 # Of one session's pixels, this much is kept where no checkpoint of its blocks makes them needless: they spare work, and
-# the steps alone suffice. `journal.lua` has the same number.
+# the steps alone suffice.
 FRAMES_BYTES_MAX = 8 << 20
 
 

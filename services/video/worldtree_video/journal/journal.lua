@@ -3,12 +3,10 @@
 -- write; the owner counts them, and each epoch begins anew)
 -- steps (list): one entry for each generated chunk. frames (list): the pixels of the last so many of them.
 -- Answers: {"OK", ...}, {"LOST", owner, epoch} (somebody else's), {"BEHIND", length} (write it anew),
--- {"MOVED", owner} and {"NONE"} (adopt only).
+-- {"MOVED", owner} and {"NONE"} (adopt only). FRAMES_BYTES_MAX is put before it by whoever loads it.
 local op, prefix, replica, session, epoch, grace_ms, number = unpack(ARGV, 1, 7)
 epoch, grace_ms, number = tonumber(epoch), tonumber(grace_ms), tonumber(number)
 local args = {unpack(ARGV, 8, 17)} -- of a fixed number; lists of entries are read from ARGV itself
-
-local FRAMES_BYTES_MAX = 8388608 -- as in entries.py
 
 local function key(name, kind) return prefix .. name .. ':' .. kind end
 local function set_of(owner) return prefix .. 'owner:' .. owner end

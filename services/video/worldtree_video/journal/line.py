@@ -67,7 +67,7 @@ class Line:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     leaving: Callable[[], Awaitable[None]] | None = None
     ended: bool = False
-    parting: "Dump | None" = None
+    parting: Dump | None = None
 
     @property
     def protected(self) -> bool:

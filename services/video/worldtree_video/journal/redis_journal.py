@@ -14,6 +14,7 @@ from worldtree_runtime.stores import RedisConnection, StoreUnavailable
 
 from worldtree_video.errors import JournalBehind, JournalCorrupt, JournalLost, SessionMoved
 from worldtree_video.journal.entries import (
+    FRAMES_BYTES_MAX,
     Adopted,
     Entry,
     Head,
@@ -25,7 +26,9 @@ from worldtree_video.journal.entries import (
     unpack_history,
 )
 
-_SCRIPT = resources.files("worldtree_video.journal").joinpath("journal.lua").read_text()
+_SCRIPT = f"local FRAMES_BYTES_MAX = {FRAMES_BYTES_MAX}\n" + (
+    resources.files("worldtree_video.journal").joinpath("journal.lua").read_text()
+)
 _PREFIX = "worldtree:journal:"
 _ROUND_TRIP_BYTES_MAX = 4 << 20
 _ASKED_COUNT_MAX = 500  # sessions of one operation, during which Redis serves nobody else

@@ -145,8 +145,7 @@ class LivePlay:
 
     async def forked(self, children: Sequence[str]) -> None:
         """The reader is told next of these children: they are in the journal by then, if that answers."""
-        for child in children:
-            await self._worlds.protection.told(child)
+        await self._worlds.protection.told(*children)
 
     async def settled(self, *, behind: int) -> None:
         """Waits until the journal is at most so many chunks behind. Raises SessionMoved."""

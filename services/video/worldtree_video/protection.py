@@ -132,12 +132,13 @@ class Protection:
         if self._lines.pop(session, None) and self._scribe:
             self._scribe.end(session.name)
 
-    async def told(self, name: str) -> None:
-        """Waits until the journal knows all that was said of a session: that it was closed, or it would come back after
+    async def told(self, *names: str) -> None:
+        """Waits until the journal knows all that was said of sessions: that one was closed, or it would come back after
         a restart; that it was forked, or it would be gone. Not for a journal that does not answer.
         """
         if self._scribe:
-            await self._scribe.settled(name)
+            # At once: a journal that does not answer is waited for once, however many they are.
+            await asyncio.gather(*(self._scribe.settled(name) for name in names))
 
     def forget(self, session: Session) -> None:
         """A session that is another replica's now."""

@@ -135,8 +135,7 @@ class VideoServicer(VideoGeneratorServicer):
 
         async def fork() -> list[Session]:
             children = served.worlds.fork(request.session, seeds=seeds, ttl_s=ttl_s)
-            for child in children:
-                await served.worlds.protection.told(child.name)
+            await served.worlds.protection.told(*(child.name for child in children))
             return children
 
         children = await self._calls.once(f"Fork {request.session}", request.request_id, fork)

@@ -334,6 +334,20 @@ async def test_children_are_in_the_journal_when_their_fork_is_answered(start_pai
     await leaves.stop()
 
 
+async def test_a_fork_of_many_waits_for_a_journal_that_does_not_answer_no_longer_than_one_of_one(
+    start_pair: StartPair, valkey: Any
+) -> None:
+    leaves, _ = await start_pair()
+    name = await leaves.create(chunks=2)
+    valkey.pause(3000)
+    async with asyncio.timeout(2.5):  # a child after the other, it would answer when Redis does
+        children = (await leaves.stub.Fork(pb.ForkRequest(session=name, count=32))).sessions
+    assert len(children) == 32
+    protection, worlds = leaves.served.worlds.protection, leaves.served.worlds
+    assert not any(protection.protected(worlds.get(child.session)) for child in children)
+    await leaves.stop()
+
+
 async def test_a_reader_is_told_of_a_rewind_when_the_journal_knows_of_it(start_pair: StartPair, valkey: Any) -> None:
     leaves, stays = await start_pair()
     name = await leaves.create(chunks=8)

@@ -6,12 +6,21 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 _FLOAT32_MAX = 3.4028234663852886e38
 Count = Annotated[int, Field(ge=1)]
 Place = Annotated[int, Field(ge=0)]
 NoiseLevel = Annotated[float, Field(gt=0.0, le=1.0)]
+Word = Annotated[str, Field(pattern=r"^[a-z0-9]+$", max_length=64)]
 
 
 class PackageError(ValueError):
@@ -112,7 +121,8 @@ class KvSpec(_Part):
     """Shape of a block, [layers, 2, heads, tokens, head_dim], and how many blocks the model sees.
 
     `state_tokens`: the last so many tokens of a block hold state, not keys and values; no format of 8 bits touches
-    them. `pose`: where the pose stands, for policies that choose blocks by it.
+    them. All of them may: a model without attention keeps what it remembers there. `pose`: where the pose stands, for
+    policies that choose blocks by it.
     """
 
     layers: Count
@@ -134,8 +144,8 @@ class KvSpec(_Part):
 
     @model_validator(mode="after")
     def _places_inside(self) -> Self:
-        if self.state_tokens >= self.tokens:
-            raise ValueError(f"state_tokens must be 0 to {self.tokens - 1}, got {self.state_tokens}")
+        if self.state_tokens > self.tokens:
+            raise ValueError(f"state_tokens must be 0 to {self.tokens}, got {self.state_tokens}")
         if self.pose is None:
             return self
         limits = {
@@ -156,6 +166,43 @@ class KvSpec(_Part):
         return self
 
 
+def _check_levels(field: str, levels: tuple[float, ...]) -> None:
+    if levels[0] != 1.0 or any(a <= b for a, b in pairwise(levels)):
+        raise ValueError(f"{field} must start at 1.0 and fall strictly, got {list(levels)}")
+
+
+class LatentSpec(_Part):
+    """What the denoiser works on in place of pixels. `shape`: of one chunk's latents."""
+
+    shape: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)]
+
+
+class PromptSpec(_Part):
+    """What a scene prompt may say, and how its first chunk is drawn.
+
+    `tokens`: the most words of a prompt that count. `words`: a word's id is its place here plus 1; 0 fills up short
+    prompts. `aliases`: other spellings of words. `schedule`: the noise level of each evaluation.
+    """
+
+    tokens: Annotated[int, Field(ge=1, le=256)]
+    words: Annotated[tuple[Word, ...], Field(min_length=1)]
+    aliases: dict[Word, Word] = Field(default_factory=dict)
+    schedule: Annotated[tuple[NoiseLevel, ...], Field(min_length=1)]
+    examples: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if twice := sorted({word for word in self.words if self.words.count(word) > 1}):
+            raise ValueError(f"words must be distinct, got {twice[0]!r} twice")
+        for alias, word in self.aliases.items():
+            if word not in self.words:
+                raise ValueError(f"aliases must name one of words, got {alias!r}: {word!r}")
+            if alias in self.words:
+                raise ValueError(f"aliases must not be words themselves, got {alias!r}")
+        _check_levels("schedule", self.schedule)
+        return self
+
+
 class SamplerSpec(_Part):
     """How a chunk is drawn: the noise level of each evaluation, for each allowed number of evaluations (nfe)."""
 
@@ -168,8 +215,7 @@ class SamplerSpec(_Part):
         for nfe, levels in self.schedules.items():
             if len(levels) != nfe:
                 raise ValueError(f"schedules[{nfe}] must hold {nfe} noise levels, got {len(levels)}")
-            if levels[0] != 1.0 or any(a <= b for a, b in pairwise(levels)):
-                raise ValueError(f"schedules[{nfe}] must start at 1.0 and fall strictly, got {list(levels)}")
+            _check_levels(f"schedules[{nfe}]", levels)
         if self.default_nfe not in self.schedules:
             raise ValueError(f"default_nfe must be one of {sorted(self.schedules)}, got {self.default_nfe}")
         return self
@@ -185,14 +231,24 @@ class StartSpec(_Part):
 
 
 class FilesSpec(_Part):
-    """The ONNX graphs, relative to the package."""
+    """The ONNX graphs, relative to the package: `encode` and `decode` of a latent model, `scene` for prompts."""
 
     denoise: str
     commit: str
+    encode: str | None = None
+    decode: str | None = None
+    scene: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """The file of each graph that there is."""
+        return {name: path for name, path in self if path is not None}
 
 
 class VideoPackage(_Part):
-    """The `model.yaml` of a video model (DESIGN section 5)."""
+    """The `model.yaml` of a video model (DESIGN section 5).
+
+    `cache_quality`: whether the graphs are told with how many evaluations each chunk in view was made.
+    """
 
     format: Literal[1]
     kind: Literal["video"]
@@ -203,7 +259,9 @@ class VideoPackage(_Part):
     backend: Literal["onnxruntime"] = "onnxruntime"
     frame: FrameSpec
     frames_per_chunk: Count = 1
-    latent: None = None
+    latent: LatentSpec | None = None
+    cache_quality: bool = False
+    prompt: PromptSpec | None = None
     action: Annotated[DiscreteActions | ContinuousActions, Field(discriminator="kind")]
     kv: KvSpec
     sampler: SamplerSpec
@@ -216,9 +274,22 @@ class VideoPackage(_Part):
         # YAML reads `version: 1` as a number; the folder's name is text.
         return str(value) if isinstance(value, int) else value
 
+    @field_validator("files")
+    @classmethod
+    def _graphs_belong(cls, files: FilesSpec, info: ValidationInfo) -> FilesSpec:
+        # Each part that takes graphs of its own has them, and no graph lies there unused.
+        for part, names in (("latent", ("encode", "decode")), ("prompt", ("scene",))):
+            if part not in info.data:
+                continue  # it is wrong itself, and that is told
+            wanted = info.data[part] is not None
+            for name in names:
+                if wanted != (getattr(files, name) is not None):
+                    raise ValueError(f"{name} must be {'set, as' if wanted else 'unset, as no'} {part} is")
+        return files
+
     @model_validator(mode="after")
     def _paths_stay_inside(self) -> Self:
-        for path in (self.files.denoise, self.files.commit, *(start.file for start in self.starts)):
+        for path in (*self.files.named().values(), *(start.file for start in self.starts)):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise ValueError(f"files must lie inside the package, got {path}")
         if len({start.name for start in self.starts}) != len(self.starts):
@@ -229,6 +300,11 @@ class VideoPackage(_Part):
     def chunk_shape(self) -> tuple[int, int, int, int]:
         """Shape of one chunk's pixels: [frames, height, width, channels]."""
         return (self.frames_per_chunk, self.frame.height_px, self.frame.width_px, self.frame.channels)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of what the denoiser makes of one chunk: its latents where the model has some, else its pixels."""
+        return self.latent.shape if self.latent else self.chunk_shape
 
     @property
     def chunk_bytes(self) -> int:

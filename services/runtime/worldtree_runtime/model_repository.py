@@ -55,8 +55,7 @@ class ModelRepository:
             if value != expected:
                 raise PackageError(file, field, f"must be {expected!r} like its folder, got {value!r}")
         for field, path in (
-            ("files.denoise", package.files.denoise),
-            ("files.commit", package.files.commit),
+            *((f"files.{name}", path) for name, path in package.files.named().items()),
             *((f"starts.{start.name}.file", start.file) for start in package.starts),
         ):
             if not (folder / path).is_file():

@@ -19,6 +19,8 @@ from PIL import Image
 POISON = "poison"
 POISON_ABOVE = 0.9
 _WHITE_ABOVE = 0.999  # of the mean of a picture, -1 to 1
+PROMPT_WORDS = ("red", "blue", "door", "key")
+_PROMPT_TOKENS = 4
 _OPSET, _IR_VERSION = 18, 10  # what the oldest ONNX Runtime that we support reads
 _WORK_SIZE = 256
 
@@ -34,6 +36,10 @@ class TinyWorld:
 
     `pose`: the last token of a block holds a pose, declared in the package: a walk along x, where discrete actions go
     left by one, right by one or stay, and continuous ones go by their first number.
+
+    `latent`: the denoiser works on pictures of half the width. `cache_quality`: with how many evaluations the blocks in
+    view were made shows in the picture. `prompt`: a first chunk can be asked for in words, and each of `PROMPT_WORDS`
+    shows in it by its place.
     """
 
     name: str = "tiny"
@@ -47,10 +53,18 @@ class TinyWorld:
     work: int = 0
     tokens: int = 3
     pose: bool = False
+    latent: bool = False
+    cache_quality: bool = False
+    prompt: bool = False
 
     @property
     def action_names(self) -> list[str]:
         return ["left", "right", "stay", POISON]
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int, int]:
+        """[frames, height, width, 3] of what the denoiser works on."""
+        return (self.frames_per_chunk, self.height_px, self.width_px // (2 if self.latent else 1), 3)
 
     @property
     def block_shape(self) -> tuple[int, int, int, int, int]:
@@ -62,6 +76,11 @@ class TinyWorld:
         (folder / "starts").mkdir(parents=True)
         onnx.save(self.denoise_graph(), folder / "denoise.onnx")
         onnx.save(self.commit_graph(), folder / "commit.onnx")
+        if self.latent:
+            onnx.save(self.encode_graph(), folder / "encode.onnx")
+            onnx.save(self.decode_graph(), folder / "decode.onnx")
+        if self.prompt:
+            onnx.save(self.scene_graph(), folder / "scene.onnx")
         for seed, (name, chunk_count) in enumerate({"dawn": 1, "dusk": 3}.items()):
             strip = np.random.default_rng(seed).integers(
                 0, 256, (self.height_px, self.width_px * chunk_count * self.frames_per_chunk, 3), np.uint8
@@ -100,7 +119,20 @@ class TinyWorld:
                 ),
             },
             "sampler": {"kind": self.sampler, "default_nfe": 2, "schedules": {1: [1.0], 2: [1.0, 0.5]}},
-            "files": {"denoise": "denoise.onnx", "commit": "commit.onnx"},
+            **({"latent": {"shape": list(self.sample_shape)}} if self.latent else {}),
+            **({"cache_quality": True} if self.cache_quality else {}),
+            **({"prompt": self._prompt()} if self.prompt else {}),
+            "files": {
+                name: f"{name}.onnx"
+                for name, wanted in {
+                    "denoise": True,
+                    "commit": True,
+                    "encode": self.latent,
+                    "decode": self.latent,
+                    "scene": self.prompt,
+                }.items()
+                if wanted
+            },
             "starts": [
                 {"name": "dawn", "file": "starts/dawn.png", "description": "One chunk."},
                 {"name": "dusk", "file": "starts/dusk.png", "actions": between, "description": "Three chunks."},
@@ -117,8 +149,8 @@ class TinyWorld:
         if self.work:
             x0 = graph.sum(x0, graph.scaled(self._work(graph), 0.0))
         graph.node("Identity", x0, output="x0")
-        inputs = [self._chunk("x"), _value("t", TensorProto.FLOAT, ["batch"]), *self._shared()]
-        return graph.model("denoise", inputs, [self._chunk("x0")])
+        inputs = [self._sample("x"), _value("t", TensorProto.FLOAT, ["batch"]), *self._shared()]
+        return graph.model("denoise", inputs, [self._sample("x0")])
 
     def commit_graph(self) -> Any:
         """Each number of a block is tanh of its own mix of the picture's mean and the steering."""
@@ -141,8 +173,47 @@ class TinyWorld:
         block = graph.node("Where", graph.column(white, 6), nothing, block)
         index = graph.node("Unsqueeze", "slot", graph.constant(np.array([1])))
         graph.node("ScatterND", "pool", index, block, output="pool_out")
-        inputs = [self._chunk("x0"), _value("slot", TensorProto.INT64, ["batch"]), *self._shared()]
+        inputs = [self._sample("x0"), _value("slot", TensorProto.INT64, ["batch"]), *self._shared()]
         return graph.model("commit", inputs, [_value("pool_out", TensorProto.FLOAT, ["blocks", *self.block_shape])])
+
+    def decode_graph(self) -> Any:
+        """Each column twice."""
+        graph = _Graph()
+        frames, height, width, _ = self.sample_shape
+        twice = graph.node("Unsqueeze", "latents", graph.constant(np.array([4])))
+        twice = graph.node("Concat", twice, twice, axis=4)
+        whole = graph.constant(np.array([-1, frames, height, 2 * width, 3]))
+        graph.node("Reshape", twice, whole, output="frames")
+        return graph.model("decode", [self._sample("latents")], [self._picture("frames")])
+
+    def encode_graph(self) -> Any:
+        """The mean of each two columns."""
+        graph = _Graph()
+        frames, height, width, _ = self.sample_shape
+        pairs = graph.node("Reshape", "frames", graph.constant(np.array([-1, frames, height, width, 2, 3])))
+        graph.node("ReduceMean", pairs, graph.constant(np.array([4])), keepdims=0, output="latents")
+        return graph.model("encode", [self._picture("frames")], [self._sample("latents")])
+
+    def scene_graph(self) -> Any:
+        """x0 = tanh(0.8 x + what the level and the words, each by its place, add up to)."""
+        graph = _Graph()
+        places = np.linspace(0.02, 0.3, _PROMPT_TOKENS, dtype=np.float32)[None]
+        words = graph.node("Mul", graph.node("Cast", "tokens", to=TensorProto.FLOAT), graph.constant(places))
+        words = graph.node("ReduceSum", words, graph.constant(np.array([1])), keepdims=0)
+        said = graph.sum(words, graph.scaled("t", 0.1))
+        graph.node("Tanh", graph.sum(graph.scaled("x", 0.8), graph.column(said, 5)), output="x0")
+        tokens = _value("tokens", TensorProto.INT64, ["batch", _PROMPT_TOKENS])
+        inputs = [self._sample("x"), _value("t", TensorProto.FLOAT, ["batch"]), tokens]
+        return graph.model("scene", inputs, [self._sample("x0")])
+
+    def _prompt(self) -> dict[str, Any]:
+        return {
+            "tokens": _PROMPT_TOKENS,
+            "words": list(PROMPT_WORDS),
+            "aliases": {"doors": "door"},
+            "schedule": [1.0, 0.6],
+            "examples": ["a red door"],
+        }
 
     def _steering(self, graph: "_Graph", more: dict[str, float]) -> str:
         """One number a member: [batch]."""
@@ -159,6 +230,11 @@ class TinyWorld:
             action = graph.node("Cast", "action", to=TensorProto.FLOAT)
         position = graph.node("Cast", "position", to=TensorProto.FLOAT)
         parts = [graph.scaled(name, factor) for name, factor in more.items()]
+        if self.cache_quality:
+            weights = graph.constant(places.reshape(1, self.window))
+            quality = graph.node("Mul", "cache_quality", weights)
+            quality = graph.node("ReduceSum", quality, graph.constant(np.array([1])), keepdims=0)
+            parts.append(graph.scaled(quality, 0.03))
         return graph.sum(
             graph.scaled(seen, 0.8 / float(np.prod(self.block_shape))),
             graph.scaled(action, 0.17),
@@ -195,7 +271,10 @@ class TinyWorld:
             product = graph.node("Tanh", graph.node("MatMul", matrix, product))
         return graph.node("ReduceSum", product, keepdims=0)
 
-    def _chunk(self, name: str) -> Any:
+    def _sample(self, name: str) -> Any:
+        return _value(name, TensorProto.FLOAT, ["batch", *self.sample_shape])
+
+    def _picture(self, name: str) -> Any:
         return _value(name, TensorProto.FLOAT, ["batch", self.frames_per_chunk, self.height_px, self.width_px, 3])
 
     def _shared(self) -> list[Any]:
@@ -210,6 +289,7 @@ class TinyWorld:
             _value("pool", TensorProto.FLOAT, ["blocks", *self.block_shape]),
             _value("table", TensorProto.INT64, ["batch", self.window]),
             _value("key_mask", TensorProto.BOOL, ["batch", self.window]),
+            *([_value("cache_quality", TensorProto.FLOAT, ["batch", self.window])] if self.cache_quality else []),
         ]
 
 

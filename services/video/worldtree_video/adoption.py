@@ -108,7 +108,8 @@ class Adoption:
         """Raises NotFound for what is not served here, JournalCorrupt for what cannot be."""
         head = adopted.head
         try:
-            served = self._catalog.resolve(common.ModelRef(name=head.model, version=head.version, digest=head.digest))
+            model = common.ModelRef(name=head.model, version=head.version, digest=head.digest)
+            served = self._catalog.resolve(model, leaving=True)  # it is an old session, wherever it was
             recipe = from_head(head)
             if not served.worlds.offers(recipe.policy.storage):
                 raise NotFound("storage format", recipe.policy.storage.value)

@@ -67,7 +67,7 @@ class BlockStore:
         self._pixels = np.zeros((block_count, *stored.package.chunk_shape), np.uint8)  # [blocks, frames, h, w, 3]
 
     def run_denoise(self, inputs: Inputs, table: NDArray[np.int64]) -> Array:
-        """x0 [batch, frames, height, width, 3] of the package's denoiser over the blocks that `table` lists."""
+        """x0 [batch, *sample_shape] of the package's denoiser over the blocks that `table` lists."""
         binding = self._bind(self.denoise, {**inputs, self._table: table}, self._inputs)
         binding.bind_output("x0", "cpu")
         self.denoise.run_with_iobinding(binding)

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from worldtree.common.v1 import common_pb2 as common
 from worldtree_runtime.model_package import DiscreteActions, PackageError, StartSpec, VideoPackage
@@ -17,7 +19,7 @@ from worldtree_video.domain import Action, Origin, Storage
 from worldtree_video.engine import Engine
 from worldtree_video.errors import SessionNotFound
 from worldtree_video.host_tier import HostTier
-from worldtree_video.metrics import VideoMetrics
+from worldtree_video.metrics import Reading, VideoMetrics
 from worldtree_video.model import VideoModel
 from worldtree_video.pictures import PictureError, read_png, split_strip
 from worldtree_video.scribe import Dump, Scribe
@@ -30,12 +32,14 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One model being served. `starts`: its start scenes by name."""
+    """One version of a model being served. `starts`: its start scenes by name."""
 
     stored: StoredPackage
     worlds: Worlds
     archive: Archive
     starts: dict[str, Origin]
+    # Calls that have found it and may yet open a session, or look at what it is, while they last.
+    calls: "set[asyncio.Task[Any]]" = field(default_factory=set)
 
     @property
     def package(self) -> VideoPackage:
@@ -45,24 +49,82 @@ class Served:
     def ref(self) -> common.ModelRef:
         return common.ModelRef(name=self.stored.name, version=self.stored.version, digest=self.stored.digest)
 
+    @property
+    def in_use(self) -> bool:
+        """Whether there is a session, a call or a block of it."""
+        engine = self.worlds.engine
+        with engine.lock:
+            return bool(self.calls or len(engine.sessions) or engine.busy)
+
+    def reading(self) -> Reading:
+        """What the gauges show of it."""
+        reading = self.worlds.engine.reading()
+        reading.blocks.update(self.worlds.residency.outside())
+        return reading
+
+    def keep_for_caller(self) -> None:
+        """Counts the running call among those that have found it."""
+        with suppress(RuntimeError):  # no event loop: there is nobody to keep it for
+            task = asyncio.current_task()
+            if task and task not in self.calls:
+                self.calls.add(task)
+                task.add_done_callback(self.calls.discard)
+
 
 class Catalog:
-    """Every served model. Sessions are found by name across all of them."""
+    """Every served model, each version with an engine of its own. Sessions are found by name across all of them.
+
+    A version that is *leaving* takes no new sessions; those that it has go on. For one event loop.
+    """
 
     def __init__(self, served: list[Served]) -> None:
-        self._served = {(entry.stored.name, entry.stored.version): entry for entry in served}
+        self._served = {_key(entry.stored): entry for entry in served}
+        self._leaving: set[tuple[str, str]] = set()
 
     def __iter__(self) -> Iterator[Served]:
+        """Also those that are leaving. What comes or goes meanwhile changes nothing for the one who iterates."""
         return iter(self._served.values())
 
     def newest(self) -> list[Served]:
         """The newest version of each model, by name."""
-        return [self.resolve(common.ModelRef(name=name)) for name in sorted({name for name, _ in self._served})]
+        names = {name for name, version in self._served if (name, version) not in self._leaving}
+        return [self.resolve(common.ModelRef(name=name)) for name in sorted(names)]
 
-    def resolve(self, ref: common.ModelRef) -> Served:
-        """The model that a reference means. Raises NotFound."""
-        digests = {key: entry.stored.digest for key, entry in self._served.items()}
-        return self._served[resolve(digests, ref.name, ref.version, ref.digest)]
+    def resolve(self, ref: common.ModelRef, *, leaving: bool = False) -> Served:
+        """The model that a reference means; `leaving`: also one that takes no new sessions. Raises NotFound.
+
+        It stays at least until the running call ends.
+        """
+        digests = {
+            key: entry.stored.digest for key, entry in self._served.items() if leaving or key not in self._leaving
+        }
+        served = self._served[resolve(digests, ref.name, ref.version, ref.digest)]
+        served.keep_for_caller()
+        return served
+
+    def add(self, served: Served) -> None:
+        """Serves one version more; its engine runs already."""
+        self._served = {**self._served, _key(served.stored): served}
+
+    def retire(self, served: Served) -> None:
+        """Lets a version take no new sessions any more."""
+        self._leaving.add(_key(served.stored))
+
+    def reinstate(self, served: Served) -> None:
+        """Takes back `retire`."""
+        self._leaving.discard(_key(served.stored))
+
+    def is_leaving(self, served: Served) -> bool:
+        return _key(served.stored) in self._leaving
+
+    async def remove(self, served: Served) -> None:
+        """Stops a version that nobody uses, and forgets it."""
+        key = _key(served.stored)
+        self._served = {each: entry for each, entry in self._served.items() if each != key}
+        self._leaving.discard(key)
+        served.worlds.draining = True  # whoever should come all the same is told to try again, and meets the next one
+        await served.worlds.protection.aclose()
+        await asyncio.to_thread(served.worlds.engine.stop)
 
     def of_session(self, name: str) -> Served:
         """The model that a session belongs to. Raises SessionNotFound."""
@@ -77,6 +139,7 @@ class Catalog:
         return all(
             not entry.worlds.engine.broken and entry.worlds.engine.has_room(entry.worlds.settings.headroom_blocks)
             for entry in self
+            if not self.is_leaving(entry)
         )
 
     def dump(self, session: str) -> Dump | None:
@@ -101,10 +164,12 @@ class Catalog:
         """Closes the sessions whose lease has ended; returns how many."""
         return sum(entry.worlds.expire() for entry in self)
 
-    def observe(self) -> None:
-        """Sets the gauges of every model."""
+    def observe(self, metrics: VideoMetrics) -> None:
+        """Sets the gauges of every model, all its versions together."""
+        readings: dict[str, list[Reading]] = {}
         for entry in self:
-            entry.worlds.engine.observe()
+            readings.setdefault(entry.stored.name, []).append(entry.reading())
+        metrics.observe_models(readings)
 
     def start(self) -> None:
         """Starts every engine."""
@@ -166,6 +231,10 @@ def load_model(
     )
     worlds = Worlds(engine, settings, tiers, scribe)
     return Served(stored, worlds, Archive(worlds), starts)
+
+
+def _key(stored: StoredPackage) -> tuple[str, str]:
+    return stored.name, stored.version
 
 
 def _block_counts(stored: StoredPackage, settings: VideoSettings) -> dict[Storage, int]:

@@ -12,6 +12,9 @@ class VideoSettings(ServiceSettings):
     section: ClassVar[str] = "video"
 
     port: int = Field(7110, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    reload_s: float = Field(
+        2.0, ge=0, description="seconds between two looks for new and removed model versions; 0: none is looked for"
+    )
     device: str = Field("cpu", pattern="^(cpu|cuda)$", description="where the models run: cpu or cuda")
     threads: int = Field(1, ge=1, le=256, description="threads of one tick")
     pool_mib: int = Field(512, ge=1, description="MiB of KV blocks for each model")

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from worldtree_video.cost import CostModel
 from worldtree_video.domain import Made, Storage
-from worldtree_video.errors import EngineBroken
+from worldtree_video.errors import Draining, EngineBroken
 from worldtree_video.kv_cache import BlockPool, BlockTable
-from worldtree_video.metrics import VideoMetrics
+from worldtree_video.metrics import Reading, VideoMetrics, block_counts
 from worldtree_video.model import TickCost, VideoModel
 from worldtree_video.scheduler import Batch, PendingChunk, Run, Scheduler
 from worldtree_video.sessions import Sessions
@@ -102,7 +102,7 @@ class Engine:
     def submit(self, run: Run) -> None:
         """Takes on a run; its chunks go to its own sink."""
         with self._work:
-            self._check_unbroken()
+            self._check_running()
             self.scheduler.add(run, self.clock())
             self._work.notify()
 
@@ -129,7 +129,7 @@ class Engine:
                     future.set_exception(error)
 
         with self._work:
-            self._check_unbroken()
+            self._check_running()
             self._errands.append(run)
             self._work.notify()
         return future
@@ -166,14 +166,27 @@ class Engine:
                     f"{len(in_flight)} chunks are being made"
                 )
 
-    def observe(self) -> None:
-        """Sets the gauges."""
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs, waits or holds a block."""
+        with self.lock:
+            pools = self.pools.values()
+            return bool(
+                self.scheduler.run_count
+                or self._errands
+                or any(pool.held_count or pool.in_flight_count for pool in pools)
+            )
+
+    def reading(self) -> Reading:
+        """What the gauges show of it."""
         with self.lock:
             busy, spilled = self.sessions.busy_count, self.sessions.spilled_count
-            self._metrics.play_load.labels(self.name).set(self.scheduler.play_load)
-            self._metrics.observe_pools(self.name, self.pools.values())
-            idle = len(self.sessions) - busy - spilled
-            self._metrics.observe_sessions(self.name, idle=idle, spilled=spilled, busy=busy)
+            return Reading(
+                play_load=self.scheduler.play_load,
+                blocks=Counter(block_counts(self.pools.values())),
+                shared_block_count=sum(pool.shared_count() for pool in self.pools.values()),
+                sessions=Counter(idle=len(self.sessions) - busy - spilled, spilled=spilled, busy=busy),
+            )
 
     def _next_batch(self) -> Batch:
         with self.lock:
@@ -221,9 +234,11 @@ class Engine:
                 while self._errands:
                     self._errands.popleft()()
 
-    def _check_unbroken(self) -> None:
+    def _check_running(self) -> None:
         if self.broken:
             raise EngineBroken(self.name)
+        if self._stopping:  # nobody would ever take it on
+            raise Draining
 
     def _wait(self) -> bool:
         """Runs errands and waits for work; False when the engine is to stop."""

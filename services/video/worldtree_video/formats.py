@@ -50,15 +50,16 @@ def block_spec(kv: KvSpec, storage: Storage) -> BlockSpec:
 
     fp32, fp16: `kv` [layers, 2, heads, tokens, head_dim]. int8: `kv` without the state tokens, `scale` [layers, 2,
     heads, 1, head_dim] (number = kv * scale; largest number of the channel / 127) and, where the package has state
-    tokens, `state` [layers, 2, heads, state_tokens, head_dim], which 8 bits would spoil.
+    tokens, `state` [layers, 2, heads, state_tokens, head_dim], which 8 bits would spoil; where a block is all state,
+    that alone.
     """
     if storage is not Storage.INT8:
         return {"kv": TensorForm("float32" if storage is Storage.FP32 else "float16", kv.block_shape)}
     outer = (kv.layers, 2, kv.heads)
-    spec = {
-        "kv": TensorForm("int8", (*outer, kv.tokens - kv.state_tokens, kv.head_dim)),
-        "scale": TensorForm("float16", (*outer, 1, kv.head_dim)),
-    }
+    spec = {}
+    if kv.tokens > kv.state_tokens:
+        spec["kv"] = TensorForm("int8", (*outer, kv.tokens - kv.state_tokens, kv.head_dim))
+        spec["scale"] = TensorForm("float16", (*outer, 1, kv.head_dim))
     if kv.state_tokens:
         spec["state"] = TensorForm("float16", (*outer, kv.state_tokens, kv.head_dim))
     return spec
@@ -136,7 +137,7 @@ def write_graph(kv: KvSpec, storage: Storage) -> bytes:
 
 def summary_graph(kv: KvSpec, storage: Storage) -> bytes:
     """(stored tensors, index[n]) -> summary[n, size]: the pose x, y, heading where the package declares one, else the
-    mean key of the last layer over the tokens that hold keys, [heads * head_dim]."""
+    mean key of the last layer over the tokens that hold keys (all, where none does), [heads * head_dim]."""
     nodes = _Nodes("whole")
     spec = block_spec(kv, storage)
     # One more than was asked for: ONNX Runtime adds a single block of one head up in another order than several, and a
@@ -149,7 +150,8 @@ def summary_graph(kv: KvSpec, storage: Storage) -> bytes:
         first = [kv.pose.layer, kv.pose.part_index, kv.pose.head, kv.pose.token, kv.pose.offset]
         size = [1, 1, 1, 1, kv.pose.size]
     else:
-        first, size = [kv.layers - 1, 0, 0, 0, 0], [1, 1, kv.heads, kv.tokens - kv.state_tokens, kv.head_dim]
+        keys = kv.tokens - kv.state_tokens or kv.tokens
+        first, size = [kv.layers - 1, 0, 0, 0, 0], [1, 1, kv.heads, keys, kv.head_dim]
     last = [start + extent for start, extent in zip(first, size, strict=True)]
     part = nodes.node(
         "Slice", block, nodes.constant(np.array(first)), nodes.constant(np.array(last)), nodes.constant(np.arange(1, 6))
@@ -211,6 +213,8 @@ def _widened(nodes: _Nodes, rows: dict[str, str], kv: KvSpec, storage: Storage) 
     wide = {name: nodes.node("Cast", row, to=TensorProto.FLOAT) for name, row in rows.items()}
     if storage is Storage.FP16:
         return wide["kv"]
+    if kv.state_tokens == kv.tokens:
+        return wide["state"]
     numbers = nodes.node("Mul", wide["kv"], wide["scale"])
     return nodes.node("Concat", numbers, wide["state"], axis=4) if kv.state_tokens else numbers
 
@@ -219,6 +223,8 @@ def _narrowed(nodes: _Nodes, block: str, kv: KvSpec, storage: Storage) -> dict[s
     """Float32 blocks [n, layers, 2, heads, tokens, head_dim] as they are stored. A NaN stays one in every format."""
     if storage is Storage.FP16:
         return {"kv": _half(nodes, block)}
+    if kv.state_tokens == kv.tokens:
+        return {"state": _half(nodes, block)}
     keys = kv.tokens - kv.state_tokens
     sizes = [keys, kv.state_tokens] if kv.state_tokens else [keys]
     parts = [

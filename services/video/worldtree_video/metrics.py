@@ -1,6 +1,8 @@
 """Every metric of the video service, each declared once (names: DESIGN section 13)."""
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -13,10 +15,24 @@ _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one version of a model shows. `blocks`: by tier and state. `sessions`: idle, spilled, busy.
+
+    `spilled`: of no call, their blocks outside the pools.
+    """
+
+    play_load: float
+    blocks: collections.Counter[tuple[str, str]]
+    shared_block_count: int
+    sessions: collections.Counter[str]
+
+
 class VideoMetrics:
-    """What one process of the video service counts, by model."""
+    """What one process of the video service counts, by model: all its versions together."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._told: dict[str, collections.Counter[tuple[str, str]]] = {}  # gauges of blocks that were set, by model
         self.tick_seconds = Histogram(
             "worldtree_tick_seconds",
             "Duration of a tick: one denoiser run and the commits it led to.",
@@ -107,6 +123,12 @@ class VideoMetrics:
             ["model"],
             registry=registry,
         )
+        self.reloads = Counter(
+            "worldtree_model_reloads",
+            "Versions of models that were loaded, unloaded or refused while serving.",
+            ["model", "result"],
+            registry=registry,
+        )
         self.recomputed_sessions = Counter(
             "worldtree_recomputed_sessions",
             "Times that a session got blocks back that it lacked by being made again from its start.",
@@ -127,29 +149,33 @@ class VideoMetrics:
             self.chunk_seconds.labels(model, "denoise").observe(timing.denoise_s)
             self.chunk_seconds.labels(model, "commit").observe(timing.commit_s)
 
-    def observe_pools(self, model: str, pools: Iterable[BlockPool]) -> None:
-        """Sets the gauges of a model's pools. The tier is `pool`, or `pool-fp16` and the like."""
-        shared_count = 0
-        for pool in pools:
-            tier = "pool" if pool.storage is Storage.FP32 else f"pool-{pool.storage.value}"
-            counts = {
-                "free": pool.free_count - pool.cached_count,
-                "cached": pool.cached_count,
-                "in_flight": pool.in_flight_count,
-                "held": pool.held_count,
-            }
-            for state, count in counts.items():
+    def observe_models(self, readings: Mapping[str, Sequence[Reading]]) -> None:
+        """Sets the gauges of every model, from what each of its versions shows; of one that is gone, to 0."""
+        for model in self._told:
+            self._told[model] = collections.Counter(dict.fromkeys(self._told[model], 0))
+        for model in {**self._told, **readings}:
+            shown = readings.get(model, ())
+            blocks = self._told.setdefault(model, collections.Counter())
+            sessions = collections.Counter(idle=0, spilled=0, busy=0)
+            for reading in shown:
+                blocks.update(reading.blocks)
+                sessions.update(reading.sessions)
+            for (tier, state), count in blocks.items():
                 self.kv_blocks.labels(model, tier, state).set(count)
-            shared_count += pool.shared_count()
-        self.kv_shared_blocks.labels(model).set(shared_count)
+            for state, count in sessions.items():
+                self.sessions.labels(model, state).set(count)
+            self.kv_shared_blocks.labels(model).set(sum(reading.shared_block_count for reading in shown))
+            # Each version has an engine of its own: together they have promised nobody more than the busiest has.
+            self.play_load.labels(model).set(max((reading.play_load for reading in shown), default=0.0))
 
-    def observe_outside(self, model: str, cached: Mapping[str, int]) -> None:
-        """Sets the gauges of a model's blocks outside its pools, by tier."""
-        for tier, count in cached.items():
-            self.kv_blocks.labels(model, tier, "cached").set(count)
 
-    def observe_sessions(self, model: str, *, idle: int, spilled: int, busy: int) -> None:
-        """Sets the gauges of a model's sessions. `spilled`: of no call either, their blocks outside the pools."""
-        self.sessions.labels(model, "idle").set(idle)
-        self.sessions.labels(model, "spilled").set(spilled)
-        self.sessions.labels(model, "busy").set(busy)
+def block_counts(pools: Iterable[BlockPool]) -> dict[tuple[str, str], int]:
+    """Blocks of pools by tier (`pool`, or `pool-fp16` and the like) and state."""
+    counts = {}
+    for pool in pools:
+        tier = "pool" if pool.storage is Storage.FP32 else f"pool-{pool.storage.value}"
+        counts[tier, "free"] = pool.free_count - pool.cached_count
+        counts[tier, "cached"] = pool.cached_count
+        counts[tier, "in_flight"] = pool.in_flight_count
+        counts[tier, "held"] = pool.held_count
+    return counts

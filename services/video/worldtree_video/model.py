@@ -13,9 +13,12 @@ from worldtree_runtime.model_repository import StoredPackage
 
 from worldtree_video import noise
 from worldtree_video.block_store import BlockStore
+from worldtree_video.codec import Codec, to_uint8
 from worldtree_video.domain import Action, Made, Storage, Summary
 from worldtree_video.errors import NotFinite
 from worldtree_video.formats import BlockSpec
+from worldtree_video.kv_cache import Seen
+from worldtree_video.sampler import next_sample
 from worldtree_video.scheduler import PendingChunk
 from worldtree_video.stored_block import StoredBlock
 
@@ -63,6 +66,7 @@ class VideoModel:
         own = BlockStore(stored, Storage.FP32, block_count=block_counts[Storage.FP32], device=device, threads=threads)
         # The package's own graphs first: a mistake in them is told as theirs, not as one of a rewritten graph.
         self._check_graphs(own)
+        self._codec = Codec(stored, device=device, threads=threads)
         self._stores = {Storage.FP32: own} | {
             storage: BlockStore(stored, storage, block_count=count, device=device, threads=threads)
             for storage, count in block_counts.items()
@@ -82,7 +86,7 @@ class VideoModel:
         """One evaluation for each member; those whose answer is not finite get an error and no other is touched."""
         for store, group in self._by_store(members):
             started = time.perf_counter()
-            x = np.stack([self._latent(member) for member in group])  # [batch, frames, h, w, 3]
+            x = np.stack([self._latent(member) for member in group])  # [batch, *sample_shape]
             levels = np.array([self._levels(member)[member.step] for member in group], np.float32)
             table, inputs = self._conditions(group, store)
             clean = store.run_denoise({**inputs, "x": x, "t": levels}, table)
@@ -94,22 +98,28 @@ class VideoModel:
                 member.timing.batch_size_sum += len(group)
 
     def commit(self, members: Sequence[PendingChunk]) -> dict[PendingChunk, Made]:
-        """Writes each member's block and returns what became of it. Blocks of one batch never depend on one another."""
+        """Writes each member's block and returns what became of it. Blocks of one batch never depend on one another.
+
+        One whose picture is not finite gets an error, no block, and no other is touched.
+        """
         chunks = {}
         for store, group in self._by_store(members):
             started = time.perf_counter()
-            pixels = np.stack([self._pixels(member) for member in group])
-            # The context holds what the client was shown, rounding included: so a replay from its frames is exact.
+            pixels = self._pixels(group)
+            group = [member for member in group if member.error is None]
+            if not group:
+                continue
+            shown = np.stack([pixels[member] for member in group])  # [batch, frames, h, w, 3]
             slots = np.array([member.block_id for member in group], np.int64)
             table, inputs = self._conditions(group, store)
-            store.run_commit({**inputs, "x0": _to_float(pixels), "slot": slots}, table, pixels)
+            store.run_commit({**inputs, "x0": self._codec.encode(shown), "slot": slots}, table, shown)
             asked = [member for member in group if member.run.branch.table.policy.compares]
             summaries = dict(zip(asked, store.summaries([member.block_id for member in asked]), strict=True))
             elapsed = time.perf_counter() - started
-            for member, image in zip(group, pixels, strict=True):
+            for member in group:
                 self._latents.pop(member, None)
                 member.timing.commit_s += elapsed
-                chunks[member] = Made(image.tobytes(), summaries.get(member))
+                chunks[member] = Made(pixels[member].tobytes(), summaries.get(member))
         return chunks
 
     def forget(self, pending: PendingChunk) -> None:
@@ -142,7 +152,7 @@ class VideoModel:
     ) -> TickCost:
         """Times the graphs at several batch sizes over a full window, in blocks that nobody holds yet."""
         store, window = self._stores[storage], self.package.kv.window
-        context = tuple(range(min(window, store.block_count)))
+        context = tuple(Seen(block_id, 1) for block_id in range(min(window, store.block_count)))
 
         def timed(run: Callable[[], object]) -> float:
             samples = []
@@ -153,14 +163,16 @@ class VideoModel:
             return sorted(samples)[repeats // 2]
 
         def denoise(size: int) -> None:
-            x = np.zeros((size, *self.package.chunk_shape), np.float32)
+            x = np.zeros((size, *self.package.sample_shape), np.float32)
             table, inputs = self._arrays([None] * size, [context] * size, store)
             store.run_denoise({**inputs, "x": x, "t": np.ones(size, np.float32)}, table)
 
         def commit() -> None:
-            pixels = np.zeros((1, *self.package.chunk_shape), np.uint8)
+            samples = np.zeros((1, *self.package.sample_shape), np.float32)
+            pixels = to_uint8(self._codec.decode(samples))
             table, inputs = self._arrays([None], [()], store)
-            store.run_commit({**inputs, "x0": _to_float(pixels), "slot": np.zeros(1, np.int64)}, table, pixels)
+            x0 = self._codec.encode(pixels)
+            store.run_commit({**inputs, "x0": x0, "slot": np.zeros(1, np.int64)}, table, pixels)
 
         sizes = [size for size in _BATCH_CANDIDATES if size <= min(max_batch, store.block_count)]
         seconds = {size: timed(lambda size=size: denoise(size)) for size in sizes}  # type: ignore[misc]
@@ -180,12 +192,9 @@ class VideoModel:
         if member.denoised:
             self._latents[member] = x0.copy()
             return
-        following = np.float32(levels[member.step])
-        if self.package.sampler.kind == "renoise":
-            direction = self._noise(member)
-        else:
-            direction = _noise_in(noisy, x0, np.float32(levels[member.step - 1]))
-        self._latents[member] = (np.float32(1) - following) * x0 + following * direction
+        fresh = self._noise(member) if self.package.sampler.kind == "renoise" else None
+        level, following = levels[member.step - 1], levels[member.step]
+        self._latents[member] = next_sample(noisy, x0, level=level, following=following, fresh=fresh)
 
     def _latent(self, member: PendingChunk) -> Array:
         if member.step == 0:
@@ -194,12 +203,24 @@ class VideoModel:
 
     def _noise(self, member: PendingChunk) -> Array:
         record = member.record
-        return noise.draw(record.seed, record.chunk_index, member.step, self.package.chunk_shape)
+        return noise.draw(record.seed, record.chunk_index, member.step, self.package.sample_shape)
 
-    def _pixels(self, member: PendingChunk) -> NDArray[np.uint8]:
-        if member.given is not None:
-            return np.frombuffer(member.given, np.uint8).reshape(self.package.chunk_shape)
-        return _to_uint8(self._latents[member])
+    def _pixels(self, members: Sequence[PendingChunk]) -> dict[PendingChunk, NDArray[np.uint8]]:
+        """What each member's client will see."""
+        shape = self.package.chunk_shape
+        pixels = {
+            member: np.frombuffer(member.given, np.uint8).reshape(shape)
+            for member in members
+            if member.given is not None
+        }
+        if made := [member for member in members if member.given is None]:
+            decoded = self._codec.decode(np.stack([self._latents[member] for member in made]))
+            for member, frames in zip(made, decoded, strict=True):
+                if np.isfinite(frames).all():
+                    pixels[member] = to_uint8(frames)
+                else:
+                    member.error = NotFinite(member.record.chunk_index)
+        return pixels
 
     def _levels(self, member: PendingChunk) -> tuple[float, ...]:
         return self.package.sampler.schedules[member.record.nfe]
@@ -211,18 +232,21 @@ class VideoModel:
         return self._arrays(actions, [member.context for member in members], store)
 
     def _arrays(
-        self, actions: Sequence[Action | None], contexts: Sequence[tuple[int, ...]], store: BlockStore
+        self, actions: Sequence[Action | None], contexts: Sequence[tuple[Seen, ...]], store: BlockStore
     ) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
         """The block table, and the other inputs that both graphs take."""
         window = self.package.kv.window
         # Always padded to one window: a different padding changes the last bits of a result.
         table = np.full((len(contexts), window), store.blank, np.int64)  # [batch, window]
         mask = np.zeros((len(contexts), window), np.bool_)  # [batch, window]
+        quality = np.zeros((len(contexts), window), np.float32)  # [batch, window]
         for row, context in enumerate(contexts):
-            table[row, : len(context)] = context
+            table[row, : len(context)] = [seen.block_id for seen in context]
             mask[row, : len(context)] = True
+            quality[row, : len(context)] = [seen.nfe for seen in context]
         position = np.array([len(context) for context in contexts], np.int64)
-        return table, {"action": self._action_array(actions), "position": position, "key_mask": mask}
+        inputs = {"action": self._action_array(actions), "position": position, "key_mask": mask}
+        return table, {**inputs, "cache_quality": quality} if self.package.cache_quality else inputs
 
     def _action_array(self, actions: Sequence[Action | None]) -> NDArray[np.int64] | Array:
         space = self.package.action
@@ -244,7 +268,9 @@ class VideoModel:
             TensorSpec("table", "int64", (None, kv.window)),
             TensorSpec("key_mask", "bool", (None, kv.window)),
         ]
-        chunk = (None, *package.chunk_shape)
+        if package.cache_quality:
+            shared.append(TensorSpec("cache_quality", "float", (None, kv.window)))
+        chunk = (None, *package.sample_shape)
         folder, files = self.stored.folder, package.files
         check_signature(
             folder / files.denoise,
@@ -258,17 +284,3 @@ class VideoModel:
             [TensorSpec("x0", "float", chunk), TensorSpec("slot", "int64", (None,)), *shared],
             [TensorSpec("pool_out", "float", (None, *kv.block_shape))],
         )
-
-
-def _noise_in(noisy: Array, x0: Array, level: np.float32) -> Array:
-    """The noise that takes x0 to `noisy` at this level: x = (1 - t) x0 + t noise."""
-    return np.divide(noisy - (np.float32(1) - level) * x0, level, dtype=np.float32)
-
-
-def _to_float(pixels: NDArray[np.uint8]) -> Array:
-    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
-
-
-def _to_uint8(x: Array) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = np.clip(np.rint((x + np.float32(1)) * np.float32(127.5)), 0, 255).astype(np.uint8)
-    return pixels

@@ -71,12 +71,12 @@ class Residency:
         """By which the tiers tell this model's blocks from others'."""
         return self._model.stored.digest
 
-    def observe(self) -> None:
-        """Sets the gauges of what is outside the pools. On the event loop."""
-        counts = {"host": self.tiers.host.shares.block_count(self.digest)}
+    def outside(self) -> dict[tuple[str, str], int]:
+        """Blocks outside the pools by tier and state. On the event loop."""
+        counts = {("host", "cached"): self.tiers.host.shares.block_count(self.digest)}
         if self.tiers.has_store:
-            counts["store"] = self.tiers.store_shares.block_count(self.digest)
-        self._metrics.observe_outside(self._engine.name, counts)
+            counts["store", "cached"] = self.tiers.store_shares.block_count(self.digest)
+        return counts
 
     def spill_idle(self, pool: BlockPool) -> bool:
         """Moves idle sessions out of a pool, the one left alone longest first, until a block is free.

@@ -26,7 +26,7 @@ from worldtree_video.cost import CostModel
 from worldtree_video.domain import Chunk, Made, Priority, Record, Storage, Summary, Timing
 from worldtree_video.errors import KvCacheFull, KvWindowFull, PolicyBroken
 from worldtree_video.introspection import TICKS_KEPT, TickRecord
-from worldtree_video.kv_cache import BlockPool
+from worldtree_video.kv_cache import BlockPool, Seen
 from worldtree_video.stagger import start_delay_s
 
 # Known chunks shared in one tick: recalling their pixels takes some 10 us each, and others wait for the tick.
@@ -91,7 +91,7 @@ class PendingChunk:
     record: Record
     pool: BlockPool
     block_id: int
-    context: tuple[int, ...]
+    context: tuple[Seen, ...]
     given: bytes | None
     started_s: float
     parent_summary: Summary | None = None

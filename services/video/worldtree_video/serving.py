@@ -10,15 +10,17 @@ import grpc.aio
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import add_VideoGeneratorServicer_to_server
 from worldtree_runtime.metrics import process_registry
+from worldtree_runtime.model_repository import ModelRepository
 from worldtree_runtime.server import RunningServer, start_server
 from worldtree_runtime.stores import FolderStore, MemoryStore, RedisStore, Store, StoreUnavailable, open_store
 
 from worldtree_video.adoption import Adoption
-from worldtree_video.catalog import Catalog, load_catalog
+from worldtree_video.catalog import Catalog, Served, load_catalog, load_model
 from worldtree_video.config import VideoSettings
 from worldtree_video.host_tier import HostTier
 from worldtree_video.journal import FolderJournal, Journal, RedisJournal
 from worldtree_video.metrics import VideoMetrics
+from worldtree_video.reload import Reload
 from worldtree_video.scribe import Dump, Scribe
 from worldtree_video.servicer import VideoServicer
 from worldtree_video.tiers import Tiers
@@ -67,6 +69,12 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
             )
             stack.push_async_callback(scribe.close)
         catalog = load_catalog(settings, metrics, tiers, scribe)
+        repository = ModelRepository(Path(settings.models))
+
+        def load(folder: Path) -> Served:
+            return load_model(repository.read(folder), settings, metrics, tiers, scribe)
+
+        reload = Reload(catalog, repository, load, metrics)
         adoption = Adoption(catalog, journal, scribe)
         servicer = VideoServicer(catalog, adoption, settings, store, metrics)
 
@@ -84,9 +92,11 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
         async with start_server(
             settings, service="video", register=register, ready=catalog.has_room, on_drain=drain, registry=registry
         ) as server:
-            tasks = [asyncio.create_task(_keep_house(catalog, settings)), asyncio.create_task(_take_up(adoption))]
+            tasks = [asyncio.create_task(_keep_house(catalog, settings, metrics)), asyncio.create_task(_take_up(adoption))]
             if scribe:
                 tasks.append(asyncio.create_task(_verify_journal(scribe)))
+            if settings.reload_s > 0:
+                tasks.append(asyncio.create_task(reload.run(settings.reload_s)))
             try:
                 yield server, catalog
             finally:
@@ -147,14 +157,12 @@ async def _take_up(adoption: Adoption) -> None:
         return
 
 
-async def _keep_house(catalog: Catalog, settings: VideoSettings) -> None:
+async def _keep_house(catalog: Catalog, settings: VideoSettings, metrics: VideoMetrics) -> None:
     while True:
         try:
             catalog.expire()
             catalog.renew(settings.journal_grace_s / 4)
-            for served in catalog:
-                served.worlds.residency.observe()
-            catalog.observe()
+            catalog.observe(metrics)
         except Exception:  # the next round may do better; without one, no lease would ever end
             log.exception("housekeeping failed")
         await asyncio.sleep(_HOUSEKEEPING_S)

@@ -53,6 +53,9 @@ def test_a_version_that_yaml_reads_as_a_number_is_text(tmp_path: Path) -> None:
     assert read(tmp_path, changed("version", 12)).version == "12"
 
 
+PROMPT = {"tokens": 4, "words": ["door"], "schedule": [1.0, 0.5]}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "field"),
     [
@@ -75,7 +78,7 @@ def test_a_version_that_yaml_reads_as_a_number_is_text(tmp_path: Path) -> None:
         ("kv.tokens", 2.5, "kv.tokens"),
         ("kv.dtype", "float16", "kv.dtype"),
         ("kv.state_tokens", -1, "kv.state_tokens"),
-        ("kv.state_tokens", 3, "kv"),
+        ("kv.state_tokens", 4, "kv"),
         ("kv.pose", {"layer": 0, "part": "keys", "head": 0, "token": 2}, "kv.pose.part"),
         ("kv.pose", {"layer": 0, "part": "key", "head": 0, "token": 2, "turn": 0}, "kv.pose.turn"),
         ("kv.pose", {"layer": 0, "part": "key", "head": 0, "token": 2, "step": 0}, "kv.pose.step"),
@@ -94,10 +97,25 @@ def test_a_version_that_yaml_reads_as_a_number_is_text(tmp_path: Path) -> None:
         ("sampler.schedules", {2: [0.9, 0.5]}, "sampler"),
         ("sampler.schedules", {2: [1.0, 0.0]}, "sampler.schedules.2.1"),
         ("files.denoise", ..., "files.denoise"),
-        ("files.decode", "decode.onnx", "files.decode"),
+        ("files.decode", "decode.onnx", "files"),
+        ("files.scene", "scene.onnx", "files"),
+        ("files.upscale", "upscale.onnx", "files.upscale"),
         ("starts.0.name", "Dawn!", "starts.0.name"),
         ("backend", "torch", "backend"),
-        ("latent", {"channels": 4}, "latent"),
+        ("latent", {"channels": 4}, "latent.shape"),
+        ("latent", {"shape": []}, "latent.shape"),
+        ("latent", {"shape": [4, 0]}, "latent.shape.1"),
+        ("latent", {"shape": [4, 4]}, "files"),
+        ("cache_quality", "often", "cache_quality"),
+        ("prompt", PROMPT, "files"),
+        ("prompt", {**PROMPT, "words": ["door", "Door"]}, "prompt.words.1"),
+        ("prompt", {**PROMPT, "words": ["door", "door"]}, "prompt"),
+        ("prompt", {**PROMPT, "words": []}, "prompt.words"),
+        ("prompt", {**PROMPT, "tokens": 0}, "prompt.tokens"),
+        ("prompt", {**PROMPT, "aliases": {"gate": "window"}}, "prompt"),
+        ("prompt", {**PROMPT, "aliases": {"door": "door"}}, "prompt"),
+        ("prompt", {**PROMPT, "schedule": [0.9]}, "prompt"),
+        ("prompt", {**PROMPT, "schedule": [1.0, 1.0]}, "prompt"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, path: str, value: Any, field: str) -> None:

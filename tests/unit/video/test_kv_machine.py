@@ -353,7 +353,7 @@ class Worlds(RuleBasedStateMachine):
     def commit(self, member: PendingChunk) -> Made:
         if member.wants_summary and len(member.run.branch.records):
             assert member.parent_summary == pose(member.run.branch.key)
-        seen = [self.memory[block_id] for block_id in member.context]
+        seen = [self.memory[block_id] for block_id, _ in member.context]
         self.memory[member.block_id] = held_by(member.record.key, seen)
         return Made(self.memory[member.block_id], pose(member.record.key) if member.wants_summary else None)
 

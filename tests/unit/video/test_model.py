@@ -76,7 +76,18 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Bench
     return lambda tiny=None: Bench(tmp_path / "models", tiny or TinyWorld(), request.param)
 
 
-WORLDS = [TinyWorld(), TinyWorld(sampler="euler"), TinyWorld(frames_per_chunk=2), TinyWorld(action_size=2)]
+WORLDS = [
+    TinyWorld(),
+    TinyWorld(sampler="euler"),
+    TinyWorld(frames_per_chunk=2),
+    TinyWorld(action_size=2),
+    TinyWorld(frames_per_chunk=2, latent=True),
+    TinyWorld(cache_quality=True),
+]
+
+
+def blocks_of(branch: Branch) -> list[int]:
+    return [seen.block_id for seen in branch.table.context()]
 
 
 def same(one: StoredBlock, other: StoredBlock) -> bool:
@@ -90,7 +101,7 @@ def steer(tiny: TinyWorld, number: int) -> Action:
     return Action((number / 4, -number / 4)) if tiny.action_size else Action(number)
 
 
-@pytest.mark.parametrize("tiny", WORLDS, ids=lambda tiny: f"{tiny.sampler}-{tiny.frames_per_chunk}-{tiny.action_size}")
+@pytest.mark.parametrize("tiny", WORLDS, ids=range(len(WORLDS)))
 def test_a_chunk_is_the_same_alone_and_in_a_batch_of_others(bench: Callable[..., Bench], tiny: TinyWorld) -> None:
     table = bench(tiny)
     alone = table.branch()
@@ -128,7 +139,7 @@ def test_a_member_that_starts_from_nan_keys_fails_alone(bench: Callable[..., Ben
     alone = [table.branch(seed=seed) for seed in range(7)]
     expected = [table.make([table.pending(branch, Action(1))])[0] for branch in alone]
     poisoned = table.branch(white=True)
-    (block,) = table.model.read(table.storage, poisoned.table.context())
+    (block,) = table.model.read(table.storage, blocks_of(poisoned))
     assert any(np.isnan(rows.astype(np.float32)).any() for rows in block.tensors.values())
     members = [table.pending(branch, Action(1)) for branch in (*(table.branch(seed=s) for s in range(7)), poisoned)]
     made = table.make(members)
@@ -188,11 +199,95 @@ def test_the_context_holds_what_was_shown_so_given_frames_and_made_ones_are_alik
     table.pool.abandon(again.block_id)
 
 
+def test_a_latent_world_commits_what_its_client_saw_and_not_what_it_was_decoded_from(
+    bench: Callable[..., Bench],
+) -> None:
+    table = bench(TinyWorld(latent=True))
+    branch = table.branch()
+    pixels = table.make([table.pending(branch, Action(1))])[0]
+    assert pixels is not None
+    picture = np.frombuffer(pixels, np.uint8).reshape(4, 6, 3)
+    assert (picture[:, 0::2] == picture[:, 1::2]).all()  # decoded: each column twice
+    (made,) = table.model.read(table.storage, [branch.table.last])
+    again = table.pending(branch, Action(1))
+    again.given, again.context = pixels, branch.table.context()[:-1]
+    table.model.commit([again])
+    (given,) = table.model.read(table.storage, [again.block_id])
+    assert same(made, given)
+    table.pool.abandon(again.block_id)
+    table.pool.check_integrity()
+
+
+def test_a_picture_that_cannot_be_decoded_fails_alone_and_writes_no_block(tmp_path: Path) -> None:
+    tiny = TinyWorld(latent=True)
+    folder = tiny.write(tmp_path / "made")
+    decode = tiny.decode_graph()
+    # The square root of what is below -0.5 is no number.
+    onnx.save(broken_below(decode, -0.5), folder / "decode.onnx")
+    (stored,) = ModelRepository(tmp_path / "made").scan()
+    table = Bench(tmp_path / "whole", tiny, Storage.FP32)
+    table.model = VideoModel(stored, block_counts={Storage.FP32: BLOCK_COUNT})
+    dark, light = table.branch(), table.branch(seed=8)
+    members = [table.pending(dark, Action(1)), table.pending(light, Action(1))]
+    for member, value in zip(members, (-0.9, 0.2), strict=True):
+        member.step = 2
+        table.model._latents[member] = np.full(tiny.sample_shape, value, np.float32)
+    before = table.model.read(Storage.FP32, [members[0].block_id])[0]
+    made = table.make(members)
+    assert isinstance(members[0].error, NotFinite)
+    assert made[0] is None
+    assert made[1] is not None
+    assert same(table.model.read(Storage.FP32, [members[0].block_id])[0], before)
+    assert table.model._latents == {}
+    table.pool.check_integrity()
+
+
+def broken_below(model: onnx.ModelProto, floor: float) -> onnx.ModelProto:
+    """The same graph over the square of the square root of its input above a floor."""
+    graph = model.graph
+    (name,) = [value.name for value in graph.input]
+    for node in graph.node:
+        node.input[:] = ["safe" if each == name else each for each in node.input]
+    helper = onnx.helper
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(floor, np.float32), "floor"))
+    first = [
+        helper.make_node("Sub", [name, "floor"], ["above"]),
+        helper.make_node("Sqrt", ["above"], ["root"]),
+        helper.make_node("Mul", ["root", "root"], ["square"]),
+        helper.make_node("Add", ["square", "floor"], ["safe"]),
+    ]
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*first, *rest])
+    return model
+
+
+def test_a_context_of_mixed_quality_is_told_chunk_by_chunk(bench: Callable[..., Bench]) -> None:
+    """The nfe of each block in view reaches the graph in its own slot, whatever else is in the batch."""
+    table = bench(TinyWorld(cache_quality=True))
+    branch, other = table.branch(), table.branch(seed=8, nfe=1)
+    for nfe in (1, 2, 1, 2):  # the window of 4 slides: sink 0, then three of these
+        branch.nfe = nfe
+        table.make([table.pending(branch, Action(1)), table.pending(other, Action(1))])
+    members = [table.pending(other, Action(1)), table.pending(branch, Action(1))]
+    assert [seen.nfe for seen in members[1].context] == [0, 2, 1, 2]
+    store = table.model._stores[table.storage]
+    _, inputs = table.model._conditions(members, store)
+    np.testing.assert_array_equal(inputs["cache_quality"], np.array([[0, 1, 1, 1], [0, 2, 1, 2]], np.float32))
+    # And it matters: the same blocks, said to be of another quality, give another picture.
+    twin = branch.fork()
+    expected = table.make(members)[1]
+    member = table.pending(twin, Action(1))
+    member.context = tuple(seen._replace(nfe=1) for seen in member.context)
+    assert table.make([member])[0] != expected
+    table.pool.check_integrity()
+
+
 def test_blocks_that_were_read_can_be_put_back_elsewhere(bench: Callable[..., Bench]) -> None:
     table = bench()
     branch = table.branch()
     table.make([table.pending(branch, Action(1))])
-    blocks = table.model.read(table.storage, branch.table.context())
+    blocks = table.model.read(table.storage, blocks_of(branch))
     expected = table.make([table.pending(branch, Action(2))])[0]
     twin = Branch(branch.origin, b"root", 7, 2, BlockTable(table.pool, POLICY), records=branch.records[:2])
     twin.table.stand_at(2)
@@ -248,6 +343,9 @@ def load(folder: Path) -> VideoModel:
         (TinyWorld(action_size=2), TinyWorld(), "denoise.onnx", "input action", "tensor(float)"),
         (TinyWorld(), TinyWorld(action_size=2), "denoise.onnx", "input action", "tensor(int64)"),
         (TinyWorld(action_size=3), TinyWorld(action_size=2), "denoise.onnx", "input action", "(None, 3)"),
+        (TinyWorld(cache_quality=True), TinyWorld(), "denoise.onnx", "input cache_quality", "is missing"),
+        (TinyWorld(), TinyWorld(cache_quality=True), "denoise.onnx", "input cache_quality", "is not one of"),
+        (TinyWorld(latent=True), TinyWorld(), "denoise.onnx", "input x", "(None, 1, 4, 3, 3)"),
     ],
 )
 def test_graphs_that_are_not_what_the_package_says_are_refused(

@@ -10,11 +10,19 @@ What a block's states are, and how it goes from one to another: see the pool.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from worldtree_video.domain import Action, KvPolicy, Record, Summary
 from worldtree_video.errors import PolicyBroken
 from worldtree_video.kv_cache.pool import BlockPool
 from worldtree_video.policies import resolve
+
+
+class Seen(NamedTuple):
+    """A block in view, and with how many evaluations its chunk was made (0: its frames were given)."""
+
+    block_id: int
+    nfe: int
 
 
 class BlockTable:
@@ -31,7 +39,7 @@ class BlockTable:
         self.reserve_chunks = reserve_chunks
         self.trusted = True
         self.blocks: dict[int, int] = {}  # block by position
-        self.records: Sequence[Record] = ()  # its branch's own, for the actions that a policy may ask for
+        self.records: Sequence[Record] = ()  # its branch's own: what made each chunk
         self._rules = resolve(policy)
         self._length = 0
         self._summaries: dict[int, Summary] = {}  # of the positions held, and of those that were when it was spilled
@@ -81,7 +89,7 @@ class BlockTable:
         """
         return all(position in self.blocks for position in self._rules.kept(self._length))
 
-    def context(self) -> tuple[int, ...]:
+    def context(self) -> tuple[Seen, ...]:
         """The blocks that the next chunk sees, oldest first. Only for a table that is `complete`.
 
         Raises PolicyBroken.
@@ -91,7 +99,7 @@ class BlockTable:
         if gone and self.policy.plugin:
             raise PolicyBroken(self.policy.plugin, f"chunks {gone[:8]} are in view again, after it had let them go")
         assert not gone, f"{len(gone)} of {len(positions)} blocks in view are gone"
-        return tuple(self.blocks[position] for position in positions)
+        return tuple(Seen(self.blocks[position], self._nfe(position)) for position in positions)
 
     @property
     def last(self) -> int:
@@ -206,6 +214,9 @@ class BlockTable:
         self._summaries.clear()
         self.pool.leave(self)
         return freed
+
+    def _nfe(self, position: int) -> int:
+        return self.records[position].nfe if position < len(self.records) else 0
 
     def _add(self, block_id: int, summary: Summary | None, keeps: Collection[int]) -> None:
         self.blocks[self._length] = block_id

@@ -1,0 +1,153 @@
+"""Trains the scene model on a CPU; resumes by itself. `python -m training.minigrid.scene_train --help`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.minigrid import tiles
+from training.minigrid.data import FIRST_SEED
+from training.minigrid.optim import Muon
+from training.minigrid.scene_data import SceneBatch, Views
+from training.minigrid.scene_model import SceneConfig, SceneModel
+from training.minigrid.train import DEFAULT_DATA, keep_freed_memory
+
+DEFAULT_CHECKPOINT = Path("out/training/minigrid/scene.pt")
+UNASKED = 0.12  # share of the views whose prompt is dropped
+LR_MUON, LR_ADAM = 0.02, 3e-3
+app = typer.Typer(add_completion=False)
+
+
+def noise_levels(count: int, rng: np.random.Generator) -> Tensor:
+    """A sixth at pure noise, the rest evenly in log((1 - t) / t) from t = 0.3 to 0.98, where tiles are told apart."""
+    low, high = np.log(0.02 / 0.98), np.log(0.7 / 0.3)
+    level = 1 / (1 + np.exp(rng.uniform(low, high, count)))
+    return torch.from_numpy(np.where(rng.random(count) < 1 / 6, 1.0, level).astype(np.float32))
+
+
+def loss_of(model: SceneModel, batch: SceneBatch, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy of the tiles of noisy views."""
+    ids, tokens = torch.from_numpy(batch.ids), torch.from_numpy(batch.tokens)
+    clean = model.codebook[ids]
+    t = noise_levels(len(ids), rng)
+    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
+    noisy = (1 - t[:, None, None]) * clean + t[:, None, None] * noise
+    likelihood = model.log_likelihood(noisy, t)
+    logits = model.prior(noisy, t, likelihood, tokens) + likelihood
+    per_cell = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").reshape(ids.shape)
+    loss = per_cell.mean()
+    with torch.no_grad():
+        thing = (ids >= tiles.GOAL) & (ids < tiles.OBJECT_COUNT)
+        pure, asked = (t == 1)[:, None], (tokens > 0).any(-1)[:, None]
+        stats = {
+            "loss": loss.item(),
+            "asked": per_cell[(asked & pure).expand_as(ids)].mean().item(),
+            "unasked": per_cell[(~asked & pure).expand_as(ids)].mean().item(),
+            "things": per_cell[thing].mean().item(),
+        }
+    return loss, stats
+
+
+class Trainer:
+    """Model, moving average and optimisers."""
+
+    def __init__(self, config: SceneConfig) -> None:
+        self.model = SceneModel(config)
+        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        inner = [*self.model.stack.named_parameters(), *self.model.of_text.named_parameters()]
+        matrices = [p for name, p in inner if p.ndim == 2 and "modulation" not in name]
+        chosen = {id(p) for p in matrices}
+        self.muon = Muon(matrices, lr=LR_MUON)
+        rest = [p for p in self.model.parameters() if id(p) not in chosen]
+        self.adam = torch.optim.AdamW(rest, lr=LR_ADAM, betas=(0.9, 0.98), weight_decay=0.0)
+        self.step_count = 0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "config": self.model.config.to_dict(),
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "muon": self.muon.state_dict(),
+            "adam": self.adam.state_dict(),
+            "step_count": self.step_count,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.average = state["average"]
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])
+        self.step_count = state["step_count"]
+
+    def step(self, loss: Tensor, lr_factor: float) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer, rate in ((self.muon, LR_MUON), (self.adam, LR_ADAM)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * lr_factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step_count += 1
+        decay = min(0.998, 1 - 1 / (1 + self.step_count / 10))
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                self.average[name].lerp_(p, 1 - decay)
+
+
+def save(trainer: Trainer, checkpoint: Path) -> None:
+    part = checkpoint.with_suffix(".part")
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(trainer.state(), part)
+    part.replace(checkpoint)
+
+
+@app.command()
+def main(
+    data: Annotated[Path, typer.Option(help="what data.py made")] = DEFAULT_DATA,
+    checkpoint: Annotated[Path, typer.Option(help="saved every two minutes, resumed when there")] = DEFAULT_CHECKPOINT,
+    steps: Annotated[int, typer.Option(help="in all, resumed ones included")] = 4000,
+    batch: Annotated[int, typer.Option(help="views a step")] = 64,
+    seed: int = 0,
+) -> None:
+    """Trains for a number of steps: flat rates, then linear to nearly zero over the last 60%."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    torch.manual_seed(seed)
+    trainer = Trainer(SceneConfig())
+    if checkpoint.exists():
+        trainer.load(torch.load(checkpoint, weights_only=True))
+    views = Views(data)
+    source = views.batches(batch, seed=FIRST_SEED["train"] + seed, first=trainer.step_count, unasked=UNASKED)
+    totals: dict[str, list[float]] = {}
+    first, started = trainer.step_count, time.monotonic()
+    saved = reported = started
+    while trainer.step_count < steps:
+        rng = np.random.default_rng([seed, trainer.step_count, 1])
+        loss, stats = loss_of(trainer.model, next(source), rng)
+        progress = trainer.step_count / steps
+        trainer.step(loss, min(1.0, (trainer.step_count + 1) / 50, max(0.02, (1 - progress) / 0.6)))
+        for name, value in stats.items():
+            if value == value:  # no such cell in the batch gives NaN
+                totals.setdefault(name, []).append(value)
+        now = time.monotonic()
+        if now - saved > 120 or trainer.step_count == steps:
+            save(trainer, checkpoint)
+            saved = now
+        if now - reported > 30:
+            reported = now
+            left = (now - started) / (trainer.step_count - first) * (steps - trainer.step_count)
+            means = {name: round(sum(v) / len(v), 4) for name, v in totals.items()}
+            print(json.dumps({"step": trainer.step_count, "minutes_left": round(left / 60, 1), **means}), flush=True)
+            totals = {}
+
+
+if __name__ == "__main__":
+    app()

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -51,9 +52,11 @@ class Engine:
             for storage, count in model.block_counts.items()
         }
         self.sessions = Sessions(home)
+        # Weakly: the pools of an engine that was stopped go with whoever held it last, not when a collector comes.
+        reclaim = weakref.WeakMethod(self._reclaim)
         self.scheduler = Scheduler(
             max_batch=max_batch,
-            reclaim=self._reclaim,
+            reclaim=lambda pool: (known := reclaim()) is not None and known(pool),
             forget=model.forget,
             recall=lambda pool, block_id: model.frames(pool.storage, block_id),
             cost=CostModel(timed.seconds, commit_s=timed.commit_s or None),
@@ -98,6 +101,7 @@ class Engine:
             self._stopping = True
             self._work.notify()
         self._thread.join()
+        self.spill = _spill_nothing  # what does spill refers to this engine
 
     def submit(self, run: Run) -> None:
         """Takes on a run; its chunks go to its own sink."""

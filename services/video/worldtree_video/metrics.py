@@ -125,7 +125,7 @@ class VideoMetrics:
         )
         self.reloads = Counter(
             "worldtree_model_reloads",
-            "Versions of models that were loaded, unloaded or refused while serving.",
+            "Versions of models that were loaded, retired, unloaded or refused while serving.",
             ["model", "result"],
             registry=registry,
         )

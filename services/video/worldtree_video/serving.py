@@ -74,7 +74,6 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
         def load(folder: Path) -> Served:
             return load_model(repository.read(folder), settings, metrics, tiers, scribe)
 
-        reload = Reload(catalog, repository, load, metrics)
         adoption = Adoption(catalog, journal, scribe)
         servicer = VideoServicer(catalog, adoption, settings, store, metrics)
 
@@ -82,7 +81,11 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
             add_VideoGeneratorServicer_to_server(servicer, server)
             return [_SERVICE]
 
+        reloading: asyncio.Task[None] | None = None
+
         async def drain() -> None:
+            if reloading:
+                reloading.cancel()  # what would be loaded now would serve nobody
             await adoption.drain(settings.drain_timeout_s)
 
         catalog.start()
@@ -92,11 +95,16 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
         async with start_server(
             settings, service="video", register=register, ready=catalog.has_room, on_drain=drain, registry=registry
         ) as server:
-            tasks = [asyncio.create_task(_keep_house(catalog, settings, metrics)), asyncio.create_task(_take_up(adoption))]
+            tasks = [
+                asyncio.create_task(_keep_house(catalog, settings, metrics)),
+                asyncio.create_task(_take_up(adoption)),
+            ]
             if scribe:
                 tasks.append(asyncio.create_task(_verify_journal(scribe)))
             if settings.reload_s > 0:
-                tasks.append(asyncio.create_task(reload.run(settings.reload_s)))
+                reload = Reload(catalog, repository, load, metrics)
+                reloading = asyncio.create_task(reload.run(settings.reload_s))
+                tasks.append(reloading)
             try:
                 yield server, catalog
             finally:

@@ -1,0 +1,144 @@
+"""Follows the model repository while serving: versions that appear are loaded beside the others, and those that are
+gone are let go when nobody uses them any more.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from worldtree_runtime.model_package import PackageError
+from worldtree_runtime.model_repository import ModelRepository, package_digest
+
+from worldtree_video.catalog import Catalog, Served
+from worldtree_video.metrics import VideoMetrics
+
+log = logging.getLogger(__name__)
+
+# (path inside the package, nanoseconds of its last change, bytes) of each file.
+Signature = tuple[tuple[str, int, int], ...]
+
+
+class Reload:
+    """For one event loop, which never waits for a disk or a model.
+
+    `load` reads and loads the package of a folder, in a thread of its own; the engine of what it returns does not run
+    yet. A package is read when it stood still for one look, so that one that is being copied is seldom met; one that is
+    broken is told of once, and read again when it changes.
+    """
+
+    def __init__(
+        self, catalog: Catalog, repository: ModelRepository, load: Callable[[Path], Served], metrics: VideoMetrics
+    ) -> None:
+        self._catalog = catalog
+        self._root = repository.root
+        self._load = load
+        self._metrics = metrics
+        # Those that are served count as read: they are what they were when the process loaded them.
+        self._seen = {entry.stored.folder: signature(entry.stored.folder) for entry in catalog}
+        self._read = dict(self._seen)
+        self._empty = False
+
+    async def run(self, every_s: float) -> None:
+        """Looks for ever."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.look()
+            except Exception:  # a disk that fails for a while; the next look may do better
+                log.exception("the model repository cannot be followed")
+
+    async def look(self) -> None:
+        """One look at the repository, and what follows from it."""
+        found = await asyncio.to_thread(signatures, self._root)
+        # A folder that is not there, or not mounted, is no order to serve nothing.
+        if not found and not self._empty:
+            log.error("the model repository is empty: what is loaded stays", extra={"models": str(self._root)})
+        self._empty = not found
+        if found:
+            self._let_go(found)
+            still = [folder for folder in found if self._seen.get(folder) == found[folder]]
+            self._seen = found
+            self._read = {folder: read for folder, read in self._read.items() if folder in found}
+            for folder in still:
+                if self._read.get(folder) != found[folder]:
+                    self._read[folder] = found[folder]
+                    await self._take(folder, found[folder])
+        for entry in self._catalog:
+            if self._catalog.is_leaving(entry) and not entry.in_use:
+                await self._catalog.remove(entry)
+                self._read.pop(entry.stored.folder, None)  # other files may stand there by now
+                self._tell(entry, "unloaded", "model version unloaded")
+
+    def _let_go(self, found: dict[Path, Signature]) -> None:
+        for entry in self._catalog:
+            gone = entry.stored.folder not in found
+            if gone and not self._catalog.is_leaving(entry):
+                self._catalog.retire(entry)
+                self._tell(entry, "retired", "model version is gone: it takes no new sessions")
+
+    async def _take(self, folder: Path, still: Signature) -> None:
+        """A package that is new here, or not what it was."""
+        for entry in self._catalog:
+            if entry.stored.folder == folder:
+                await self._compare(entry)
+                return
+        name = folder.parent.name
+        try:
+            served = await asyncio.to_thread(self._load, folder)
+        except PackageError as error:
+            log.error("model package refused", extra=_place(error))
+            self._metrics.reloads.labels(name, "refused").inc()
+        except Exception:  # memory, a device: not the package's fault, and no reason to stop
+            log.exception("model package could not be loaded", extra={"package": str(folder)})
+            self._metrics.reloads.labels(name, "refused").inc()
+        else:
+            if await asyncio.to_thread(signature, folder) != still:
+                del self._read[folder]  # it changed while it was being read: what was loaded may be half of each
+                return
+            served.worlds.engine.start()
+            self._catalog.add(served)
+            self._tell(served, "loaded", "model version takes new sessions")
+
+    async def _compare(self, entry: Served) -> None:
+        """A version that is loaded, and whose files are other than they were."""
+        try:
+            digest = await asyncio.to_thread(package_digest, entry.stored.folder)
+        except OSError:
+            return  # it is being removed
+        if digest == entry.stored.digest:
+            if self._catalog.is_leaving(entry):
+                self._catalog.reinstate(entry)
+                self._tell(entry, "loaded", "model version is back: it takes new sessions")
+            return
+        log.error(
+            "a version that is served must not change: refused, give what changed a version of its own",
+            extra={"model": entry.stored.name, "version": entry.stored.version, "served": entry.stored.digest},
+        )
+        self._metrics.reloads.labels(entry.stored.name, "refused").inc()
+
+    def _tell(self, served: Served, result: str, message: str) -> None:
+        self._metrics.reloads.labels(served.stored.name, result).inc()
+        log.info(message, extra={"model": served.stored.name, "version": served.stored.version})
+
+
+def signatures(root: Path) -> dict[Path, Signature]:
+    """The packages of a repository, and what their files look like from outside. Raises OSError."""
+    return {file.parent: signature(file.parent) for file in sorted(root.glob("*/*/model.yaml"))}
+
+
+def signature(folder: Path) -> Signature:
+    """Changes whenever a file of a package is written; reads none of them. Empty: there is no such folder."""
+    entries = []
+    for path in sorted(folder.rglob("*")):
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # gone since it was listed
+            continue
+        if path.is_file():
+            entries.append((str(path.relative_to(folder)), stat.st_mtime_ns, stat.st_size))
+    return tuple(entries)
+
+
+def _place(error: PackageError) -> dict[str, str]:
+    return {"file": str(error.file), "field": error.field, "expected": error.expected}

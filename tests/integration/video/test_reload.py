@@ -1,0 +1,300 @@
+"""New and removed model versions under live traffic: no call fails, and old sessions stay in the world they began in."""
+
+import asyncio
+import gc
+import os
+import shutil
+import threading
+import urllib.request
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worldtree.common.v1 import common_pb2 as common
+from worldtree.video.v1 import video_generator_pb2 as pb
+from worldtree_runtime.testing import TinyWorld
+
+ONE = TinyWorld()
+TWO = TinyWorld(version="2", window=3)  # other frames from the second chunk on
+LOOK_S = 0.03
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    ONE.write(tmp_path / "models")
+    return tmp_path / "models"
+
+
+def publish(models: Path, world: TinyWorld) -> Path:
+    """A whole package at once, as an installer does it."""
+    staged = world.write(models.parent / "staged")
+    (models / world.name).mkdir(exist_ok=True)
+    return staged.rename(models / world.name / world.version)
+
+
+def versions(video: Any) -> list[str]:
+    return [entry.stored.version for entry in video.catalog]
+
+
+async def newest(video: Any) -> str:
+    answer = await video.stub.GetModel(pb.GetModelRequest(model=common.ModelRef(name="tiny")))
+    return str(answer.model.ref.version)
+
+
+async def serves(video: Any, version: str) -> bool:
+    return await newest(video) == version
+
+
+async def stepped(video: Any, session: str, action: int) -> bytes:
+    answer = await video.stub.Step(pb.StepRequest(session=session, actions=[pb.Action(id=action)]))
+    return bytes(answer.chunks[0].frames.SerializeToString())
+
+
+async def walk(video: Any, session: str, count: int) -> list[bytes]:
+    return [await stepped(video, session, number % 3) for number in range(count)]
+
+
+class Traffic:
+    """Calls of every kind, over and over. The first that fails ends the test."""
+
+    def __init__(self, video: Any) -> None:
+        self.video = video
+        self.call_count = 0
+        self.seen: set[str] = set()  # versions that new sessions met
+        self.over = False
+
+    @asynccontextmanager
+    async def flowing(self) -> AsyncIterator["Traffic"]:
+        kinds: list[Callable[[], Awaitable[None]]] = [self.visit, self.visit, self.clip, self.play, self.futures]
+        tasks = [asyncio.create_task(self._over_and_over(kind)) for kind in kinds]
+        try:
+            yield self
+        finally:
+            self.over = True
+            await asyncio.gather(*tasks)
+
+    async def _over_and_over(self, kind: Callable[[], Awaitable[None]]) -> None:
+        while not self.over:
+            await kind()
+            self.call_count += 1
+
+    async def visit(self) -> None:
+        request = pb.CreateSessionRequest(model=common.ModelRef(name="tiny"), origin=pb.Origin(start="dusk"), seed=3)
+        session = (await self.video.stub.CreateSession(request)).session
+        self.seen.add(session.model.version)
+        await walk(self.video, session.session, 2)
+        await self.video.stub.Delete(pb.DeleteRequest(session=session.session))
+
+    async def clip(self) -> None:
+        request = pb.GenerateRequest(
+            model=common.ModelRef(name="tiny"),
+            origin=pb.Origin(start="dawn"),
+            seed=self.call_count,
+            actions=[pb.Action(id=1)] * 6,
+        )
+        assert len([message async for message in self.video.stub.Generate(request)]) == 7
+
+    async def play(self) -> None:
+        session = await self.video.create(start="dawn")
+        call = self.video.stub.Play()
+        begin = pb.PlayRequest.Begin(actions=[pb.Action(id=number % 3) for number in range(12)])
+        await call.write(pb.PlayRequest(session=session, begin=begin))
+        await call.done_writing()
+        assert len([message async for message in call if message.HasField("played")]) == 12
+        await self.video.stub.Delete(pb.DeleteRequest(session=session))
+
+    async def futures(self) -> None:
+        session = await self.video.create(start="dawn")
+        sequences = [pb.ActionSequence(actions=[pb.Action(id=0), pb.Action(id=last)]) for last in (1, 2)]
+        nodes = self.video.stub.Rollout(pb.RolloutRequest(session=session, sequences=sequences))
+        assert len([node async for node in nodes]) == 3
+        await self.video.stub.Delete(pb.DeleteRequest(session=session))
+
+
+async def test_a_new_version_comes_and_the_old_one_goes_under_live_load_and_no_call_fails(
+    start_video: Any, models: Path, tmp_path: Path
+) -> None:
+    apart = await start_video(models=shutil.copytree(models, tmp_path / "apart"), reload_s=0)
+    expected = await walk(apart, await apart.create(), 54)
+    video = await start_video(models=models, reload_s=LOOK_S)
+    old = await video.create()
+    frames = await walk(video, old, 9)
+    async with Traffic(video).flowing() as traffic:
+        publish(models, TWO)
+        await video.until(lambda: serves(video, "2"))
+        frames += await walk(video, old, 9)
+        assert versions(video) == ["1", "2"]
+        explicit = pb.CreateSessionRequest(
+            model=common.ModelRef(name="tiny", version="1"), origin=pb.Origin(start="dusk"), seed=7
+        )
+        pinned = (await video.stub.CreateSession(explicit)).session
+        assert pinned.model.version == "1", "it is still there for whoever names it"
+
+        shutil.rmtree(models / "tiny/1")
+        await video.until(lambda: [entry.stored.version for entry in video.catalog.newest()] == ["2"])
+        await video.until(lambda: any(map(video.catalog.is_leaving, video.catalog)))
+        assert (await video.refused(video.stub.CreateSession(explicit))).reason == "MODEL_NOT_FOUND"
+        frames += await walk(video, old, 9)
+        (child,) = (await video.stub.Fork(pb.ForkRequest(session=old, seeds=[7]))).sessions
+        assert await walk(video, child.session, 27) == expected[27:], "it forks where it ends"
+        frames += await walk(video, old, 27)
+        assert frames == expected, "an old session's world does not change"
+
+        for session in (old, pinned.session):
+            await video.stub.Delete(pb.DeleteRequest(session=session))
+        assert versions(video) == ["1", "2"], "its last session is still there"
+        await video.stub.Delete(pb.DeleteRequest(session=child.session))
+        await video.until(lambda: versions(video) == ["2"])
+        count = traffic.call_count
+        await video.until(lambda: traffic.call_count > count + 10)
+    assert traffic.seen == {"1", "2"}
+    assert (await video.stub.ListModels(pb.ListModelsRequest())).models[0].ref.version == "2"
+
+
+async def test_an_unloaded_version_leaves_no_thread_and_no_memory_behind(start_video: Any, models: Path) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    gc.disable()  # its pools are freed there and then, not when a collector comes
+    try:
+        for version in ("2", "3"):
+            gone, thread = weakref.ref(video.engine.model), video.engine._thread
+            session = await video.create(chunks=3)
+            publish(models, TinyWorld(version=version))
+            await video.until(lambda version=version: serves(video, version))
+            shutil.rmtree(models / "tiny" / str(int(version) - 1))
+            await video.until(lambda: any(map(video.catalog.is_leaving, video.catalog)))
+            await video.stub.Delete(pb.DeleteRequest(session=session))
+            await video.until(lambda version=version: versions(video) == [version])
+            await video.until(lambda thread=thread: not thread.is_alive())
+            await video.until(lambda gone=gone: gone() is None)
+    finally:
+        gc.enable()
+    assert sum(thread.name == "engine-tiny" for thread in threading.enumerate()) == 1
+
+
+def refusals(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [vars(record) for record in caplog.records if "refused" in record.message]
+
+
+async def looks(count: int = 4) -> None:
+    await asyncio.sleep(count * LOOK_S)
+
+
+async def test_a_broken_package_is_told_of_once_by_file_and_field_and_read_again_when_it_changes(
+    start_video: Any, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    staged = TWO.write(models.parent / "staged")
+    manifest = (staged / "model.yaml").read_text()
+    (staged / "model.yaml").write_text(manifest.replace("format: 1", "format: 7"))
+    folder = staged.rename(models / "tiny/2")
+    await video.until(lambda: bool(refusals(caplog)))
+    await looks()
+    (refusal,) = refusals(caplog)
+    assert (refusal["file"], refusal["field"]) == (str(folder / "model.yaml"), "format")
+    assert "1" in refusal["expected"]
+    assert await newest(video) == "1"
+    (folder / "model.yaml").write_text(manifest)
+    await video.until(lambda: serves(video, "2"))
+
+
+async def test_a_package_that_is_copied_file_by_file_is_served_when_it_is_whole(start_video: Any, models: Path) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    staged = TWO.write(models.parent / "staged")
+    for path in sorted(staged.rglob("*"), reverse=True):  # model.yaml before the graphs
+        if path.is_file():
+            copy = models / "tiny/2" / path.relative_to(staged)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            half = path.read_bytes()[: path.stat().st_size // 2]
+            copy.write_bytes(half)
+            await looks(3)
+            assert await newest(video) == "1"
+            copy.write_bytes(path.read_bytes())
+    await video.until(lambda: serves(video, "2"))
+    await walk(video, await video.create(), 3)
+
+
+async def test_a_served_version_that_changes_in_place_is_refused_and_served_as_it_was(
+    start_video: Any, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    first = await video.stub.GetModel(pb.GetModelRequest(model=video.model))
+    shutil.copy(
+        TinyWorld(sampler="euler", window=4, work=1).write(models.parent / "other") / "denoise.onnx", models / "tiny/1"
+    )
+    await video.until(lambda: bool(refusals(caplog)))
+    await looks()
+    (refusal,) = refusals(caplog)
+    assert (refusal["model"], refusal["version"]) == ("tiny", "1")
+    assert await video.stub.GetModel(pb.GetModelRequest(model=video.model)) == first
+
+
+async def test_a_touched_file_and_a_new_card_are_no_change(
+    start_video: Any, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await start_video(models=models, reload_s=LOOK_S)
+    os.utime(models / "tiny/1/commit.onnx")
+    (models / "tiny/1/MODEL_CARD.md").write_text("The card is not the model.\n")
+    await looks()
+    assert refusals(caplog) == []
+
+
+async def test_a_repository_that_is_not_there_is_no_order_to_serve_nothing(
+    start_video: Any, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    away = models.parent / "unmounted"
+    os.rename(models, away)
+    await video.until(lambda: any("empty" in record.message for record in caplog.records))
+    await looks()
+    assert await newest(video) == "1"
+    os.rename(away, models)
+    publish(models, TWO)
+    await video.until(lambda: serves(video, "2"))
+    assert versions(video) == ["1", "2"]
+
+
+async def test_a_version_that_comes_back_while_it_has_sessions_takes_new_ones_again(
+    start_video: Any, models: Path
+) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    publish(models, TWO)
+    await video.until(lambda: serves(video, "2"))
+    session = await video.create()
+    (models / "tiny/2").rename(models.parent / "away")
+    await video.until(lambda: serves(video, "1"))
+    (models.parent / "away").rename(models / "tiny/2")
+    await video.until(lambda: serves(video, "2"))
+    assert versions(video) == ["1", "2"]
+    assert (await video.get(session)).session.model.version == "2"
+
+
+async def test_gauges_count_all_versions_of_a_model_and_readiness_asks_those_that_take_sessions(
+    start_video: Any, models: Path
+) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    await video.create()
+    publish(models, TWO)
+    await video.until(lambda: serves(video, "2"))
+    await video.create()
+
+    one, two = (entry.worlds.engine.pool.held_count for entry in video.catalog)
+    expected = {
+        'worldtree_sessions{model="tiny",state="idle"} 2.0',
+        f'worldtree_kv_blocks{{model="tiny",state="held",tier="pool"}} {one + two}.0',
+        'worldtree_model_reloads_total{model="tiny",result="loaded"} 1.0',
+    }
+
+    async def shown() -> bool:
+        url = f"http://{video.server.metrics_address}/metrics"
+        page = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
+        return expected <= set(page.splitlines())
+
+    await video.until(shown)
+    shutil.rmtree(models / "tiny/1")
+    await video.until(lambda: any(map(video.catalog.is_leaving, video.catalog)))
+    video.engine.broken = True  # the version that is leaving
+    assert video.catalog.has_room()
+    video.engine.broken = False

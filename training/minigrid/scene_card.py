@@ -1,0 +1,80 @@
+"""The model card's section on scene prompts, with every figure taken from `scene_evaluate`'s document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from training.minigrid.scene_data import MIN_SEEN
+from training.minigrid.scene_evaluate import QUESTIONS, VARIETY_SEEDS
+from training.minigrid.vocabulary import ALIASES, EXAMPLES, TOKENS, WORDS
+
+TEXT = """## Scene prompts
+
+`scene.onnx` draws a session's first view from noise and the words of a prompt, such as {examples}. It knows {words}
+words and {aliases} other spellings of them ({tokens} words a prompt at most): {list}.
+
+Measured on the graph itself by `python -m training.minigrid.scene_evaluate`, {prompts} prompts a row,
+{evaluations} evaluations a view. Share of what was asked for that is in the view:
+
+{asked}
+
+- *described*: captions of held-out views. *composed*: two things of independent kinds and colours, most of which no
+  environment shows together. *by chance*: the same questions, asked of the view drawn for another prompt.
+- *thing*: one of the kind; *colour*, *state*, *number*, *place*: as named, where named; *carried*: in the agent's
+  hands; *everything*: all that the prompt names. *real* tiles and *legal* views are as above; tiles are drawn one by
+  one from the codebook, not blended, so *real* is no achievement here, *legal* is.
+
+Variety, {seeds} seeds of one prompt (*cells apart*: share of the 49 cells in which two views differ on average):
+
+{variety}
+
+Without a prompt, views hold {things:.2f} things and {seen:.1f} seen cells on average, the simulator's {things_true:.2f}
+and {seen_true:.1f}; their tiles are {gap:.3f} (total variation) from the simulator's, of which two halves of the
+simulator's own views are {gap_true:.3f} apart.
+
+Learnt from the frames of the world model's training set, those with at least {min_seen} seen cells, richer ones more
+often, half of them with colours exchanged so that no colour belongs to a thing; captions are made from what a view
+shows (`training/minigrid/captions.py`). Words that no caption explains alone (*maze*, *playground*, *chain*) mean what
+views of such environments look like.
+"""
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def scene_section(document: dict[str, Any]) -> str:
+    """Markdown of what `scene_evaluate.measure` found."""
+    columns = [*QUESTIONS, "everything", "real", "legal"]
+    sets = ("described", "described, by chance", "composed", "composed, by chance", "unasked")
+    asked = [[name, *(_number(document[name].get(c)) for c in columns)] for name in sets]
+    variety = [
+        [f"`{name}`" if name else "none", f"{row['distinct']:.0f}", _number(row["cells_apart"])]
+        for name, row in document["variety"].items()
+    ]
+    true, free = document["simulator"], document["unasked"]
+    variety.append(["the simulator's views", f"{true['distinct']:.0f}", _number(true["cells_apart"])])
+    return TEXT.format(
+        examples=", ".join(f"*{example}*" for example in EXAMPLES[:2]),
+        words=len(WORDS),
+        aliases=len(ALIASES),
+        tokens=TOKENS,
+        list=", ".join(WORDS),
+        prompts=document["settings"]["prompts"],
+        evaluations=len(document["settings"]["levels"]),
+        asked=_table(["prompts", *columns], asked),
+        seeds=VARIETY_SEEDS,
+        variety=_table(["prompt", "distinct", "cells apart"], variety),
+        things=free["things"],
+        seen=free["seen"],
+        gap=free["histogram_gap"],
+        things_true=true["things"],
+        seen_true=true["seen"],
+        gap_true=true["histogram_gap"],
+        min_seen=MIN_SEEN,
+    )

@@ -1,4 +1,4 @@
-"""New and removed model versions under live traffic: no call fails, and old sessions stay in the world they began in."""
+"""New and removed model versions under live traffic: no call fails, and old sessions stay in the world they know."""
 
 import asyncio
 import gc

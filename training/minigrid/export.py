@@ -16,6 +16,7 @@ import yaml
 from training.minigrid import pose, tiles, verify
 from training.minigrid.graphs import TOKENS, Commit, Denoise
 from training.minigrid.model import ModelConfig, WorldModel
+from training.minigrid.scene_manifest import add_scene
 from training.minigrid.starts import write_starts
 from training.minigrid.train import DEFAULT_CHECKPOINT
 
@@ -174,7 +175,7 @@ def main(
         export_graph(Commit(model), commit_inputs, "pool_out", Path(scratch, "commit.onnx"))
         graphs = {name: onnx.load(str(Path(scratch, name))) for name in ("denoise.onnx", "commit.onnx")}
     share_weights(graphs, folder)
-    document = manifest(model, write_starts(folder))
+    document = add_scene(manifest(model, write_starts(folder)), folder)  # scenes have an export of their own
     (folder / "model.yaml").write_text(yaml.safe_dump(document, sort_keys=False, width=120))
     for line in verify.verify(model, folder, example_inputs(model, batch=16, blocks=64)):
         typer.echo(line)

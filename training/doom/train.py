@@ -1,0 +1,242 @@
+"""Trains the world model on a CPU; resumes by itself. `python -m training.doom.train --help`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.doom import latents, place, world
+from training.doom.autoencoder import load_autoencoder
+from training.doom.data import DEFAULT_FOLDER
+from training.doom.model import PATCH, TOKENS, ModelConfig, WorldModel, gather_past
+from training.minigrid.optim import Muon
+from training.minigrid.train import keep_freed_memory
+
+DEFAULT_CHECKPOINT = Path("out/training/doom/model.pt")
+PURE_SHARE = 0.5  # of the targets begin at pure noise, where a chunk begins in service
+CONTEXT_NOISE = 0.4  # most noise on a context chunk, in standard deviations
+OWN_FROM = 0.5  # of the training; from there on some context chunks are the model's own
+TABLE_LR = 4.0  # of the rate of other parameters: a knot is seen seldom
+MAP_BATCH = 128  # chunks a step while the map alone is learnt
+OWN_SHARE = 0.5
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    latents: Tensor  # [S, T, 80, 96]
+    actions: Tensor  # [S, T] int64
+    poses: Tensor  # [S, T, FRAMES, 3] x, y, turns
+
+
+@dataclass(frozen=True, slots=True)
+class Walks:
+    """All that was recorded."""
+
+    latents: npt.NDArray[np.float16]  # [walks, chunks, 8, 10, 96]
+    actions: npt.NDArray[np.uint8]  # [walks, chunks]
+    poses: npt.NDArray[np.float32]  # [walks, chunks, FRAMES, 3]
+
+    @staticmethod
+    def load(folder: Path) -> Walks:
+        return Walks(*(np.load(folder / f"{name}.npy") for name in ("latents", "actions", "poses")))
+
+    def batches(self, *, sequences: int, length: int, seed: int) -> Iterator[Batch]:
+        """Endless random crops."""
+        rng = np.random.default_rng(seed)
+        while True:
+            walk = rng.integers(len(self.actions), size=sequences)[:, None]
+            first = rng.integers(self.actions.shape[1] - length + 1, size=sequences)[:, None]
+            chunk = first + np.arange(length)
+            yield Batch(
+                torch.from_numpy(self.latents[walk, chunk].astype(np.float32)).reshape(
+                    sequences, length, TOKENS, PATCH
+                ),
+                torch.from_numpy(self.actions[walk, chunk].astype(np.int64)),
+                place.beliefs(torch.from_numpy(self.poses[walk, chunk])),
+            )
+
+
+def channel_weights(spread: Tensor) -> Tensor:
+    """Of latents [96]: between all alike (the sharpness of what is seen) and by what they weigh in pixels."""
+    weight = spread.repeat(world.FRAMES) ** 0.7
+    return weight / weight.mean()
+
+
+def distance(x0: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    return (F.smooth_l1_loss(x0, target, beta=0.2, reduction="none") * weights).mean()
+
+
+def map_loss(model: WorldModel, batch: Batch, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """What the map alone makes of poses: a tenth of the price of the whole model."""
+    target = batch.latents.flatten(0, 1)
+    x0 = model.skip(model.map(batch.poses.flatten(0, 1)))
+    loss = distance(x0, target, weights)
+    return loss, {"map_loss": loss.item(), "map_mse": (x0.detach() - target).square().mean().item()}
+
+
+def loss_of(
+    model: WorldModel, batch: Batch, weights: Tensor, generator: torch.Generator, *, own: bool
+) -> tuple[Tensor, dict[str, float]]:
+    """Denoises every chunk but the first ones from clean, noisy or self-made chunks before it."""
+    shape = batch.latents.shape[:2]
+    window = model.config.window
+    chosen = torch.nonzero((torch.arange(shape[1]) > 0).repeat(shape[0]))[:, 0]
+    seen = model.map(batch.poses.flatten(0, 1))
+    target = batch.latents.flatten(0, 1)[chosen]
+    action = batch.actions.flatten()[chosen]
+
+    def rand(*size: int) -> Tensor:
+        return torch.rand(size, generator=generator)
+
+    def randn(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator)
+
+    clean = batch.latents
+    keep = rand(len(chosen), window) > 0.1
+    if own:
+        with torch.no_grad():
+            past = gather_past(model, clean, seen.reshape(*shape, TOKENS, -1), batch.actions, chosen, keep)
+            made = model.denoise(randn(*target.shape), torch.ones(len(chosen)), seen[chosen], action, past)
+            answer = clean.flatten(0, 1).clone()
+            answer[chosen] = made
+        clean = torch.where(rand(*shape, 1, 1) < OWN_SHARE, answer.reshape(clean.shape), clean)
+    level = CONTEXT_NOISE * rand(*shape, 1, 1) * (rand(*shape, 1, 1) < 0.5)
+    clean = clean + level * randn(*clean.shape)
+    past = gather_past(model, clean, seen.reshape(*shape, TOKENS, -1), batch.actions, chosen, keep)
+
+    t = torch.where(rand(len(chosen)) < PURE_SHARE, torch.ones(()), 0.2 + 0.8 * rand(len(chosen)))
+    x = (1 - t)[:, None, None] * target + t[:, None, None] * randn(*target.shape)
+    x0 = model.denoise(x, t, seen[chosen], action, past)
+    loss = distance(x0, target, weights)
+    pure = t == 1
+    error = (x0.detach() - target).square().mean((1, 2))
+    return loss, {"loss": loss.item(), "pure_mse": error[pure].mean().item(), "mse": error.mean().item()}
+
+
+class Trainer:
+    """Model, moving average and optimisers."""
+
+    def __init__(self, config: ModelConfig, *, lr_muon: float, lr_adam: float) -> None:
+        self.model = WorldModel(config)
+        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        named = [*self.model.stack.named_parameters(), *self.model.map.up.named_parameters()]
+        named += self.model.map.down.named_parameters()
+        matrices = [p for name, p in named if p.ndim == 2 and "modulation" not in name]
+        chosen = {id(p) for p in matrices}
+        self.muon = Muon(matrices, lr=lr_muon)
+        tables = [p for name, p in self.model.named_parameters() if name.endswith("table")]
+        chosen |= {id(p) for p in tables}
+        rest = [p for p in self.model.parameters() if id(p) not in chosen]
+        groups = [{"params": rest}, {"params": tables, "lr": TABLE_LR * lr_adam}]
+        self.adam = torch.optim.AdamW(groups, lr=lr_adam, betas=(0.9, 0.98), weight_decay=0.0)
+        self.base_lr = [[group["lr"] for group in each.param_groups] for each in (self.muon, self.adam)]
+        self.step_count = 0
+        self.trained_s = 0.0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "config": self.model.config.to_dict(),
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "muon": self.muon.state_dict(),
+            "adam": self.adam.state_dict(),
+            "step_count": self.step_count,
+            "trained_s": self.trained_s,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.average = state["average"]
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])
+        self.step_count, self.trained_s = state["step_count"], state["trained_s"]
+
+    def step(self, loss: Tensor, lr_factor: float) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer, rates in zip((self.muon, self.adam), self.base_lr, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * lr_factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step_count += 1
+        decay = min(0.995, 1 - 1 / (1 + self.step_count / 10))
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                self.average[name].lerp_(p, 1 - decay)
+
+
+def lr_schedule(progress: float) -> float:
+    """Flat, then linear to nearly zero over the last 60% of the time."""
+    return min(1.0, max(0.02, (1 - progress) / 0.6))
+
+
+@app.command()
+def main(
+    data: Annotated[Path, typer.Option(help="what data.py and latents.py made")] = DEFAULT_FOLDER,
+    checkpoint: Annotated[Path, typer.Option(help="saved every two minutes, resumed when there")] = DEFAULT_CHECKPOINT,
+    autoencoder: Annotated[Path, typer.Option(help="what latents.py fitted")] = latents.DEFAULT_CHECKPOINT,
+    minutes: Annotated[float, typer.Option(help="resumed time included")] = 80.0,
+    map_minutes: Annotated[float, typer.Option(help="of these, for the map alone")] = 12.0,
+    sequences: Annotated[int, typer.Option(help="sequences a step")] = 4,
+    length: Annotated[int, typer.Option(help="chunks a sequence")] = 12,
+    lr_muon: float = 0.02,
+    lr_adam: float = 2e-3,
+    seed: int = 0,
+) -> None:
+    """Trains until the minutes are over. The schedule follows the clock: the machine's speed does not stand still."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    torch.manual_seed(seed)
+    trainer = Trainer(ModelConfig(), lr_muon=lr_muon, lr_adam=lr_adam)
+    if checkpoint.exists():
+        trainer.load(torch.load(checkpoint, weights_only=True))
+    draw = seed * 1000 + trainer.step_count
+    generator = torch.Generator().manual_seed(draw)
+    walks = Walks.load(data)
+    source = walks.batches(sequences=sequences, length=length, seed=draw)
+    spots = walks.batches(sequences=MAP_BATCH, length=1, seed=draw)
+    weights = channel_weights(load_autoencoder(autoencoder).spread)
+    started, before_s = time.monotonic(), trainer.trained_s
+    saved = reported = started
+    totals: dict[str, list[float]] = {}
+    finished = False
+    while not finished:
+        now = time.monotonic()
+        trainer.trained_s = before_s + now - started
+        progress = trainer.trained_s / 60 / minutes
+        finished = progress >= 1
+        if finished or now - saved > 120:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(trainer.state(), checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").replace(checkpoint)
+            saved = now
+        if trainer.trained_s / 60 < map_minutes:
+            loss, stats = map_loss(trainer.model, next(spots), weights)
+        else:
+            loss, stats = loss_of(trainer.model, next(source), weights, generator, own=progress > OWN_FROM)
+        trainer.step(loss, min(1.0, (trainer.step_count + 1) / 50) * lr_schedule(progress))
+        for name, value in stats.items():
+            totals.setdefault(name, []).append(value)
+        if now - reported > 30:
+            reported = now
+            means = {name: round(sum(v) / len(v), 4) for name, v in totals.items()}
+            left = round(minutes - trainer.trained_s / 60, 1)
+            print(json.dumps({"step": trainer.step_count, "left": left, **means}), flush=True)
+            totals = {}
+
+
+if __name__ == "__main__":
+    app()

@@ -81,8 +81,8 @@ _IDS = {word: k + 1 for k, word in enumerate(WORDS)}
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case runs of letters and digits; all else separates."""
-    return re.findall(r"[a-z0-9]+", text.lower())
+    """Lower-case words, as the service splits them."""
+    return re.findall(r"\w+", text.lower())
 
 
 def tokenize(text: str) -> tuple[npt.NDArray[np.int64], list[str]]:

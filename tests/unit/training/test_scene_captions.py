@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from worldtree_runtime.model_package import PromptSpec
+from worldtree_video.prompt import read_prompt
 
 from training.minigrid import tiles
 from training.minigrid.captions import Mention, describe
 from training.minigrid.data import Episode, record_many
 from training.minigrid.scene_data import recolored, worth_showing
 from training.minigrid.scene_evaluate import composed
+from training.minigrid.scene_manifest import prompt_section
 from training.minigrid.vocabulary import ALIASES, COLORS, EXAMPLES, TOKENS, WORDS, tokenize
 
 
@@ -128,3 +131,12 @@ def test_composed_prompts_are_understood_whole() -> None:
     for caption in composed(50):
         assert tokenize(caption.text)[1] == []
         assert len(caption.mentions) == 2
+
+
+def test_the_service_reads_prompts_as_they_were_learnt() -> None:
+    spec = PromptSpec.model_validate(prompt_section())
+    for text in (*EXAMPLES, "A LAVA-crossing... with 2 exits!", "four rooms " * TOKENS, "", "snake_case; naïve  boxes"):
+        read = read_prompt(text, spec)
+        ids, unknown = tokenize(text)
+        assert list(read.tokens) == ids.tolist()
+        assert any(word in " ".join(read.warnings) for word in unknown) == bool(unknown)

@@ -22,6 +22,7 @@ from worldtree_video.host_tier import HostTier
 from worldtree_video.metrics import Reading, VideoMetrics
 from worldtree_video.model import VideoModel
 from worldtree_video.pictures import PictureError, read_png, split_strip
+from worldtree_video.scene import SceneModel
 from worldtree_video.scribe import Dump, Scribe
 from worldtree_video.tiers import Tiers
 from worldtree_video.worlds import Worlds
@@ -38,6 +39,7 @@ class Served:
     worlds: Worlds
     archive: Archive
     starts: dict[str, Origin]
+    scene: SceneModel | None = None
     # Calls that have found it and may yet open a session, or look at what it is, while they last.
     calls: "set[asyncio.Task[Any]]" = field(default_factory=set)
 
@@ -205,6 +207,11 @@ def load_model(
     model = VideoModel(
         stored, block_counts=_block_counts(stored, settings), device=settings.device, threads=settings.threads
     )
+    scene = (
+        SceneModel(stored, package.prompt, model.codec, device=settings.device, threads=settings.threads)
+        if package.prompt
+        else None
+    )
     cost = model.measure() if settings.max_batch is None else model.measure(max_batch=settings.max_batch)
     max_batch = settings.max_batch or cost.best_batch
     log.info(
@@ -230,7 +237,7 @@ def load_model(
         "model loaded", extra={"model": stored.name, "version": stored.version, "block_count": engine.pool.block_count}
     )
     worlds = Worlds(engine, settings, tiers, scribe)
-    return Served(stored, worlds, Archive(worlds), starts)
+    return Served(stored, worlds, Archive(worlds), starts, scene)
 
 
 def _key(stored: StoredPackage) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from worldtree_video.config import VideoSettings
 from worldtree_video.errors import OutOfRange, UnknownPolicy
 from worldtree_video.pictures import PictureError, read_png
 from worldtree_video.policies import plugin_names, resolve
+from worldtree_video.prompt import Prompt, read_prompt
 from worldtree_video.recipe import Recipe
 
 _POLICY_KINDS = {
@@ -64,28 +65,46 @@ def to_actions(
     return [to_action(message, package, f"{field}[{index}]") for index, message in enumerate(messages)]
 
 
-def to_recipe(message: pb.CreateSessionRequest | pb.GenerateRequest, served: Served, settings: VideoSettings) -> Recipe:
-    """All that a new world is made from."""
+def to_recipe(
+    message: pb.CreateSessionRequest | pb.GenerateRequest,
+    served: Served,
+    settings: VideoSettings,
+    scene: domain.Origin | None = None,
+) -> Recipe:
+    """All that a new world is made from. `scene`: what was drawn from the request's prompt, if it has one."""
     package = served.package
     policy = to_policy(message.kv, package, settings, served.worlds.engine.pools)
     return Recipe(
-        origin=to_origin(message.origin, served, policy, settings),
+        origin=scene or to_origin(message.origin, served, policy, settings),
         seed=to_seed(message.seed, "seed"),
         nfe=to_nfe(message.nfe, package),
         policy=policy,
     )
 
 
-def to_origin(message: pb.Origin, served: Served, policy: domain.KvPolicy, settings: VideoSettings) -> domain.Origin:
-    """Where a world begins."""
-    package = served.package
-    given = _origin_kinds(message)
-    if len(given) != 1:
-        what = f"got {' and '.join(given)}" if given else "got none"
-        raise InvalidRequest("origin", f"origin must set exactly one of start, frames and prompt, {what}")
-    if message.prompt:
+def to_prompt(message: pb.Origin, package: VideoPackage, settings: VideoSettings) -> Prompt | None:
+    """What a model is told of a prompt; None: the world begins with something else."""
+    if _check_origin_kind(message) != "prompt":
+        return None
+    if package.prompt is None:
         raise InvalidRequest("origin.prompt", f"model {package.name} cannot start from a prompt; use start or frames")
-    if message.start:
+    if message.actions:
+        raise InvalidRequest("origin.actions", "origin.actions go with origin.frames, not with a prompt")
+    limit = settings.max_prompt_chars
+    if len(message.prompt) > limit:
+        raise InvalidRequest(
+            "origin.prompt",
+            f"origin.prompt must hold 1 to {limit} characters, got {len(message.prompt)}",
+            limit=limit,
+            count=len(message.prompt),
+        )
+    return read_prompt(message.prompt, package.prompt)
+
+
+def to_origin(message: pb.Origin, served: Served, policy: domain.KvPolicy, settings: VideoSettings) -> domain.Origin:
+    """Where a world begins that has a start or frames."""
+    package = served.package
+    if _check_origin_kind(message) == "start":
         if message.actions:
             raise InvalidRequest("origin.actions", "origin.actions go with origin.frames, not with a named start")
         origin = served.starts.get(message.start)
@@ -295,9 +314,13 @@ def _vector(values: Sequence[float], space: ContinuousActions, field: str) -> tu
     return tuple(values)
 
 
-def _origin_kinds(message: pb.Origin) -> list[str]:
-    given = {"start": bool(message.start), "frames": message.HasField("frames"), "prompt": bool(message.prompt)}
-    return [name for name, is_given in given.items() if is_given]
+def _check_origin_kind(message: pb.Origin) -> str:
+    kinds = {"start": bool(message.start), "frames": message.HasField("frames"), "prompt": bool(message.prompt)}
+    given = [name for name, is_given in kinds.items() if is_given]
+    if len(given) != 1:
+        what = f"got {' and '.join(given)}" if given else "got none"
+        raise InvalidRequest("origin", f"origin must set exactly one of start, frames and prompt, {what}")
+    return given[0]
 
 
 def _between(messages: Sequence[pb.Action], chunk_count: int, package: VideoPackage) -> list[domain.Action]:

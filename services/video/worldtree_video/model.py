@@ -66,7 +66,7 @@ class VideoModel:
         own = BlockStore(stored, Storage.FP32, block_count=block_counts[Storage.FP32], device=device, threads=threads)
         # The package's own graphs first: a mistake in them is told as theirs, not as one of a rewritten graph.
         self._check_graphs(own)
-        self._codec = Codec(stored, device=device, threads=threads)
+        self.codec = Codec(stored, device=device, threads=threads)
         self._stores = {Storage.FP32: own} | {
             storage: BlockStore(stored, storage, block_count=count, device=device, threads=threads)
             for storage, count in block_counts.items()
@@ -112,7 +112,7 @@ class VideoModel:
             shown = np.stack([pixels[member] for member in group])  # [batch, frames, h, w, 3]
             slots = np.array([member.block_id for member in group], np.int64)
             table, inputs = self._conditions(group, store)
-            store.run_commit({**inputs, "x0": self._codec.encode(shown), "slot": slots}, table, shown)
+            store.run_commit({**inputs, "x0": self.codec.encode(shown), "slot": slots}, table, shown)
             asked = [member for member in group if member.run.branch.table.policy.compares]
             summaries = dict(zip(asked, store.summaries([member.block_id for member in asked]), strict=True))
             elapsed = time.perf_counter() - started
@@ -169,9 +169,9 @@ class VideoModel:
 
         def commit() -> None:
             samples = np.zeros((1, *self.package.sample_shape), np.float32)
-            pixels = to_uint8(self._codec.decode(samples))
+            pixels = to_uint8(self.codec.decode(samples))
             table, inputs = self._arrays([None], [()], store)
-            x0 = self._codec.encode(pixels)
+            x0 = self.codec.encode(pixels)
             store.run_commit({**inputs, "x0": x0, "slot": np.zeros(1, np.int64)}, table, pixels)
 
         sizes = [size for size in _BATCH_CANDIDATES if size <= min(max_batch, store.block_count)]
@@ -214,7 +214,7 @@ class VideoModel:
             if member.given is not None
         }
         if made := [member for member in members if member.given is None]:
-            decoded = self._codec.decode(np.stack([self._latents[member] for member in made]))
+            decoded = self.codec.decode(np.stack([self._latents[member] for member in made]))
             for member, frames in zip(made, decoded, strict=True):
                 if np.isfinite(frames).all():
                     pixels[member] = to_uint8(frames)

@@ -154,7 +154,12 @@ def from_model(served: Served) -> pb.Model:
             for start in sorted(package.starts, key=lambda start: start.name)
         ],
         license=package.license,
-        prompt_supported=False,
+        prompt_supported=package.prompt is not None,
+        prompt_space=None
+        if package.prompt is None
+        else pb.PromptSpace(
+            words=package.prompt.words, token_limit=package.prompt.tokens, examples=package.prompt.examples
+        ),
         storage_formats=[
             pb.StorageFormat(
                 storage=STORAGES[storage],

@@ -19,11 +19,12 @@ from worldtree_video.adoption import Adoption
 from worldtree_video.caller import Caller, read_caller
 from worldtree_video.catalog import Catalog, Served
 from worldtree_video.config import VideoSettings
-from worldtree_video.domain import Action
+from worldtree_video.domain import Action, Origin
 from worldtree_video.errors import OutOfRange, SnapshotNotFound, SnapshotTooLarge
 from worldtree_video.idempotency import Idempotency
 from worldtree_video.metrics import VideoMetrics
 from worldtree_video.play_call import PlayCall
+from worldtree_video.recipe import Recipe
 from worldtree_video.rollout import Edge
 from worldtree_video.sessions import Session
 
@@ -64,8 +65,8 @@ class VideoServicer(VideoGeneratorServicer):
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
         self._adoption.check_admitting()
         served = self._model(request.model)
-        recipe = convert.to_recipe(request, served, self._settings)
         ttl_s = self._ttl(request)
+        recipe, warnings = await self._recipe(request, served)
         tenant = _caller(context).tenant
         session = await self._calls.once(
             "CreateSession", request.request_id, lambda: served.worlds.create(recipe, ttl_s=ttl_s, tenant=tenant)
@@ -74,6 +75,7 @@ class VideoServicer(VideoGeneratorServicer):
         return pb.CreateSessionResponse(
             session=replies.from_session(session, served),
             frames=replies.from_frames(b"".join(session.branch.origin.chunks), served.package),
+            warnings=warnings,
         )
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
@@ -118,13 +120,13 @@ class VideoServicer(VideoGeneratorServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         self._adoption.check_admitting()
         served = self._model(request.model)
-        recipe = convert.to_recipe(request, served, self._settings)
         actions = self._actions(request.actions, served, "actions")
+        recipe, warnings = await self._recipe(request, served)
         count = len(actions)
         tenant = _caller(context).tenant
         async with aclosing(served.worlds.generate(recipe, actions, tenant=tenant)) as chunks:
             start = replies.from_frames(b"".join(recipe.origin.chunks), served.package)
-            yield pb.GenerateResponse(start_frames=start, chunk_count=count)
+            yield pb.GenerateResponse(start_frames=start, chunk_count=count, warnings=warnings)
             async for chunk in chunks:
                 yield pb.GenerateResponse(chunk=replies.from_chunk(chunk, served.package), chunk_count=count)
 
@@ -262,6 +264,17 @@ class VideoServicer(VideoGeneratorServicer):
             actions = convert.to_actions(message.actions, served.package, f"{field}.actions", limit=most)
             sequences.append([(action, seed) for action in actions])
         return sequences
+
+    async def _recipe(
+        self, request: pb.CreateSessionRequest | pb.GenerateRequest, served: Served
+    ) -> tuple[Recipe, Sequence[str]]:
+        """What a new world is made from, its scene drawn where it has a prompt; and what was ignored of that."""
+        prompt = convert.to_prompt(request.origin, served.package, self._settings)
+        if prompt is None:
+            return convert.to_recipe(request, served, self._settings), ()
+        assert served.scene, "a package that takes prompts has the graph for them"
+        scene = await served.scene.draw(prompt.tokens, convert.to_seed(request.seed, "seed"))
+        return convert.to_recipe(request, served, self._settings, Origin((scene,), ())), prompt.warnings
 
     def _ttl(
         self, request: pb.CreateSessionRequest | pb.ForkRequest | pb.RestoreRequest | pb.KeepAliveRequest

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -98,8 +99,15 @@ async def test_a_play_faster_than_a_chunk_can_be_made_is_refused(start_video: An
     assert float(refusal.details["ErrorInfo"].metadata["fps_possible"]) > 0
 
 
-async def test_a_degraded_chunk_says_so_and_its_history_is_made_again_bit_for_bit(start_video: Any) -> None:
-    video = await start_video(SLOW, max_batch=1, play_load_max=1.0, reserve_chunks=0, prefix_cache=False)
+@pytest.mark.parametrize(
+    "tiny",
+    [SLOW, replace(SLOW, cache_quality=True), replace(SLOW, latent=True, cache_quality=True)],
+    ids=["plain", "told-quality", "latent"],
+)
+async def test_a_degraded_chunk_says_so_and_its_history_is_made_again_bit_for_bit(
+    start_video: Any, tiny: TinyWorld
+) -> None:
+    video = await start_video(tiny, max_batch=1, play_load_max=1.0, reserve_chunks=0, prefix_cache=False)
     name = await video.create(nfe=2)
     async with playing(video, name, fps=5, degrade=P.DEGRADE_NFE) as play:
         first = await chunk(play)

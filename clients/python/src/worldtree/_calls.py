@@ -64,6 +64,7 @@ class Opened:
 
     session: SessionInfo
     frames: Frames
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +307,9 @@ def _named_replicas(answering: list[str], metadata: Metadata) -> list[str]:
 
 
 def _opened_at_start(answer: pb.CreateSessionResponse) -> Opened:
-    return Opened(convert.session_from_pb(answer.session), convert.frames_from_pb(answer.frames))
+    return Opened(
+        convert.session_from_pb(answer.session), convert.frames_from_pb(answer.frames), tuple(answer.warnings)
+    )
 
 
 def _opened(answer: pb.GetResponse | pb.RewindResponse | pb.RestoreResponse) -> Opened:

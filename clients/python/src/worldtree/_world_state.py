@@ -9,12 +9,20 @@ from worldtree.types import Frames, PlayedChunk, Rewound, SessionInfo
 class WorldState:
     """Where a world stands, as of the last answer its server gave through this object."""
 
-    def __init__(self, session: SessionInfo, *, last_frame: Frames, start_frames: Frames | None) -> None:
+    def __init__(
+        self,
+        session: SessionInfo,
+        *,
+        last_frame: Frames,
+        start_frames: Frames | None,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         self._session = session
         self._chunk_index = session.chunk_index
         self._state_hash = session.state_hash
         self._last_frame = last_frame
         self._start_frames = start_frames
+        self._warnings = warnings
         # Set by a play that was abandoned: the server may have gone on past the last chunk that was seen.
         self._unsettled = False
 
@@ -54,6 +62,14 @@ class WorldState:
     def start_frames(self) -> Frames | None:
         """What the world began with, [frames, height, width, 3]. None for one that was reattached or restored."""
         return self._start_frames
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the server ignored when the world was opened, such as words of its prompt that the model does not know.
+
+        Empty for one that was reattached, restored or forked.
+        """
+        return self._warnings
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.World {self.id} of {self.model}, chunk {self.chunk_index}>"

@@ -20,6 +20,7 @@ from worldtree.types import (
     KvPolicy,
     ModelInfo,
     PlayedChunk,
+    PromptSpace,
     Resumed,
     Seconds,
     SessionInfo,
@@ -156,6 +157,13 @@ def model_from_pb(message: pb.Model) -> ModelInfo:
             Start(start.name, description=start.description, frame_count=start.frame_count) for start in message.starts
         ),
         prompt_supported=message.prompt_supported,
+        prompt_space=PromptSpace(
+            words=tuple(message.prompt_space.words),
+            token_limit=message.prompt_space.token_limit,
+            examples=tuple(message.prompt_space.examples),
+        )
+        if message.prompt_supported
+        else None,
         storage_formats=tuple(
             StorageFormat(storage_from_pb(each.storage), block_bytes=each.block_bytes, block_count=each.block_count)
             for each in message.storage_formats

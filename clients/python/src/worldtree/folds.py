@@ -75,6 +75,7 @@ class ClipFold:
         self._actions = actions
         self._progress = progress
         self._start_frames: Frames | None = None
+        self._warnings: tuple[str, ...] = ()
         self._chunks: list[Chunk] = []
         self._chunk_count = 0
 
@@ -82,6 +83,7 @@ class ClipFold:
         self._chunk_count = piece.chunk_count
         if piece.WhichOneof("piece") == "start_frames":
             self._start_frames = frames_from_pb(piece.start_frames)
+            self._warnings = tuple(piece.warnings)
         else:
             self._chunks.append(chunk_from_pb(piece.chunk))
         if self._progress is not None:
@@ -101,4 +103,5 @@ class ClipFold:
             start_frames=self._start_frames,
             chunks=tuple(self._chunks),
             state_hash=self._chunks[-1].state_hash,
+            warnings=self._warnings,
         )

@@ -63,10 +63,20 @@ class StorageFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptSpace:
+    """What a model knows to make of a scene prompt: the `words` it knows, how many of them it heeds, some to try."""
+
+    words: tuple[str, ...]
+    token_limit: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A served model. `actions` are the names by id of a discrete model; `continuous` is set for one that is not.
 
-    `storage_formats` are what kv={"storage": ...} may name, `policy_plugins` what kv={"plugin": ...} may.
+    `storage_formats` are what kv={"storage": ...} may name, `policy_plugins` what kv={"plugin": ...} may;
+    `prompt_space` is None for one that takes no prompts.
     """
 
     name: str
@@ -86,6 +96,7 @@ class ModelInfo:
     block_bytes: int
     starts: tuple[Start, ...]
     prompt_supported: bool
+    prompt_space: PromptSpace | None
     storage_formats: tuple[StorageFormat, ...]
     policy_plugins: tuple[str, ...]
 
@@ -221,13 +232,17 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A generated clip. `frames` are the generated ones; `start_frames` are what the world began with."""
+    """A generated clip. `frames` are the generated ones; `start_frames` are what the world began with.
+
+    `warnings`: what the server ignored of the request, such as words of a prompt that the model does not know.
+    """
 
     frames: Frames = field(repr=False)
     actions: tuple[ActionValue | Action, ...]
     start_frames: Frames = field(repr=False)
     chunks: tuple[Chunk, ...] = field(repr=False)
     state_hash: str
+    warnings: tuple[str, ...] = ()
 
     def save(self, path: str | Path, *, fps: float = 10.0, scale: int = 1) -> Path:
         """Writes the start and the clip as .mp4, .gif or .png (a contact sheet), by the suffix.

@@ -25,9 +25,15 @@ class World(WorldState):
     """
 
     def __init__(
-        self, transport: Transport, session: SessionInfo, *, last_frame: Frames, start_frames: Frames | None
+        self,
+        transport: Transport,
+        session: SessionInfo,
+        *,
+        last_frame: Frames,
+        start_frames: Frames | None,
+        warnings: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(session, last_frame=last_frame, start_frames=start_frames)
+        super().__init__(session, last_frame=last_frame, start_frames=start_frames, warnings=warnings)
         self._transport = transport
 
     def step(self, actions: ActionsLike, *, timeout: Seconds | None = None) -> Frames:

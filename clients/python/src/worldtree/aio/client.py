@@ -76,12 +76,20 @@ class Client:
         timeout: Seconds | None = None,
     ) -> World:
         """Opens a world from a named `start`, from `frames` [T, H, W, 3] with the T-1 `actions` between them, or from
-        a `prompt`. `nfe` 0 is the model's default; `ttl` how long the world lives untouched."""
+        a `prompt`, a scene in words that the model knows (`World.warnings` names those that it does not). `seed` draws
+        the noise, and the scene of a prompt. `nfe` 0 is the model's default; `ttl` how long the world lives untouched.
+        """
         call = _calls.create_session(
             model, start=start, frames=frames, actions=actions, prompt=prompt, seed=seed, nfe=nfe, kv=kv, ttl=ttl
         )
         opened = await self._transport.call(call, timeout=timeout)
-        return World(self._transport, opened.session, last_frame=opened.frames[-1], start_frames=opened.frames)
+        return World(
+            self._transport,
+            opened.session,
+            last_frame=opened.frames[-1],
+            start_frames=opened.frames,
+            warnings=opened.warnings,
+        )
 
     async def session(self, id: str) -> World:  # noqa: A002 - the session's id is what users call it
         """Reattaches to a session by its id."""

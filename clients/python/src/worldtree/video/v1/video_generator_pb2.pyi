@@ -147,6 +147,7 @@ class Model(google.protobuf.message.Message):
     PROMPT_SUPPORTED_FIELD_NUMBER: builtins.int
     STORAGE_FORMATS_FIELD_NUMBER: builtins.int
     POLICY_PLUGINS_FIELD_NUMBER: builtins.int
+    PROMPT_SPACE_FIELD_NUMBER: builtins.int
     description: builtins.str
     """What it is, one line."""
     height_px: builtins.int
@@ -191,6 +192,10 @@ class Model(google.protobuf.message.Message):
     def policy_plugins(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the KV policies that are installed as plug-ins here."""
 
+    @property
+    def prompt_space(self) -> Global___PromptSpace:
+        """What a prompt may say. Only where prompt_supported."""
+
     def __init__(
         self,
         *,
@@ -210,13 +215,45 @@ class Model(google.protobuf.message.Message):
         prompt_supported: builtins.bool = ...,
         storage_formats: collections.abc.Iterable[Global___StorageFormat] | None = ...,
         policy_plugins: collections.abc.Iterable[builtins.str] | None = ...,
+        prompt_space: Global___PromptSpace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["action_space", b"action_space", "ref", b"ref"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["action_space", b"action_space", "prompt_space", b"prompt_space", "ref", b"ref"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["action_space", b"action_space", "block_bytes", b"block_bytes", "description", b"description", "fps", b"fps", "frames_per_chunk", b"frames_per_chunk", "height_px", b"height_px", "license", b"license", "nfe_choices", b"nfe_choices", "nfe_default", b"nfe_default", "policy_plugins", b"policy_plugins", "prompt_supported", b"prompt_supported", "ref", b"ref", "starts", b"starts", "storage_formats", b"storage_formats", "width_px", b"width_px", "window_chunks", b"window_chunks"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["action_space", b"action_space", "block_bytes", b"block_bytes", "description", b"description", "fps", b"fps", "frames_per_chunk", b"frames_per_chunk", "height_px", b"height_px", "license", b"license", "nfe_choices", b"nfe_choices", "nfe_default", b"nfe_default", "policy_plugins", b"policy_plugins", "prompt_space", b"prompt_space", "prompt_supported", b"prompt_supported", "ref", b"ref", "starts", b"starts", "storage_formats", b"storage_formats", "width_px", b"width_px", "window_chunks", b"window_chunks"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
+
+@typing.final
+class PromptSpace(google.protobuf.message.Message):
+    """What a model knows to make of a prompt."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: builtins.int
+    TOKEN_LIMIT_FIELD_NUMBER: builtins.int
+    EXAMPLES_FIELD_NUMBER: builtins.int
+    token_limit: builtins.int
+    """Known words of one prompt that it heeds, 1 or more."""
+    @property
+    def words(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The words that it knows, lower case. Others are ignored, with a warning."""
+
+    @property
+    def examples(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Prompts to try."""
+
+    def __init__(
+        self,
+        *,
+        words: collections.abc.Iterable[builtins.str] | None = ...,
+        token_limit: builtins.int = ...,
+        examples: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["examples", b"examples", "token_limit", b"token_limit", "words", b"words"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___PromptSpace: typing_extensions.TypeAlias = PromptSpace
 
 @typing.final
 class StorageFormat(google.protobuf.message.Message):
@@ -624,7 +661,9 @@ class Origin(google.protobuf.message.Message):
     start: builtins.str
     """A start scene of the package."""
     prompt: builtins.str
-    """The scene in words; its first chunk is generated. Only where Model.prompt_supported."""
+    """The scene in words, 1 to the service's limit of characters (default 1,000); its first chunk is generated, from the
+    seed. Only where Model.prompt_supported. Words that the model does not know are ignored, with a warning.
+    """
     @property
     def frames(self) -> worldtree.common.v1.common_pb2.Frames:
         """The client's own frames, oldest first: a multiple of frames_per_chunk, at most window_chunks chunks, of the
@@ -792,6 +831,7 @@ class CreateSessionResponse(google.protobuf.message.Message):
 
     SESSION_FIELD_NUMBER: builtins.int
     FRAMES_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     @property
     def session(self) -> Global___Session:
         """The session."""
@@ -800,15 +840,20 @@ class CreateSessionResponse(google.protobuf.message.Message):
     def frames(self) -> worldtree.common.v1.common_pb2.Frames:
         """Frames of the start, shape [frames, height_px, width_px, 3]."""
 
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What was ignored of the request, for people: words of the prompt that the model does not know."""
+
     def __init__(
         self,
         *,
         session: Global___Session | None = ...,
         frames: worldtree.common.v1.common_pb2.Frames | None = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["frames", b"frames", "session", b"session"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["frames", b"frames", "session", b"session"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["frames", b"frames", "session", b"session", "warnings", b"warnings"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___CreateSessionResponse: typing_extensions.TypeAlias = CreateSessionResponse
@@ -1542,6 +1587,7 @@ class GenerateResponse(google.protobuf.message.Message):
     START_FRAMES_FIELD_NUMBER: builtins.int
     CHUNK_FIELD_NUMBER: builtins.int
     CHUNK_COUNT_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     chunk_count: builtins.int
     """Chunks in the whole clip."""
     @property
@@ -1552,16 +1598,21 @@ class GenerateResponse(google.protobuf.message.Message):
     def chunk(self) -> Global___Chunk:
         """A generated chunk."""
 
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What was ignored of the request, for people. Only with the start's frames."""
+
     def __init__(
         self,
         *,
         start_frames: worldtree.common.v1.common_pb2.Frames | None = ...,
         chunk: Global___Chunk | None = ...,
         chunk_count: builtins.int = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "piece", b"piece", "start_frames", b"start_frames"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "chunk_count", b"chunk_count", "piece", b"piece", "start_frames", b"start_frames"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "chunk_count", b"chunk_count", "piece", b"piece", "start_frames", b"start_frames", "warnings", b"warnings"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_piece: typing_extensions.TypeAlias = typing.Literal["start_frames", "chunk"]
     _WhichOneofArgType_piece: typing_extensions.TypeAlias = typing.Literal["piece", b"piece"]

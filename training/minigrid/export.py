@@ -1,4 +1,9 @@
-"""Exports the trained model as a package and checks it. `python -m training.minigrid.export --help`."""
+"""Exports the distilled student as a package and checks it. `python -m training.minigrid.export --help`.
+
+`denoise.onnx` is the student's, `commit.onnx` the teacher's (see `training.minigrid.distill`). Every parameter of a
+graph is an initialiser of its own name, "model.patch.weight.T" where the graph holds the transpose, so that the graph
+can be run with another model's parameters (see `training.minigrid.package`).
+"""
 
 from __future__ import annotations
 
@@ -9,22 +14,24 @@ from typing import Annotated, Any
 
 import numpy as np
 import onnx
+import onnxscript.optimizer
 import torch
 import typer
 import yaml
 
 from training.minigrid import pose, tiles, verify
 from training.minigrid.graphs import TOKENS, Commit, Denoise
-from training.minigrid.model import ModelConfig, WorldModel
+from training.minigrid.model import WorldModel
 from training.minigrid.scene_manifest import add_scene
 from training.minigrid.starts import write_starts
-from training.minigrid.train import DEFAULT_CHECKPOINT
+from training.minigrid.states import TEACHER, load_state
 
 DEFAULT_PACKAGE = Path("models/minigrid/1")
+DEFAULT_STUDENT = Path("out/training/minigrid/salt.npz")
 # Chosen by `python -m training.minigrid.search` on validation seeds.
 SAMPLER: dict[str, Any] = {
     "kind": "renoise",
-    "default_nfe": 4,
+    "default_nfe": 2,
     "schedules": {
         1: [1.0],
         2: [1.0, 0.5],
@@ -34,18 +41,6 @@ SAMPLER: dict[str, Any] = {
 }
 EXTERNAL_BYTES = 256  # smaller initialisers stay inside the graph, where shape inference needs them
 app = typer.Typer(add_completion=False)
-
-
-def load_model(checkpoint: Path) -> WorldModel:
-    """The moving average of a checkpoint, ready for inference."""
-    state = torch.load(checkpoint, weights_only=True)
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state["config"].items()}
-    model = WorldModel(ModelConfig(**settings))
-    model.load_state_dict(state["model"])
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(state["average"][name])
-    return model.eval().requires_grad_(False)
 
 
 def example_inputs(model: WorldModel, batch: int, blocks: int) -> dict[str, torch.Tensor]:
@@ -65,11 +60,12 @@ def example_inputs(model: WorldModel, batch: int, blocks: int) -> dict[str, torc
         "table": torch.randint(0, blocks - batch, (batch, config.window), generator=generator),
         "key_mask": torch.arange(config.window)[None] < position[:, None],
         "slot": torch.arange(blocks - batch, blocks),
+        "cache_quality": torch.randint(0, 9, (batch, config.window), generator=generator).float(),
     }
 
 
-DENOISE_INPUTS = ("x", "t", "action", "position", "pool", "table", "key_mask")
-COMMIT_INPUTS = ("x0", "action", "position", "pool", "table", "key_mask", "slot")
+DENOISE_INPUTS = ("x", "t", "action", "position", "pool", "table", "key_mask", "cache_quality")
+COMMIT_INPUTS = ("x0", "action", "position", "pool", "table", "key_mask", "slot", "cache_quality")
 
 
 def export_graph(module: torch.nn.Module, inputs: dict[str, torch.Tensor], output: str, path: Path) -> None:
@@ -83,10 +79,32 @@ def export_graph(module: torch.nn.Module, inputs: dict[str, torch.Tensor], outpu
         input_names=list(inputs),
         output_names=[output],
         opset_version=20,
+        optimize=False,
         verbose=False,
     )
     assert program is not None
-    program.save(str(path))
+    # Arithmetic on parameters is left to the runtime: what is computed here would keep these parameters' values.
+    simple = onnxscript.optimizer.optimize(program.model_proto, input_size_limit=1, output_size_limit=512)
+    onnx.save(name_parameters(simple, module), str(path))
+
+
+def name_parameters(graph: onnx.ModelProto, module: torch.nn.Module) -> onnx.ModelProto:
+    """Gives transposes of parameters, which the optimiser has folded, their names. Raises ValueError if one is lost."""
+    transposed = {p.detach().numpy().T.tobytes(): name for name, p in module.named_parameters() if p.ndim == 2}
+    renamed: dict[str, str] = {}
+    for tensor in graph.graph.initializer:
+        name = transposed.get(onnx.numpy_helper.to_array(tensor).tobytes())
+        if name is not None and not tensor.name.startswith("model."):
+            renamed[tensor.name] = tensor.name = f"{name}.T"
+    used = set()
+    for node in graph.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        used.update(node.input)
+    floats = {t.name for t in graph.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 15}
+    unnamed = {name for name in floats if not name.startswith("model.")}
+    if unnamed:
+        raise ValueError(f"no parameter has the values of {sorted(unnamed)}")
+    return graph
 
 
 def share_weights(graphs: dict[str, onnx.ModelProto], folder: Path, file: str = "weights.bin") -> None:
@@ -104,7 +122,7 @@ def share_weights(graphs: dict[str, onnx.ModelProto], folder: Path, file: str = 
         for tensor in graph.graph.initializer:
             tensor.ClearField("metadata_props")
             raw = onnx.numpy_helper.to_array(tensor).tobytes()
-            if len(raw) < EXTERNAL_BYTES:
+            if len(raw) < EXTERNAL_BYTES and not tensor.name.startswith("model."):
                 continue
             key = hashlib.sha256(raw).hexdigest()
             if key not in offsets:
@@ -134,6 +152,7 @@ def manifest(model: WorldModel, starts: list[dict[str, object]]) -> dict[str, An
         "frame": {"height_px": 56, "width_px": 56, "channels": 3, "fps": 10.0},
         "frames_per_chunk": 1,
         "latent": None,
+        "cache_quality": True,
         "action": {"kind": "discrete", "names": list(pose.ACTION_NAMES)},
         "kv": {
             "layers": len(config.memory_layers),
@@ -161,28 +180,27 @@ def manifest(model: WorldModel, starts: list[dict[str, object]]) -> dict[str, An
 
 @app.command()
 def main(
-    checkpoint: Annotated[Path, typer.Option(help="what train.py saved")] = DEFAULT_CHECKPOINT,
+    student: Annotated[Path, typer.Option(help="what distill.py saved")] = DEFAULT_STUDENT,
+    teacher: Annotated[Path, typer.Option(help="whose blocks all read")] = TEACHER,
     folder: Annotated[Path, typer.Option(help="the package folder to write")] = DEFAULT_PACKAGE,
 ) -> None:
     """Writes denoise.onnx, commit.onnx, weights.bin, starts and model.yaml, then checks them in onnxruntime."""
-    model = load_model(checkpoint)
+    reader, writer = load_state(student), load_state(teacher)
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = example_inputs(model, batch=3, blocks=12)
+    inputs = example_inputs(reader, batch=3, blocks=12)
     denoise_inputs = {name: inputs[name] for name in DENOISE_INPUTS}
     commit_inputs = {name: inputs["x" if name == "x0" else name] for name in COMMIT_INPUTS}
     with tempfile.TemporaryDirectory() as scratch:
-        export_graph(Denoise(model), denoise_inputs, "x0", Path(scratch, "denoise.onnx"))
-        export_graph(Commit(model), commit_inputs, "pool_out", Path(scratch, "commit.onnx"))
+        export_graph(Denoise(reader), denoise_inputs, "x0", Path(scratch, "denoise.onnx"))
+        export_graph(Commit(writer), commit_inputs, "pool_out", Path(scratch, "commit.onnx"))
         graphs = {name: onnx.load(str(Path(scratch, name))) for name in ("denoise.onnx", "commit.onnx")}
     share_weights(graphs, folder)
-    document = add_scene(manifest(model, write_starts(folder)), folder)  # scenes have an export of their own
+    document = add_scene(manifest(reader, write_starts(folder)), folder)
     (folder / "model.yaml").write_text(yaml.safe_dump(document, sort_keys=False, width=120))
-    for line in verify.verify(model, folder, example_inputs(model, batch=16, blocks=64)):
+    for line in verify.verify(reader, writer, folder, example_inputs(reader, batch=16, blocks=64)):
         typer.echo(line)
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    typer.echo(
-        f"{folder}: {size / 1e6:.1f} MB, {sum(np.prod(p.shape) for p in model.parameters()) / 1e6:.2f} M parameters"
-    )
+    typer.echo(f"{folder}: {size / 1e6:.1f} MB, {sum(p.numel() for p in reader.parameters()) / 1e6:.2f} M parameters")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,45 @@ def latest_state(gathered: Tensor, position: Tensor) -> Tensor:
     return torch.where((position > 0)[:, None], state, torch.zeros_like(state))
 
 
+def past_of(
+    model: WorldModel,
+    pool: Tensor,
+    table: Tensor,
+    key_mask: Tensor,
+    position: Tensor,
+    action: Tensor,
+    quality: Tensor,
+) -> Past:
+    """What chunks after `action` [B] see: the blocks of `table` [B, W], made with `quality` [B, W] evaluations."""
+    config = model.config
+    gathered = pool[table]  # [B, W, L, 2, H, 50, hd]
+    # A masked slot may hold anything, NaN too: it is replaced, not multiplied, before it meets arithmetic.
+    gathered = torch.where(key_mask[:, :, None, None, None, None, None], gathered, torch.zeros((), dtype=pool.dtype))
+    here = next_pose(latest_state(gathered, position), action)  # [B, 3]
+    heading = here[:, 2].to(torch.int64)
+    own_cos, own_sin = (angles[heading] for angles in model.angles(model.offsets))  # [B, 49, pairs]
+    states = gathered[:, :, 0, 0, 0, CELLS, :STATE_SIZE]  # [B, W, 4]
+    # Coordinates relative to the agent keep the angles small however far it has walked.
+    shift = states[..., :2] - here[:, None, :2]
+    cells = shift[:, :, None] + model.offsets[states[..., 2].to(torch.int64)]  # [B, W, 49, 2]
+    cos, sin = (part[:, None] for part in model.angles(cells))  # [B, 1, W, 49, pairs]
+    batch, window = table.shape
+    ages = (position[:, None] - torch.arange(window)[None]).clamp(1, config.window) - 1  # [B, W]
+    context, biases = [], []
+    for memory in range(len(config.memory_layers)):
+        mark_key, mark_value, mark_bias = model.quality_marks(memory, quality)
+        keys = gathered[:, :, memory, 0, :, :CELLS] + mark_key[:, :, :, None]  # [B, W, H, 49, hd]
+        values = gathered[:, :, memory, 1, :, :CELLS] + mark_value[:, :, :, None]
+        turned = _rotate(keys.transpose(1, 2), cos, sin).reshape(batch, config.heads, window * CELLS, config.head_dim)
+        seen = values.transpose(1, 2).reshape(batch, config.heads, window * CELLS, config.head_dim)
+        context.append((turned, seen))
+        by_age = (model.age_bias[memory].T[ages] + mark_bias).transpose(1, 2)  # [B, H, W]
+        bias = torch.where(key_mask[:, None], by_age, torch.full((), -1e9))
+        bias = bias[:, :, :, None].expand(-1, -1, -1, CELLS)
+        biases.append(bias.reshape(batch, config.heads, 1, window * CELLS))
+    return Past(heading, context, biases, (own_cos, own_sin))
+
+
 class Denoise(nn.Module):
     """x0 of noisy chunks given the blocks in their tables."""
 
@@ -60,35 +99,18 @@ class Denoise(nn.Module):
         self.model = model
 
     def forward(
-        self, x: Tensor, t: Tensor, action: Tensor, position: Tensor, pool: Tensor, table: Tensor, key_mask: Tensor
+        self,
+        x: Tensor,
+        t: Tensor,
+        action: Tensor,
+        position: Tensor,
+        pool: Tensor,
+        table: Tensor,
+        key_mask: Tensor,
+        cache_quality: Tensor,
     ) -> Tensor:
-        model, config = self.model, self.model.config
-        gathered = pool[table]  # [B, W, L, 2, H, 50, hd]
-        # A masked slot may hold anything, NaN too: it is replaced, not multiplied, before it meets arithmetic.
-        gathered = torch.where(key_mask[:, :, None, None, None, None, None], gathered, torch.zeros((), dtype=x.dtype))
-        here = next_pose(latest_state(gathered, position), action)  # [B, 3]
-        heading = here[:, 2].to(torch.int64)
-        own_cos, own_sin = (table[heading] for table in model.angles(model.offsets))  # [B, 49, pairs]
-        states = gathered[:, :, 0, 0, 0, CELLS, :STATE_SIZE]  # [B, W, 4]
-        # Coordinates relative to the agent keep the angles small however far it has walked.
-        shift = states[..., :2] - here[:, None, :2]
-        cells = shift[:, :, None] + model.offsets[states[..., 2].to(torch.int64)]  # [B, W, 49, 2]
-        cos, sin = (part[:, None] for part in model.angles(cells))  # [B, 1, W, 49, pairs]
-        batch, window = table.shape
-        ages = (position[:, None] - torch.arange(window)[None]).clamp(1, config.window) - 1  # [B, W]
-        context, biases = [], []
-        for memory in range(len(config.memory_layers)):
-            keys = gathered[:, :, memory, 0, :, :CELLS].transpose(1, 2)  # [B, H, W, 49, hd]
-            values = gathered[:, :, memory, 1, :, :CELLS].transpose(1, 2)
-            turned = _rotate(keys, cos, sin).reshape(batch, config.heads, window * CELLS, config.head_dim)
-            context.append((turned, values.reshape(batch, config.heads, window * CELLS, config.head_dim)))
-            by_age = model.age_bias[memory].T[ages].transpose(1, 2)  # [B, H, W]
-            bias = torch.where(key_mask[:, None], by_age, torch.full((), -1e9))
-            bias = bias[:, :, :, None].expand(-1, -1, -1, CELLS)
-            biases.append(bias.reshape(batch, config.heads, 1, window * CELLS))
-        past = Past(heading, context, biases, (own_cos, own_sin))
-        logits = model.denoise(to_patches(x), t, action, past)
-        return to_frames(model.mix(logits))
+        past = past_of(self.model, pool, table, key_mask, position, action, cache_quality)
+        return to_frames(self.model.mix(self.model.denoise(to_patches(x), t, action, past)))
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -105,9 +127,10 @@ class Commit(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, x0: Tensor, action: Tensor, position: Tensor, pool: Tensor, table: Tensor, key_mask: Tensor, slot: Tensor
+    def block(
+        self, x0: Tensor, action: Tensor, position: Tensor, pool: Tensor, table: Tensor, key_mask: Tensor
     ) -> Tensor:
+        """Blocks [B, L, 2, H, 50, hd] of the chunks x0 [B, 1, 56, 56, 3] that `action` [B] led to."""
         model = self.model
         last = (position - 1).clamp(min=0)[:, None]
         block_id = torch.gather(table, 1, last)[:, 0]
@@ -127,5 +150,17 @@ class Commit(nn.Module):
                 first = torch.cat([packed, spare[:, :1, :, STATE_SIZE:]], dim=-1)
                 row = torch.cat([first, spare[:, 1:]], dim=1)
             blocks.append(torch.stack([torch.cat([keys, row], dim=2), torch.cat([values, spare], dim=2)], dim=1))
-        block = torch.stack(blocks, dim=1)  # [B, L, 2, H, 50, hd]
-        return torch.index_put(pool, (slot,), block)
+        return torch.stack(blocks, dim=1)
+
+    def forward(
+        self,
+        x0: Tensor,
+        action: Tensor,
+        position: Tensor,
+        pool: Tensor,
+        table: Tensor,
+        key_mask: Tensor,
+        slot: Tensor,
+        cache_quality: Tensor,  # noqa: ARG002  (a block depends on its own frame alone: the reader marks it)
+    ) -> Tensor:
+        return torch.index_put(pool, (slot,), self.block(x0, action, position, pool, table, key_mask))

@@ -7,7 +7,9 @@ Ideas and their sources:
 - score interpolation (CDCD, Dieleman et al. 2022): the mean of p(x0 | x_t) over a tile is a mixture of the simulator's
   distinct tiles, so x0 = softmax(logits) @ codebook, trained by cross-entropy. The likelihood of the tile's own pixels
   is known in closed form (Gaussian noise) and is added to the logits; the network learns the rest;
-- teacher forcing with a clean stream (what `commit` writes) and a noisy stream (what `denoise` answers).
+- teacher forcing with a clean stream (what `commit` writes) and a noisy stream (what `denoise` answers);
+- a cache with a quality (Salt, Ge et al. 2026): what was written from frames of few evaluations is marked as such, by
+  learned offsets of its keys and values and a bias. Frames that were given are unmarked.
 
 A block's keys and values depend on its own frame and its pose alone. History enters where the noisy frame attends to
 the cached frames, in the memory layers; the other layers attend within the frame.
@@ -30,6 +32,8 @@ CELLS = tiles.CELL_COUNT
 # same bits, what belongs to a whole frame is computed as this many equal rows (and tables are looked up).
 CONDITION_ROWS = 8
 MIN_NOISE = 0.05  # the closed-form likelihood is evaluated at this noise level or above
+# A cached frame's evaluations, from which on it is in the next bucket of cache quality; bucket 0 is given frames.
+QUALITY_BOUNDS = (0.5, 1.5, 2.5, 5.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,15 @@ class WorldModel(nn.Module):
         self.age_bias = nn.Parameter(-slopes[None, :, None] * ages.repeat(len(config.memory_layers), 1, 1))
         self.head = nn.Linear(d, tiles.TILE_COUNT)
         nn.init.zeros_(self.head.weight)
+        # What a draw needs that a mean does not. All zero, and then the model is one without them.
+        self.lot_in = nn.Linear(tiles.TILE_COUNT, d, bias=False)
+        self.lot_gain = nn.Linear(c, tiles.TILE_COUNT)
+        memory, marks = len(config.memory_layers), len(QUALITY_BOUNDS)
+        self.quality_key = nn.Parameter(torch.zeros(memory, marks, config.heads, config.head_dim))
+        self.quality_value = nn.Parameter(torch.zeros(memory, marks, config.heads, config.head_dim))
+        self.quality_bias = nn.Parameter(torch.zeros(memory, marks, config.heads))
+        for zeroed in (self.lot_in.weight, self.lot_gain.weight, self.lot_gain.bias):
+            nn.init.zeros_(zeroed)
         self.gate_in = nn.Linear(PATCH, 32)
         self.gate_out = nn.Linear(32, 1)
 
@@ -189,18 +202,23 @@ class WorldModel(nn.Module):
             x = layer.finish(x, weights @ v, mod)
         return cached
 
-    def log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
-        """log p(x_t | tile) up to a constant: [N, 49, PATCH], [N] -> [N, 49, TILE_COUNT]. Zero at t = 1."""
+    def log_likelihood(self, agreement: Tensor, t: Tensor) -> Tensor:
+        """log p(x_t | tile) up to a constant: x_t @ tiles [N, 49, TILE_COUNT], [N] -> the same. Zero at t = 1."""
         noise = t.clamp(min=MIN_NOISE)
         signal = (1 - noise)[:, None, None]
-        agreement = x @ self.codebook.T - 0.5 * signal * self.codebook.square().sum(-1)
-        return signal / noise.square()[:, None, None] * agreement
+        return signal / noise.square()[:, None, None] * (agreement - 0.5 * signal * self.codebook.square().sum(-1))
 
-    def denoise(self, x: Tensor, t: Tensor, action: Tensor, past: Past) -> Tensor:
-        """Logits [N, 49, TILE_COUNT] of the tiles of noisy frames: x [N, 49, PATCH]; t [N]; action int64 [N]."""
-        likelihood = self.log_likelihood(x, t)
+    def features(self, x: Tensor, t: Tensor, action: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+        """The last layer's tokens [N, 49, d], normalised, and what the noise itself says to the logits.
+
+        x [N, 49, PATCH]; t [N]; action int64 [N]. At t = 1 the likelihood is silent and the best mean ignores x. A
+        model that draws in one evaluation reads its lots there: how each cell's noise leans to each tile.
+        """
+        agreement = x @ self.codebook.T
+        likelihood = self.log_likelihood(agreement, t)
+        lots = 0.1 * (agreement - agreement.mean(-1, keepdim=True))
         tokens = self.patch_embedding(x) + self.evidence(torch.softmax(likelihood, dim=-1))
-        tokens = tokens + self.action(action)[:, None]
+        tokens = tokens + self.lot_in(torch.softmax(3 * lots, dim=-1)) + self.action(action)[:, None]
         steps = torch.arange(1, 9, device=x.device) * torch.pi
         phases = steps * t[:, None, None].expand(-1, CONDITION_ROWS, 1)
         features = torch.cat([phases.cos(), phases.sin()], dim=-1)
@@ -226,8 +244,21 @@ class WorldModel(nn.Module):
                 )
                 attended = weights @ v
             tokens = layer.finish(tokens, attended, mod)
-        logits: Tensor = self.head(rms_norm(tokens)) + likelihood
+        gain = self.lot_gain(F.silu(condition))[:, :1]
+        return rms_norm(tokens), likelihood + gain * lots
+
+    def denoise(self, x: Tensor, t: Tensor, action: Tensor, past: Past) -> Tensor:
+        """Logits [N, 49, TILE_COUNT] of the tiles of noisy frames: x [N, 49, PATCH]; t [N]; action int64 [N]."""
+        tokens, heard = self.features(x, t, action, past)
+        logits: Tensor = self.head(tokens) + heard
         return logits
+
+    def quality_marks(self, memory: int, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Offsets of keys and of values [B, W, H, hd] and biases [B, W, H] for cache_quality [B, W]."""
+        bucket = sum(((quality > bound).to(torch.int64) for bound in QUALITY_BOUNDS), torch.zeros_like(quality).long())
+        tables = (self.quality_key[memory], self.quality_value[memory], self.quality_bias[memory])
+        key, value, bias = (torch.cat([torch.zeros_like(table[:1]), table])[bucket] for table in tables)
+        return key, value, bias
 
     def mix(self, logits: Tensor) -> Tensor:
         """x0 as a mixture of tiles: [..., TILE_COUNT] -> [..., PATCH]."""

@@ -1,4 +1,7 @@
-"""Trains the world model on a CPU; resumes by itself. `python -m training.minigrid.train --help`."""
+"""Trains the teacher on a CPU; resumes by itself. `python -m training.minigrid.train --help`.
+
+The moving average ends up in `training/minigrid/weights/teacher.npz`; `training.minigrid.distill` goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from training.minigrid.batches import batches
 from training.minigrid.losses import plain_loss, refine_loss
 from training.minigrid.model import ModelConfig, WorldModel
 from training.minigrid.optim import Muon
+from training.minigrid.states import TEACHER, save_state
 
 DEFAULT_DATA = Path("out/training/minigrid/train.npz")
 DEFAULT_CHECKPOINT = Path("out/training/minigrid/model.pt")
@@ -191,6 +195,9 @@ def run(
             }
             print(json.dumps(line), flush=True)
             totals = {}
+    if rank == 0:
+        trainer.use_average()
+        save_state(trainer.model, TEACHER)
     if ranks > 1:
         dist.destroy_process_group()
 

@@ -15,7 +15,7 @@ from training.minigrid.model import WorldModel
 BATCHES = (1, 2, 3, 8, 16)
 
 
-def verify(model: WorldModel, folder: Path, inputs: dict[str, torch.Tensor]) -> Iterator[str]:
+def verify(reader: WorldModel, writer: WorldModel, folder: Path, inputs: dict[str, torch.Tensor]) -> Iterator[str]:
     """Yields one line a check; raises AssertionError at the first that fails. `inputs` has a batch of 16."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -32,10 +32,10 @@ def verify(model: WorldModel, folder: Path, inputs: dict[str, torch.Tensor]) -> 
     written = commit.run(None, feeds(commit, slice(0, 16)))[0]
     with torch.no_grad():
         names = [i.name for i in denoise.get_inputs()]
-        reference = Denoise(model)(*(inputs[n] for n in names)).numpy()
+        reference = Denoise(reader)(*(inputs[n] for n in names)).numpy()
         names = [i.name for i in commit.get_inputs()]
         tensors = {**inputs, "x0": torch.from_numpy(arrays["x0"])}
-        blocks = Commit(model)(*(tensors[n] for n in names)).numpy()
+        blocks = Commit(writer)(*(tensors[n] for n in names)).numpy()
     error, commit_error = np.abs(whole - reference).max(), np.abs(written - blocks).max()
     assert max(error, commit_error) < 1e-3, (error, commit_error)
     yield f"onnxruntime against torch: max error {error:.1e} (denoise), {commit_error:.1e} (commit)"

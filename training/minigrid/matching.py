@@ -1,0 +1,129 @@
+"""The losses of few-step distillation.
+
+- `pair_loss`: the teacher's deterministic many-step answer to a noise, learnt as the one-step answer to that noise (the
+  regression of DMD, Yin et al. 2024a; the first stage of CausVid and Self Forcing). All three methods begin from it.
+- `matching_loss`: distribution matching distillation, DMD (Yin et al. 2024a and b). A critic that is trained on the
+  student's own answers knows their score, the teacher knows the true one; the student follows the difference.
+- `consistency_loss`: self-consistency (SC-DMD; Salt, Ge et al. 2026). Two consecutive updates compose to the end point
+  of one.
+- `alignment_loss`: cache-conditioned feature alignment (Salt). What is made from a cache of few evaluations is steered
+  towards what is made from a better one.
+
+x0 = softmax(logits) @ codebook is linear in the probabilities, so scores are compared as probabilities: the critic's
+mean of x0 is its mean of the student's probabilities, which cross-entropy learns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.minigrid.model import Past, WorldModel
+
+PAIR_LEVELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+
+
+def spread(t: Tensor) -> Tensor:
+    return t[:, None, None]
+
+
+def renoise(x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """x at level t [B] of clean patches [B, 49, PATCH]."""
+    return (1 - spread(t)) * x0 + spread(t) * noise
+
+
+def euler(x: Tensor, x0: Tensor, t: Tensor, after: Tensor) -> Tensor:
+    """The deterministic update of x from level t to level `after`, both [B], along the answer x0."""
+    ratio = spread(after / t)
+    return ratio * x + (1 - ratio) * x0
+
+
+def levels(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Noise levels [count], even between two."""
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over cells of logits [..., K] against probabilities [..., K]."""
+    return -(target * logits.log_softmax(-1)).sum(-1).mean()
+
+
+@torch.no_grad()
+def teacher_answer(teacher: WorldModel, noise: Tensor, action: Tensor, past: Past) -> Tensor:
+    """Tile ids [B, 49] at the end of the teacher's deterministic path from pure noise."""
+    x, logits = noise, noise
+    for k, level in enumerate(PAIR_LEVELS):
+        t = torch.full((len(noise),), level)
+        logits = teacher.denoise(x, t, action, past)
+        if k + 1 < len(PAIR_LEVELS):
+            x = euler(x, teacher.mix(logits), t, torch.full_like(t, PAIR_LEVELS[k + 1]))
+    return logits.argmax(-1)
+
+
+def pair_loss(
+    student: WorldModel, noise: Tensor, ids: Tensor, action: Tensor, past: Past, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Loss of the answers at pure noise and at a level on from there; and the first answer's logits."""
+    first = student.denoise(noise, torch.ones(len(noise)), action, past)
+    t = levels(len(noise), 0.35, 0.75, generator)
+    other = torch.randn(noise.shape, generator=generator)
+    same = torch.rand(len(noise), 1, 1, generator=generator) < 0.5
+    x = renoise(student.mix(first).detach(), t, torch.where(same, noise, other))
+    second = student.denoise(x, t, action, past)
+    loss = sum((F.cross_entropy(logits.flatten(0, 1), ids.flatten()) for logits in (first, second)), torch.zeros(()))
+    return loss, first
+
+
+def matching_loss(
+    logits: Tensor,
+    teacher: WorldModel,
+    critic: WorldModel,
+    action: Tensor,
+    pasts: tuple[Past, Past],
+    generator: torch.Generator,
+) -> tuple[Tensor, float]:
+    """The loss, and how far the two expectations are apart (mean total variation).
+
+    Its gradient in the student's logits is what the critic expects less what the teacher does, at a renoised level.
+
+    `pasts`: the teacher's and the critic's. Taken in the logits, not in the pixels, the gradient does not vanish where
+    the student has decided, so that it can be taught to decide otherwise.
+    """
+    with torch.no_grad():
+        x0 = teacher.mix(logits)
+        t = levels(len(x0), 0.35, 0.98, generator)
+        x = renoise(x0, t, torch.randn(x0.shape, generator=generator))
+        real = teacher.denoise(x, t, action, pasts[0]).softmax(-1)
+        fake = critic.denoise(x, t, action, pasts[1]).softmax(-1)
+    apart = 0.5 * (fake - real).abs().sum(-1).mean().item()
+    return (logits * (fake - real)).sum(-1).mean(), apart
+
+
+def critic_loss(
+    critic: WorldModel, probabilities: Tensor, action: Tensor, past: Past, generator: torch.Generator
+) -> Tensor:
+    """The denoising loss of the student's own answers, probabilities [B, 49, K]."""
+    x0 = probabilities @ critic.codebook
+    t = levels(len(x0), 0.3, 1.0, generator)
+    x = renoise(x0, t, torch.randn(x0.shape, generator=generator))
+    return soft_cross_entropy(critic.denoise(x, t, action, past), probabilities)
+
+
+def consistency_loss(
+    student: WorldModel, logits: Tensor, x: Tensor, t: Tensor, action: Tensor, past: Past, generator: torch.Generator
+) -> Tensor:
+    """One update from level t [B] against two, t to b and on: equal end points are equal answers at t and at b.
+
+    With update(x, t -> c) = c/t x + (1 - c/t) x0, the two end points differ by (1 - c/b) times the answers' difference.
+    """
+    with torch.no_grad():
+        after = t * levels(len(x), 0.45, 0.8, generator)
+        target = student.denoise(euler(x, student.mix(logits), t, after), after, action, past).softmax(-1)
+    return soft_cross_entropy(logits, target)
+
+
+def alignment_loss(low: Tensor, high: Tensor, where: Tensor) -> Tensor:
+    """1 - cosine between features [B, 49, d], over the sessions `where` [B] in which both stand at one place."""
+    apart = 1 - F.cosine_similarity(low, high.detach(), dim=-1).mean(-1)
+    return (apart * where).sum() / where.sum().clamp(min=1)

@@ -12,7 +12,7 @@ PUBLIC = {
     "Aborted", "Action", "Begun", "Cancelled", "Chunk", "Client", "Clip", "ContinuousActions", "DataLoss",
     "DeadlineExceeded", "FailedPrecondition", "Forked", "FpsUnavailable", "InternalError", "InvalidRequest",
     "KvPolicy", "LiveActions", "MissingExtra", "ModelInfo", "ModelStatus", "NotFound", "Paused", "PermissionDenied",
-    "Play", "PlayStatus", "PlayedChunk", "ReplicaStatus", "ResourceExhausted", "Resumed", "Rewound", "Rollout",
+    "Play", "PlayStatus", "PlayedChunk", "PromptSpace", "ReplicaStatus", "ResourceExhausted", "Resumed", "Rewound", "Rollout",
     "SessionBusy", "SessionClosed", "SessionInfo", "SessionStatus", "Sharing", "Snapshot", "Start", "StorageFormat",
     "TenantShare", "Tick", "Tier", "Timing", "Unauthenticated", "Unavailable", "Unimplemented", "World",
     "WorldtreeError", "__version__", "aio",
@@ -23,7 +23,7 @@ CLIENT = {
 }  # fmt: skip
 WORLD = {
     "chunk_index", "close", "fork", "id", "keep_alive", "last_frame", "model", "nfe", "play", "refresh", "rewind",
-    "rollout", "save", "seed", "start_frames", "state_hash", "step",
+    "rollout", "save", "seed", "start_frames", "state_hash", "step", "warnings",
 }  # fmt: skip
 FOR_PLAY = {"open_play", "adopt", "action_names"}
 

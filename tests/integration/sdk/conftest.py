@@ -195,7 +195,12 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         origin = hashlib.sha256(request.origin.SerializeToString() + bytes([request.seed % 256])).hexdigest()
         held = self.open([origin], seed=request.seed, nfe=request.nfe or 2, start=request.origin.start, kv=request.kv)
         return await self.leave(
-            "CreateSession", request, context, pb.CreateSessionResponse(session=held.message, frames=held.last)
+            "CreateSession",
+            request,
+            context,
+            pb.CreateSessionResponse(
+                session=held.message, frames=held.last, warnings=unknown_words(request.origin.prompt)
+            ),
         )
 
     async def Step(self, request, context):
@@ -390,7 +395,8 @@ class EchoServicer(pb_grpc.VideoGeneratorServicer):
         origin = hashlib.sha256(request.origin.SerializeToString() + bytes([request.seed % 256])).hexdigest()
         held = Held("", [origin], request.seed, request.nfe or 2, request.origin.start, request.kv)
         count = len(request.actions)
-        yield pb.GenerateResponse(start_frames=held.last, chunk_count=count)
+        ignored = unknown_words(request.origin.prompt)
+        yield pb.GenerateResponse(start_frames=held.last, chunk_count=count, warnings=ignored)
         for action in request.actions:
             yield pb.GenerateResponse(chunk=held.advance(action), chunk_count=count)
 
@@ -510,6 +516,9 @@ class EchoPlay:
         return len(self.held.hashes) - 1
 
 
+PROMPT_WORDS = ["a", "red", "door"]
+
+
 def echo_model() -> pb.Model:
     return pb.Model(
         ref=common_pb2.ModelRef(name="echo", version="1", digest="0" * 64),
@@ -530,7 +539,13 @@ def echo_model() -> pb.Model:
             pb.StorageFormat(storage=pb.KvPolicy.STORAGE_INT8, block_bytes=288, block_count=227),
         ],
         policy_plugins=["surprise"],
+        prompt_supported=True,
+        prompt_space=pb.PromptSpace(words=PROMPT_WORDS, token_limit=4, examples=["a red door"]),
     )
+
+
+def unknown_words(prompt: str) -> list[str]:
+    return [f"ignores {word}" for word in prompt.split() if word not in PROMPT_WORDS]
 
 
 class EchoServer:

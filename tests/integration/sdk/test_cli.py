@@ -73,6 +73,22 @@ def test_generate_writes_what_was_asked_for(run: Run, tmp_path: Path) -> None:
         assert image.n_frames == 5
 
 
+def test_a_prompt_takes_the_place_of_a_start_and_what_it_ignores_is_told(run: Run, tmp_path: Path, echo: Any) -> None:
+    arguments = ("generate", "echo", "--prompt", "a red dragon", "--out", "clip.png")
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "from 'a red dragon'" in done.stdout
+    assert done.stderr == "ignores dragon\n"
+    assert echo.servicer.requests["Generate"].origin.start == ""
+    answer = json.loads(run(*arguments, "--json").stdout)
+    assert (answer["start"], answer["prompt"], answer["warnings"]) == (None, "a red dragon", ["ignores dragon"])
+    assert run("rollout", "echo", "--prompt", "dragon", "-s", "left").stderr == "ignores dragon\n"
+    assert "up to 4 of the words a, red, door" in run("models").stdout
+    refused = run(*arguments, "--start", "four-rooms")
+    assert refused.returncode == 1
+    assert "--start and --prompt exclude each other" in refused.stderr
+
+
 def test_rollout_counts_shared_prefixes_once_and_leaves_nothing_behind(run: Run, tmp_path: Path, echo: Any) -> None:
     done = run("rollout", "echo", "-s", "left*3", "-s", "left,right", "--out", "sheet.png", "--json")
     assert done.returncode == 0, done.stderr

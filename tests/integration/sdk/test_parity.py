@@ -111,6 +111,21 @@ async def test_a_world_from_frames_carries_the_actions_between_them(client: Any,
     assert request.kv.kind == 3
 
 
+async def test_a_world_from_a_prompt_brings_what_was_ignored_of_it(client: Any, echo: Any) -> None:
+    world = await client.world("echo", prompt="a red dragon", seed=3)
+    origin = echo.servicer.requests["CreateSession"].origin
+    assert (origin.prompt, origin.start) == ("a red dragon", "")
+    assert world.warnings == ("ignores dragon",)
+    assert (await world.fork()).warnings == ()
+    assert (await client.world("echo", prompt="a red door")).warnings == ()
+    clip = await client.generate("echo", prompt="a red dragon", actions=["left"])
+    assert clip.warnings == ("ignores dragon",)
+    model = await client.model("echo")
+    assert model.prompt_space == worldtree.PromptSpace(
+        words=("a", "red", "door"), token_limit=4, examples=("a red door",)
+    )
+
+
 async def test_forks_stand_where_their_parent_stands(world: Any) -> None:
     await world.step("left")
     child = await world.fork()

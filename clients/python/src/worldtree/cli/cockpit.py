@@ -13,30 +13,30 @@ from rich.text import Text
 from worldtree.cli.half_blocks import HalfBlocks
 from worldtree.errors import FailedPrecondition, FpsUnavailable
 from worldtree.live import LiveActions
-from worldtree.types import Degrade, Forked, Idle, ModelInfo, Paused, PlayedChunk, Resumed, Rewound
+from worldtree.types import Degrade, Forked, Frames, Idle, ModelInfo, Paused, PlayedChunk, Resumed, Rewound
 from worldtree.world import World
 
 LEAST_FPS = 1.0  # slower is no walk
 STATUS_ROWS = 6
 RECENT = 24  # chunks that the shown latency and rate are taken over
 QUEUE_LIMIT = 2  # beyond it a new key replaces what waits, so that a held key does not steer the far future
-# The action behind each key, for worlds that have an action of that name.
+# The actions behind each key: the first of them that the world has.
 KEYS = {
-    "up": "forward",
-    "w": "forward",
-    "left": "left",
-    "a": "left",
-    "right": "right",
-    "d": "right",
-    "space": "toggle",
-    "p": "pickup",
-    "D": "drop",
-    "x": "drop",
+    "up": ("forward",),
+    "w": ("forward",),
+    "down": ("back", "wait"),
+    "s": ("back", "wait"),
+    "left": ("left",),
+    "a": ("left",),
+    "right": ("right",),
+    "d": ("right",),
+    "space": ("toggle", "shoot", "wait"),
+    "p": ("pickup",),
+    "D": ("drop",),
+    "x": ("drop",),
 }
+MOVES = (("arrows, w a s d", "up"), ("space", "space"), ("p", "p"), ("x", "x"))  # what the help shows, by a key of it
 HELP = (
-    ("arrows, w a d", "move"),
-    ("space", "toggle"),
-    ("p / x", "pick up / drop"),
     ("u", "rewind"),
     ("f", "fork"),
     ("tab", "next branch"),
@@ -84,6 +84,7 @@ class Cockpit:
         self._action = ""
         self._pressed_at: deque[float] = deque()
         self._arrivals: deque[float] = deque(maxlen=RECENT)
+        self._newest: tuple[Frames, float] | None = None  # the frames of the newest chunk, and when it came
 
     def run(self) -> None:
         """Plays until the quit key. What the server refuses is raised."""
@@ -121,7 +122,7 @@ class Cockpit:
         columns, rows = self._size()
         with self._lock:
             world = self.branches[self._current]
-            frame = HalfBlocks(world.last_frame, columns=columns, rows=max(rows - STATUS_ROWS, 2))
+            frame = HalfBlocks(self._shown(world), columns=columns, rows=max(rows - STATUS_ROWS, 2))
             return Group(frame, *self._status(world))
 
     def _begin_branch(self) -> tuple[World, LiveActions] | None:
@@ -135,6 +136,7 @@ class Cockpit:
             self._queued_count = self._rewinding_count = 0
             self._pressed_at.clear()
             self._arrivals.clear()
+            self._newest = None
             return self.branches[self._current], self._live
 
     def _press(self, key: str) -> None:
@@ -158,9 +160,9 @@ class Cockpit:
                 self._move(key)
 
     def _move(self, key: str) -> None:
-        action: str | int | None = KEYS.get(key)
-        if action not in self._model.actions:
-            action = int(key) if key.isdecimal() and int(key) < len(self._model.actions) else None
+        action: str | int | None = self._action_of(key)
+        if action is None and key.isdecimal() and int(key) < len(self._model.actions):
+            action = int(key)
         if action is None:
             self._message = f"no action on {key!r}"
             return
@@ -173,6 +175,23 @@ class Cockpit:
         self._queued_count += 1
         self._pressed_at.append(self._clock())
         self._message = ""
+
+    def _action_of(self, key: str) -> str | None:
+        return next((name for name in KEYS.get(key, ()) if name in self._model.actions), None)
+
+    def _help(self) -> list[tuple[str, str]]:
+        moves = [(shown, "move" if key == "up" else self._action_of(key)) for shown, key in MOVES]
+        known = [(shown, what) for shown, what in moves if what is not None]
+        others = len(self._model.actions) and (f"0 - {len(self._model.actions) - 1}", "any action")
+        return [*known, *([others] if others else []), *HELP]
+
+    def _shown(self, world: World) -> Frames:
+        """The image of this moment: the frames of the newest chunk one after another, at the pace that is played."""
+        if self._newest is None:
+            return world.last_frame
+        frames, since_s = self._newest[0], self._clock() - self._newest[1]
+        shown: Frames = frames[min(int(since_s * self._fps), len(frames) - 1)]
+        return shown
 
     def _rewind(self) -> None:
         # A rewind past the start would end the play with an error; those on their way count.
@@ -193,6 +212,7 @@ class Cockpit:
             self._chunk_nfe = chunk.timing.nfe
             self._action = str(chunk.actions[0]) + ("" if chunk.control_latency_s is not None else " (repeated)")
             self._arrivals.append(now)
+            self._newest = (chunk.frames, now)
             if chunk.control_latency_s is not None and self._pressed_at:
                 # From the key to the frame at our end: the server's time, the network's and the queue's.
                 self.latencies_s.append(now - self._pressed_at.popleft())
@@ -201,6 +221,7 @@ class Cockpit:
         with self._lock:
             match event:
                 case Rewound():
+                    self._newest = None
                     self._rewinding_count = max(self._rewinding_count - 1, 0)
                     self._message = f"back at chunk {event.chunk_index}"
                 case Forked():
@@ -223,7 +244,7 @@ class Cockpit:
             Text(place, style="bold", no_wrap=True, overflow="ellipsis"),
             Text(self._pace(), no_wrap=True, overflow="ellipsis"),
             Text(self._message, style="yellow", no_wrap=True, overflow="ellipsis"),
-            Text.assemble(*(part for key, what in HELP for part in ((key, "bold cyan"), f" {what}   "))),
+            Text.assemble(*(part for key, what in self._help() for part in ((key, "bold cyan"), f" {what}   "))),
         ]
 
     def _pace(self) -> str:

@@ -8,11 +8,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worldtree.cli.actions_text import ACTIONS_HELP, parse_actions
+from worldtree.cli.beginning import PromptOption, StartOption, beginning, tell_warnings
 from worldtree.cli.connection import AddressOption, connect
 from worldtree.cli.console import err, out, print_json
 from worldtree.media import check_suffix
 
-StartOption = Annotated[str | None, typer.Option(help="A start scene of the model.", show_default="its first")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the world's noise.", min=0)]
 NfeOption = Annotated[int, typer.Option(help="Function evaluations a chunk; 0 is the model's default.", min=0)]
 
@@ -21,6 +21,7 @@ def generate(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="NAME or NAME/VERSION.")] = "minigrid",
     start: StartOption = None,
+    prompt: PromptOption = None,
     actions: Annotated[str, typer.Option(help=ACTIONS_HELP)] = "forward*8",
     seed: SeedOption = 0,
     nfe: NfeOption = 0,
@@ -37,19 +38,21 @@ def generate(
     check_suffix(to)
     with connect(context, address) as client:
         info = client.model(model)
-        start = start or next(iter(info.starts), None)
+        start, prompt = beginning(info, start, prompt)
         begin_s = time.perf_counter()
         with chunk_progress() as bar:
             task = bar.add_task(f"generating {info.name}", total=len(wanted))
             clip = client.generate(
                 info,
                 start=start,
+                prompt=prompt,
                 actions=wanted,
                 seed=seed,
                 nfe=nfe,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         elapsed_s = time.perf_counter() - begin_s
+    tell_warnings(clip.warnings)
     path = clip.save(to, fps=fps or info.fps, scale=scale)
     if as_json:
         print_json(
@@ -58,6 +61,8 @@ def generate(
                 "model": f"{info.name}/{info.version}",
                 "digest": info.digest,
                 "start": start,
+                "prompt": prompt,
+                "warnings": clip.warnings,
                 "seed": seed,
                 "chunk_count": len(clip.chunks),
                 "frame_count": len(clip.frames),
@@ -66,7 +71,7 @@ def generate(
             }
         )
         return
-    out.print(f"{path}: {len(clip.frames)} frames of {info.name} from {start} in {elapsed_s:.2f} s")
+    out.print(f"{path}: {len(clip.frames)} frames of {info.name} from {start or repr(prompt)} in {elapsed_s:.2f} s")
 
 
 def chunk_progress() -> Progress:

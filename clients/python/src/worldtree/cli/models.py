@@ -1,21 +1,42 @@
-"""`worldtree models`: what a server serves."""
+"""`worldtree models`: what a server serves; and the tools for those who bring a model (packages.py)."""
 
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from worldtree.cli import packages
 from worldtree.cli.connection import AddressOption, connect
 from worldtree.cli.console import out, print_json
 from worldtree.types import ModelInfo
 
+app = typer.Typer(help="List the served models; or begin, check, time, zip and install a model package.")
+app.command()(packages.new)
+app.command()(packages.validate)
+app.command()(packages.bench)
+app.command()(packages.pack)
+app.command()(packages.install)
 
-def models(
-    context: typer.Context,
-    address: AddressOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context, address: AddressOption = None, as_json: JsonOption = False) -> None:
+    """List the served models with their actions and starts; or begin, check, time, zip and install a model package.
+
+    `docs/bring-your-own-model.md` walks through it from a PyTorch module to a served world.
+    """
+    if context.invoked_subcommand is None:
+        _list(context, address, as_json=as_json)
+
+
+@app.command("list")
+def list_(context: typer.Context, address: AddressOption = None, as_json: JsonOption = False) -> None:
     """List the served models with their actions and starts."""
+    _list(context, address, as_json=as_json)
+
+
+def _list(context: typer.Context, address: str | None, *, as_json: bool) -> None:
     with connect(context, address) as client:
         listed = client.models()
     if as_json:
@@ -41,6 +62,7 @@ def model_table(model: ModelInfo) -> Table:
         ("frame", f"{model.width_px} x {model.height_px} px, {model.fps:g} fps, {model.frames_per_chunk} a chunk"),
         ("actions", actions),
         ("starts", _starts(model)),
+        ("prompts", _prompts(model)),
         ("nfe", ", ".join(str(nfe) + (" (default)" if nfe == model.nfe_default else "") for nfe in model.nfe_choices)),
         ("window", f"{model.window_chunks} chunks, {model.block_bytes / 1024:.0f} KiB each"),
         ("storage", _storage(model)),
@@ -58,6 +80,14 @@ def _storage(model: ModelInfo) -> str:
         f"{each.storage}: {each.block_bytes / 1024:.4g} KiB a block, {each.block_count} blocks"
         for each in model.storage_formats
     )
+
+
+def _prompts(model: ModelInfo) -> str:
+    space = model.prompt_space
+    if space is None:
+        return ""
+    examples = "".join(f"\n{example}" for example in space.examples)
+    return f"up to {space.token_limit} of the words {', '.join(space.words)}{examples}"
 
 
 def _starts(model: ModelInfo) -> str:

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
+from worldtree.cli.beginning import PromptOption, StartOption, beginning, tell_warnings
 from worldtree.cli.cockpit import Cockpit, rehomed_text
 from worldtree.cli.connection import AddressOption, connect
 from worldtree.cli.console import out
-from worldtree.cli.generate import NfeOption, SeedOption, StartOption
+from worldtree.cli.generate import NfeOption, SeedOption
 from worldtree.cli.stack import ending_on_sigterm
 from worldtree.cli.terminal import Keys
 
@@ -32,6 +33,7 @@ def play(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="NAME or NAME/VERSION.")] = "minigrid",
     start: StartOption = None,
+    prompt: PromptOption = None,
     seed: SeedOption = 0,
     nfe: NfeOption = 0,
     session: Annotated[str | None, typer.Option(help="Play a live session.", show_default="a new world")] = None,
@@ -48,14 +50,15 @@ def play(
 ) -> None:
     """Walk through a world in the terminal, live.
 
-    Arrow keys or w, a, d move; space toggles, p picks up, x (or D) drops; u rewinds, f forks, tab goes to the next
-    branch, o pauses, q quits. Worlds without such actions: their ids on the digits.
+    Arrow keys or w, a, s, d move; space toggles or shoots, p picks up, x (or D) drops; u rewinds, f forks, tab goes to
+    the next branch, o pauses, q quits. Any action also by its id, on the digits.
     """
     with ending_on_sigterm(), ExitStack() as stack:
         client = stack.enter_context(connect(context, address))
         reattached = client.session(session) if session else None
         info = client.model(reattached.model if reattached else model)
-        world = reattached or client.world(info, start=start or next(iter(info.starts), None), seed=seed, nfe=nfe)
+        start, prompt = beginning(info, start, prompt)
+        world = reattached or client.world(info, start=start, prompt=prompt, seed=seed, nfe=nfe)
         cockpit = Cockpit(
             world,
             info,
@@ -75,6 +78,7 @@ def play(
             # A session that was there before us stays; our own branches go.
             for branch in cockpit.branches[1 if reattached else 0 :]:
                 branch.close()
+    tell_warnings(world.warnings)
     _say_goodbye(cockpit)
 
 

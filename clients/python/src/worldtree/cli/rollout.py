@@ -9,9 +9,10 @@ import typer
 from rich.table import Table
 
 from worldtree.cli.actions_text import ACTIONS_HELP, parse_actions
+from worldtree.cli.beginning import PromptOption, StartOption, beginning, tell_warnings
 from worldtree.cli.connection import AddressOption, connect
 from worldtree.cli.console import err, out, print_json
-from worldtree.cli.generate import NfeOption, SeedOption, StartOption, chunk_progress
+from worldtree.cli.generate import NfeOption, SeedOption, chunk_progress
 from worldtree.errors import InvalidRequest
 from worldtree.types import ModelInfo
 from worldtree.world import World
@@ -29,6 +30,7 @@ def rollout(
         str | None, typer.Option(help="Imagine from this live session.", show_default="a new world from --start")
     ] = None,
     start: StartOption = None,
+    prompt: PromptOption = None,
     seed: SeedOption = 0,
     nfe: NfeOption = 0,
     to: Annotated[
@@ -52,8 +54,9 @@ def rollout(
         if world is not None:
             report = _imagine(world, sequences, to)
         else:
-            first = start or next(iter(info.starts), None)
-            with client.world(info, start=first, seed=seed, nfe=nfe) as world:
+            start, prompt = beginning(info, start, prompt)
+            with client.world(info, start=start, prompt=prompt, seed=seed, nfe=nfe) as world:
+                tell_warnings(world.warnings)
                 report = _imagine(world, sequences, to)
     if as_json:
         print_json(report)

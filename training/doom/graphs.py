@@ -49,7 +49,7 @@ class Denoise(nn.Module):
         model = self.parts.model
         config = model.config
         belief, _ = self.parts.belief(pool, table, key_mask, position)
-        seen = model.map(self.parts.odometer(belief, action))
+        seen, guess = model.see(self.parts.odometer(belief, action))
         gathered = pool[table]  # [B, W, L, 2, H, 81, hd]
         # A masked slot may hold anything, NaN too: it is replaced, not multiplied, before it meets arithmetic.
         shown = key_mask[:, :, None, None, None, None, None]
@@ -68,7 +68,7 @@ class Denoise(nn.Module):
                 -1, -1, -1, TOKENS
             )
             biases.append(bias.reshape(batch, config.heads, 1, window * TOKENS))
-        x0 = model.denoise(x.reshape(batch, TOKENS, PATCH), t, seen, action, Past(context, biases))
+        x0 = model.denoise(x.reshape(batch, TOKENS, PATCH), t, seen, guess, action, Past(context, biases))
         return x0.reshape(x.shape)
 
 
@@ -92,7 +92,7 @@ class Commit(nn.Module):
         still = torch.where(there[:, None], after[:, 3:], torch.zeros((), dtype=after.dtype))
         after = torch.cat([after[:, :3], still], dim=-1)
         blocks = []
-        cached = model.encode(x0.reshape(x0.shape[0], TOKENS, PATCH), model.map(poses), action)
+        cached = model.encode(x0.reshape(x0.shape[0], TOKENS, PATCH), model.see(poses)[0], action)
         for memory, (keys, values) in enumerate(cached):
             spare = torch.zeros_like(keys[:, :, :1])  # [B, H, 1, hd]
             row = spare

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.doom import world
-from training.doom.autoencoder import COLUMNS, LATENT_SHAPE, ROWS
+from training.doom.autoencoder import CHANNELS, COLUMNS, LATENT_SHAPE, ROWS
 from training.doom.place import EQUAL_ROWS, REACH, waves
 
 TOKENS = ROWS * COLUMNS
 PATCH = LATENT_SHAPE[-1]
+SEEN = 32  # features of what is seen through one patch of one frame
 PLACE_WAVES = (0.35, 0.7, 1.4, 2.8, 5.6, 11.2)  # radians per unit of 100 map units
 BEARING_WAVES = (1.0, 2.0, 4.0, 8.0)  # per radian
 
@@ -40,8 +41,8 @@ class ModelConfig:
     condition_width: int = 64
     mlp_ratio: int = 3
     window: int = 4
-    map_width: int = 512
-    map_layers: int = 3
+    map_width: int = 384
+    map_layers: int = 2
 
     @property
     def head_dim(self) -> int:
@@ -128,7 +129,7 @@ class Grid(nn.Module):
 
 
 class MapMemory(nn.Module):
-    """What stands along the rays of a chunk: poses -> tokens. Knows the map by heart."""
+    """What stands along the rays of frames. Knows the map by heart; `guess` are the latents that it expects."""
 
     bearings: Tensor
 
@@ -139,21 +140,22 @@ class MapMemory(nn.Module):
         self.place_grid = Grid((64, 64), 16, wrap=(False, False))
         self.ray_grid = Grid((192, 96), 16, wrap=(True, False))
         self.view_grid = Grid((40, 24, 24), 8, wrap=(True, False, False))
-        each = 4 * 2 * len(PLACE_WAVES) + 2 * len(BEARING_WAVES) + 4 + 16 + 16 + 8
+        features = 4 * 2 * len(PLACE_WAVES) + 2 * len(BEARING_WAVES) + 4 + 16 + 16 + 8
         d = config.map_width
         self.column = nn.Parameter(torch.randn(COLUMNS, d) * 0.3)
-        self.enter = nn.Linear(world.FRAMES * each, d)
+        self.enter = nn.Linear(features, d)
         self.up = nn.ModuleList([nn.Linear(d, d) for _ in range(config.map_layers)])
         self.down = nn.ModuleList([nn.Linear(d, d, bias=False) for _ in range(config.map_layers)])
         for down in self.down:
             assert isinstance(down, nn.Linear)
             nn.init.zeros_(down.weight)
-        self.rows = nn.Linear(d, ROWS * config.width)
+        self.rows = nn.Linear(d, ROWS * SEEN)
+        self.guess = nn.Linear(SEEN, CHANNELS)
 
     def forward(self, poses: Tensor) -> Tensor:
-        """x, y, turns [N, FRAMES, 3] -> [N, 80, width]."""
-        place = poses[..., None, :2].expand(-1, -1, COLUMNS, -1)  # [N, 4, 10, 2]
-        turns = (poses[..., 2:] + self.bearings)[..., None]  # [N, 4, 10, 1]
+        """x, y, turns of frames [N, F, 3] -> what is seen of each: [N, F, 80, SEEN]."""
+        place = poses[..., None, :2].expand(-1, -1, COLUMNS, -1)  # [N, F, 10, 2]
+        turns = (poses[..., 2:] + self.bearings)[..., None]  # [N, F, 10, 1]
         bearing = turns * (2 * torch.pi)
         cos, sin = bearing.cos(), bearing.sin()
         x, y = place[..., :1], place[..., 1:]
@@ -172,12 +174,16 @@ class MapMemory(nn.Module):
             ],
             dim=-1,
         )
-        h = self.enter(features.transpose(1, 2).reshape(poses.shape[0], COLUMNS, -1)) + self.column
+        h = self.enter(features) + self.column
         for up, down in zip(self.up, self.down, strict=True):
             h = h + down(F.gelu(up(rms_norm(h)), approximate="tanh"))
-        tokens = self.rows(rms_norm(h)).reshape(poses.shape[0], COLUMNS, ROWS, -1).transpose(1, 2)
-        result: Tensor = tokens.reshape(poses.shape[0], TOKENS, -1)
-        return result
+        rows = F.silu(self.rows(rms_norm(h))).reshape(*poses.shape[:2], COLUMNS, ROWS, SEEN)
+        return rows.transpose(2, 3).reshape(*poses.shape[:2], TOKENS, SEEN)
+
+
+def of_chunks(frames: Tensor) -> Tensor:
+    """What belongs to frames, side by side in channels: [N, F, 80, c] -> [N, 80, F * c]."""
+    return frames.transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +201,7 @@ class WorldModel(nn.Module):
         d, c = config.width, config.condition_width
         self.map = MapMemory(config)
         self.patch = nn.Linear(PATCH, d)
+        self.lit = nn.Linear(world.FRAMES * (SEEN + CHANNELS), d, bias=False)
         self.cell = nn.Parameter(torch.randn(TOKENS, d) * 0.5)
         self.action = nn.Embedding(world.NONE + 1, d)
         nn.init.normal_(self.action.weight, std=0.5)
@@ -208,12 +215,18 @@ class WorldModel(nn.Module):
         self.age_bias = nn.Parameter(-slopes[None, :, None] * ages.repeat(len(config.memory_layers), 1, 1))
         self.head = nn.Linear(d, PATCH)
         nn.init.zeros_(self.head.weight)
-        self.skip = nn.Linear(d, PATCH)  # straight from the map, before any attention
+
+    def see(self, poses: Tensor) -> tuple[Tensor, Tensor]:
+        """What chunks at poses [N, FRAMES, 3] may expect: tokens [N, 80, width] and latents [N, 80, 96]."""
+        seen = self.map(poses)
+        guess = self.map.guess(seen)
+        tokens: Tensor = self.lit(of_chunks(torch.cat([seen, guess], dim=-1)))
+        return tokens, of_chunks(guess)
 
     def encode(self, x0: Tensor, seen: Tensor, action: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What clean chunks leave in the cache: keys and values of the memory layers, [N, H, 80, hd].
 
-        x0 [N, 80, 96]; seen [N, 80, width], the map's tokens; action int64 [N], which led to the chunk.
+        x0 [N, 80, 96]; seen [N, 80, width], tokens of `see`; action int64 [N], which led to the chunk.
         """
         x = self.patch(x0) + self.cell + seen
         condition = self.clean_condition[:, None] + self.action_condition(action)[:, None].expand(-1, EQUAL_ROWS, -1)
@@ -230,8 +243,8 @@ class WorldModel(nn.Module):
             x = layer.finish(x, torch.softmax(q @ k.transpose(-1, -2), dim=-1) @ v, mod)
         return cached
 
-    def denoise(self, x: Tensor, t: Tensor, seen: Tensor, action: Tensor, past: Past) -> Tensor:
-        """x0 [N, 80, 96] of noisy chunks: x [N, 80, 96]; t [N]; seen [N, 80, width]; action int64 [N]."""
+    def denoise(self, x: Tensor, t: Tensor, seen: Tensor, guess: Tensor, action: Tensor, past: Past) -> Tensor:
+        """x0 [N, 80, 96] of noisy chunks: x [N, 80, 96]; t [N]; seen and guess as `see` tells; action int64 [N]."""
         tokens = self.patch(x * (1 - 0.5 * t[:, None, None])) + self.cell + seen + self.action(action)[:, None]
         steps = torch.arange(1, 9, device=x.device) * torch.pi
         phases = steps * t[:, None, None].expand(-1, EQUAL_ROWS, 1)
@@ -252,7 +265,7 @@ class WorldModel(nn.Module):
             else:
                 attended = torch.softmax(own, dim=-1) @ v
             tokens = layer.finish(tokens, attended, mod)
-        x0: Tensor = self.head(rms_norm(tokens)) + self.skip(seen)
+        x0: Tensor = self.head(rms_norm(tokens)) + guess
         return x0
 
 

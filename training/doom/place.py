@@ -87,9 +87,9 @@ def last_belief(poses: Tensor) -> Tensor:
 class Localiser(nn.Module):
     """Where a first chunk was seen from: latents -> poses. Walls differ from room to room, so that one look tells."""
 
-    def __init__(self, width: int = 96, hidden: int = 256) -> None:
+    def __init__(self, width: int = 64, hidden: int = 256) -> None:
         super().__init__()
-        self.first = nn.Conv2d(LATENT_SHAPE[-1], width, 3, padding=1)
+        self.first = nn.Conv2d(LATENT_SHAPE[-1], width, 1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.third = nn.Conv2d(width, 16, 1)
         self.hidden = nn.Linear(16 * ROWS * COLUMNS, hidden)

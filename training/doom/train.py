@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.doom import latents, place, world
-from training.doom.autoencoder import load_autoencoder
+from training.doom.autoencoder import CHANNELS, load_autoencoder
 from training.doom.data import DEFAULT_FOLDER
 from training.doom.model import PATCH, TOKENS, ModelConfig, WorldModel, gather_past
 from training.minigrid.optim import Muon
@@ -28,7 +28,7 @@ PURE_SHARE = 0.5  # of the targets begin at pure noise, where a chunk begins in 
 CONTEXT_NOISE = 0.4  # most noise on a context chunk, in standard deviations
 OWN_FROM = 0.5  # of the training; from there on some context chunks are the model's own
 TABLE_LR = 4.0  # of the rate of other parameters: a knot is seen seldom
-MAP_BATCH = 128  # chunks a step while the map alone is learnt
+MAP_BATCH = 384  # frames a step while the map alone is learnt
 OWN_SHARE = 0.5
 app = typer.Typer(add_completion=False)
 
@@ -79,11 +79,14 @@ def distance(x0: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 
 
 def map_loss(model: WorldModel, batch: Batch, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """What the map alone makes of poses: a tenth of the price of the whole model."""
-    target = batch.latents.flatten(0, 1)
-    x0 = model.skip(model.map(batch.poses.flatten(0, 1)))
-    loss = distance(x0, target, weights)
-    return loss, {"map_loss": loss.item(), "map_mse": (x0.detach() - target).square().mean().item()}
+    """What the map alone makes of one frame's pose: a tenth of the price of the whole model."""
+    frame = torch.randint(world.FRAMES, (len(batch.poses),))
+    pick = torch.arange(len(frame))
+    codes = batch.latents.flatten(0, 1).reshape(-1, TOKENS, world.FRAMES, CHANNELS)
+    target = codes[pick, :, frame]
+    guess = model.map.guess(model.map(batch.poses[pick, 0, frame][:, None]))[:, 0]
+    loss = distance(guess, target, weights[:CHANNELS])
+    return loss, {"map_loss": loss.item(), "map_mse": (guess.detach() - target).square().mean().item()}
 
 
 def loss_of(
@@ -93,7 +96,7 @@ def loss_of(
     shape = batch.latents.shape[:2]
     window = model.config.window
     chosen = torch.nonzero((torch.arange(shape[1]) > 0).repeat(shape[0]))[:, 0]
-    seen = model.map(batch.poses.flatten(0, 1))
+    seen, guess = model.see(batch.poses.flatten(0, 1))
     target = batch.latents.flatten(0, 1)[chosen]
     action = batch.actions.flatten()[chosen]
 
@@ -108,7 +111,9 @@ def loss_of(
     if own:
         with torch.no_grad():
             past = gather_past(model, clean, seen.reshape(*shape, TOKENS, -1), batch.actions, chosen, keep)
-            made = model.denoise(randn(*target.shape), torch.ones(len(chosen)), seen[chosen], action, past)
+            made = model.denoise(
+                randn(*target.shape), torch.ones(len(chosen)), seen[chosen], guess[chosen], action, past
+            )
             answer = clean.flatten(0, 1).clone()
             answer[chosen] = made
         clean = torch.where(rand(*shape, 1, 1) < OWN_SHARE, answer.reshape(clean.shape), clean)
@@ -118,7 +123,7 @@ def loss_of(
 
     t = torch.where(rand(len(chosen)) < PURE_SHARE, torch.ones(()), 0.2 + 0.8 * rand(len(chosen)))
     x = (1 - t)[:, None, None] * target + t[:, None, None] * randn(*target.shape)
-    x0 = model.denoise(x, t, seen[chosen], action, past)
+    x0 = model.denoise(x, t, seen[chosen], guess[chosen], action, past)
     loss = distance(x0, target, weights)
     pure = t == 1
     error = (x0.detach() - target).square().mean((1, 2))
@@ -131,15 +136,14 @@ class Trainer:
     def __init__(self, config: ModelConfig, *, lr_muon: float, lr_adam: float) -> None:
         self.model = WorldModel(config)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        named = [*self.model.stack.named_parameters(), *self.model.map.up.named_parameters()]
-        named += self.model.map.down.named_parameters()
-        matrices = [p for name, p in named if p.ndim == 2 and "modulation" not in name]
+        # Not the map's: orthogonalizing its wide matrices would cost as much as the step.
+        matrices = [p for name, p in self.model.stack.named_parameters() if p.ndim == 2 and "modulation" not in name]
         chosen = {id(p) for p in matrices}
         self.muon = Muon(matrices, lr=lr_muon)
         tables = [p for name, p in self.model.named_parameters() if name.endswith("table")]
         chosen |= {id(p) for p in tables}
         rest = [p for p in self.model.parameters() if id(p) not in chosen]
-        groups = [{"params": rest}, {"params": tables, "lr": TABLE_LR * lr_adam}]
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": tables, "lr": TABLE_LR * lr_adam}]
         self.adam = torch.optim.AdamW(groups, lr=lr_adam, betas=(0.9, 0.98), weight_decay=0.0)
         self.base_lr = [[group["lr"] for group in each.param_groups] for each in (self.muon, self.adam)]
         self.step_count = 0

@@ -58,7 +58,7 @@ def main(
         Path, typer.Option(help="saved at the end of each part; a part that is there is kept")
     ] = DEFAULT_CHECKPOINT,
     odometer_steps: int = 8000,
-    localiser_steps: int = 4000,
+    localiser_steps: int = 2500,
     seed: int = 0,
 ) -> None:
     """Trains both, and prints the errors on held-out walks, in map units."""

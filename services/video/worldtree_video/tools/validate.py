@@ -1,0 +1,161 @@
+"""Whether a package can be served: its manifest, its graphs, a dry run of both, its starts and its papers."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import yaml
+from pydantic import ValidationError
+from worldtree_runtime.model_package import PackageError, VideoPackage
+from worldtree_runtime.model_repository import ModelRepository, StoredPackage
+
+from worldtree_video import formats
+from worldtree_video.block_store import BlockStore
+from worldtree_video.catalog import read_start
+from worldtree_video.codec import Codec
+from worldtree_video.domain import Origin, Storage
+from worldtree_video.errors import NotFinite
+from worldtree_video.model import VideoModel
+from worldtree_video.scene import SceneModel
+from worldtree_video.tools.dry_run import DryRun
+from worldtree_video.tools.findings import Finding, Report, Verdict, bad
+
+_MANIFEST, _CARD = "model.yaml", "MODEL_CARD.md"
+
+
+def validate(folder: Path) -> Report:
+    """Looks at everything it can get to: what is wrong in the manifest is told whole, what is wrong in a graph only
+    where the manifest is right.
+    """
+    folder = folder.resolve()
+    findings = list(_manifest(folder))
+    digest = ""
+    if not any(finding.verdict is Verdict.BAD for finding in findings):
+        try:
+            stored = ModelRepository(folder.parent.parent).read(folder)
+        except PackageError as error:
+            findings.append(bad(error))
+        else:
+            digest = stored.digest
+            findings += [*_starts(stored), *_weights(stored), *_papers(stored)]
+            if not any(finding.file in stored.package.files.named().values() for finding in findings):
+                findings += _graphs(stored)
+    return Report(f"{folder.parent.name}/{folder.name}", digest, tuple(findings))
+
+
+def _manifest(folder: Path) -> Iterator[Finding]:
+    file = folder / _MANIFEST
+    try:
+        VideoPackage.model_validate(yaml.safe_load(file.read_text()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        yield Finding(Verdict.BAD, _MANIFEST, _MANIFEST, f"must be readable YAML: {' '.join(str(error).split())}")
+    except ValidationError as error:
+        for each in error.errors():
+            yield Finding(Verdict.BAD, _MANIFEST, ".".join(map(str, each["loc"])) or _MANIFEST, each["msg"])
+    else:
+        yield Finding(Verdict.OK, _MANIFEST, "schema", "every field is what it must be")
+
+
+def _starts(stored: StoredPackage) -> Iterator[Finding]:
+    starts = stored.package.starts
+    readable = 0
+    for start in starts:
+        try:
+            read_start(stored, start)
+        except PackageError as error:
+            yield bad(error)
+        else:
+            readable += 1
+    if not starts:
+        yield Finding(
+            Verdict.NOTE, _MANIFEST, "starts", "none: a world begins from frames that its client brings, or a prompt"
+        )
+    elif readable == len(starts):
+        yield Finding(Verdict.OK, _MANIFEST, "starts", f"{readable} readable, of the model's frames and actions")
+
+
+def _weights(stored: StoredPackage) -> Iterator[Finding]:
+    """Weights in files of their own must be inside: the package travels as one folder."""
+    for name in stored.package.files.named().values():
+        try:
+            graph = onnx.load(str(stored.folder / name), load_external_data=False)
+        except Exception as error:  # the parser's own kinds are not public
+            yield Finding(Verdict.BAD, name, name, f"must be an ONNX model: {' '.join(str(error).split())}")
+            continue
+        for tensor in graph.graph.initializer:
+            for entry in tensor.external_data:
+                place = stored.folder / entry.value
+                if entry.key == "location" and not place.resolve().is_relative_to(stored.folder.resolve()):
+                    yield Finding(
+                        Verdict.BAD, name, tensor.name, f"must have its weights in the package, not in {entry.value}"
+                    )
+
+
+def _graphs(stored: StoredPackage) -> Iterator[Finding]:
+    package, files = stored.package, stored.package.files
+    try:
+        VideoModel(stored, block_counts=dict.fromkeys(Storage, 1))  # opens every graph, and checks its signature
+        codec = Codec(stored)
+        scene = SceneModel(stored, package.prompt, codec) if package.prompt else None
+    except PackageError as error:
+        yield bad(error)
+        return
+    except Exception as error:  # of a graph that takes no rewriting into another storage format
+        yield Finding(Verdict.BAD, files.commit, "storage", f"must bear storage in 16 and 8 bits: {error}")
+        return
+    yield Finding(Verdict.OK, "*.onnx", "signature", "names, types and shapes are the contract's")
+    run = DryRun(stored, codec, _origin(stored))
+    for graph, looks in (
+        (files.denoise, run.denoise),
+        (files.commit, run.commit),
+        (files.decode or files.denoise, run.rollout),
+        *(((files.encode or "", run.codec_batches),) if package.latent else ()),
+    ):
+        try:
+            for verdict, field, found in looks():
+                yield Finding(verdict, graph, field, found)
+        except Exception as error:  # whatever ONNX Runtime raises in the middle of a graph
+            yield Finding(Verdict.BAD, graph, "run", f"must run on any batch: {' '.join(str(error).split())}")
+    if scene and package.prompt:
+        yield _scene(scene, files.scene or "")
+    yield from _storage(stored)
+
+
+def _origin(stored: StoredPackage) -> Origin | None:
+    for start in stored.package.starts:
+        try:
+            return read_start(stored, start)
+        except PackageError:
+            continue
+    return None
+
+
+def _scene(scene: SceneModel, file: str) -> Finding:
+    every = [1 + place % len(scene.spec.words) for place in range(scene.spec.tokens)]
+    try:
+        for tokens in ([0] * scene.spec.tokens, every):
+            asyncio.run(scene.draw(tokens, seed=1))
+    except NotFinite:
+        return Finding(Verdict.BAD, file, "x0", "must be finite for all words and for none")
+    return Finding(Verdict.OK, file, "x0", "finite for all words and for none")
+
+
+def _storage(stored: StoredPackage) -> Iterator[Finding]:
+    """Whether blocks bear being stored in fewer bits."""
+    kv, lines = stored.package.kv, []
+    for storage in Storage:
+        store = BlockStore(stored, storage, block_count=1)
+        lines.append(f"{storage.value} {formats.block_bytes(kv, storage)} bytes")
+        run = DryRun(stored, Codec(stored), _origin(stored), store=store)
+        if not run.finite_in_one_block():
+            yield Finding(Verdict.BAD, _MANIFEST, "kv", f"a block stored as {storage.value} must stay finite")
+    yield Finding(Verdict.OK, _MANIFEST, "kv", f"a block: {', '.join(lines)}")
+
+
+def _papers(stored: StoredPackage) -> Iterator[Finding]:
+    if not (stored.folder / _CARD).is_file():
+        yield Finding(Verdict.NOTE, _CARD, _CARD, "none: say what it was trained on, how, and what it cannot do")
+    for field in ("license", "description"):
+        if not getattr(stored.package, field):
+            yield Finding(Verdict.NOTE, _MANIFEST, field, "empty: whoever is served the model is shown it")

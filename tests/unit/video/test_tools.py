@@ -1,0 +1,304 @@
+"""Packages checked, timed, packed and installed: what is wrong is named by file and field, and nothing wrong passes."""
+
+import hashlib
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from worldtree_runtime.model_package import PackageError, read_package
+from worldtree_runtime.model_repository import package_digest
+from worldtree_runtime.testing import TinyWorld
+from worldtree_video.tools.archive_file import install, pack
+from worldtree_video.tools.bench import bench
+from worldtree_video.tools.findings import Verdict
+from worldtree_video.tools.scaffold import Plan, new
+from worldtree_video.tools.validate import validate
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A tiny world that is finite for each of its actions."""
+    folder = TinyWorld(action_size=2).write(tmp_path)
+    described = yaml.safe_load((folder / "model.yaml").read_text())
+    described["action"] |= {"low": -0.75, "high": 0.75}
+    (folder / "model.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    return folder
+
+
+def bad(folder: Path) -> list[tuple[str, str, str]]:
+    """(file, field, what was expected) of each bad finding."""
+    report = validate(folder)
+    assert report.valid is not any(finding.verdict is Verdict.BAD for finding in report.findings)
+    return [(each.file, each.field, each.found) for each in report.findings if each.verdict is Verdict.BAD]
+
+
+def notes(folder: Path) -> set[str]:
+    return {each.field for each in validate(folder).findings if each.verdict is Verdict.NOTE}
+
+
+def rewired(path: Path, edit: Callable[[onnx.GraphProto], None]) -> None:
+    model = onnx.load(str(path))
+    edit(model.graph)
+    onnx.save(model, str(path))
+
+
+def ahead_of(graph: onnx.GraphProto, name: str, *nodes: onnx.NodeProto, constants: dict[str, np.ndarray]) -> None:
+    """Puts nodes in front of a graph's output `name`: the last of them writes it, from `inner`."""
+    for node in graph.node:
+        for place, output in enumerate(node.output):
+            if output == name:
+                node.output[place] = "inner"
+    graph.node.extend(nodes)
+    graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in constants.items())
+
+
+def test_a_sound_package_has_nothing_bad_and_no_note(package: Path) -> None:
+    report = validate(package)
+    assert report.valid
+    assert not [finding for finding in report.findings if finding.verdict is not Verdict.OK]
+    assert (report.package, report.digest) == ("tiny/1", package_digest(package))
+
+
+def test_every_wrong_field_of_a_manifest_is_named_at_once(package: Path) -> None:
+    described = yaml.safe_load((package / "model.yaml").read_text())
+    described["frames_per_chunk"] = 0
+    described["frame"]["fps"] = -1
+    described["colour"] = "blue"
+    (package / "model.yaml").write_text(yaml.safe_dump(described))
+    assert {field for _, field, _ in bad(package)} == {"frames_per_chunk", "frame.fps", "colour"}
+
+
+def test_a_missing_graph_and_a_wrong_shape_are_named_by_file_and_field(package: Path) -> None:
+    described = yaml.safe_load((package / "model.yaml").read_text())
+    described["kv"]["window"] = 5
+    (package / "model.yaml").write_text(yaml.safe_dump(described))
+    assert bad(package) == [("denoise.onnx", "input table", "must have shape (None, 5), got ['batch', 4]")]
+    (package / "commit.onnx").unlink()
+    assert bad(package) == [("model.yaml", "files.commit", "names commit.onnx, which is missing")]
+
+
+def test_a_file_that_is_no_graph_is_named(package: Path) -> None:
+    (package / "commit.onnx").write_bytes(b"\x08\x07" * 40)
+    ((file, field, _),) = bad(package)
+    assert (file, field) == ("commit.onnx", "graph")
+
+
+def test_a_start_of_another_size_is_named(package: Path) -> None:
+    shutil.copy(package / "starts/dusk.png", package / "starts/dawn.png")
+    assert bad(package) == [("dawn.png", "starts.dawn", "must hold at most 24 pixels, got 18 x 4")]
+
+
+def test_a_graph_whose_bits_depend_on_the_batch_is_refused(package: Path) -> None:
+    def blur(graph: onnx.GraphProto) -> None:
+        # The whole batch's mean leaks into each member, far below what an eye sees.
+        ahead_of(
+            graph,
+            "x0",
+            helper.make_node("ReduceMean", ["inner"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "little"], ["leak"]),
+            helper.make_node("Add", ["inner", "leak"], ["x0"]),
+            constants={"little": np.array(1e-5, np.float32)},
+        )
+
+    rewired(package / "denoise.onnx", blur)
+    found = bad(package)
+    assert [(file, field) for file, field, _ in found] == [("denoise.onnx", "x0")] * 2
+    assert "bit for bit" in found[0][2]
+    assert "one of NaN is seen in another" in found[1][2]
+
+
+def instead_of(graph: onnx.GraphProto, name: str, kind: str, constant: np.ndarray) -> None:
+    """Whatever reads the input `name` reads kind(name, constant) from now on."""
+    for node in graph.node:
+        for place, read in enumerate(node.input):
+            if read == name:
+                node.input[place] = "changed"
+    graph.node.insert(0, helper.make_node(kind, [name, "by"], ["changed"]))
+    graph.initializer.append(numpy_helper.from_array(constant, "by"))
+
+
+def test_a_commit_that_writes_another_block_than_its_own_is_refused(package: Path) -> None:
+    rewired(package / "commit.onnx", lambda graph: instead_of(graph, "slot", "Sub", np.array(1)))
+    file, field, found = bad(package)[0]
+    assert (file, field) == ("commit.onnx", "pool_out")
+    assert found == "must be written only at `slot`; 1 other blocks changed"
+
+
+def test_a_commit_that_does_not_end_in_its_writing_is_refused(package: Path) -> None:
+    def decay(graph: onnx.GraphProto) -> None:
+        ahead_of(
+            graph,
+            "pool_out",
+            helper.make_node("Mul", ["inner", "less"], ["pool_out"]),
+            constants={"less": np.array(0.5, np.float32)},
+        )
+
+    rewired(package / "commit.onnx", decay)
+    ((file, field, _),) = bad(package)
+    assert (file, field) == ("commit.onnx", "output pool_out")
+
+
+def test_a_world_that_is_not_finite_is_refused(package: Path) -> None:
+    def overflow(graph: onnx.GraphProto) -> None:
+        ahead_of(
+            graph,
+            "x0",
+            helper.make_node("Mul", ["inner", "much"], ["larger"]),
+            helper.make_node("Exp", ["larger"], ["x0"]),
+            constants={"much": np.array(1e4, np.float32)},
+        )
+
+    rewired(package / "denoise.onnx", overflow)
+    assert ("denoise.onnx", "x0", "must be finite") in bad(package)
+
+
+def test_weights_outside_the_package_are_refused(package: Path) -> None:
+    def elsewhere(graph: onnx.GraphProto) -> None:
+        tensor = TensorProto(name="stray", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value="../../weights.bin")
+        graph.initializer.append(tensor)
+
+    rewired(package / "denoise.onnx", elsewhere)
+    ((file, field, found),) = bad(package)
+    assert (file, field) == ("denoise.onnx", "stray")
+    assert "../../weights.bin" in found
+
+
+def test_what_is_only_a_pity_is_a_note(package: Path) -> None:
+    described = yaml.safe_load((package / "model.yaml").read_text())
+    described |= {"license": "", "starts": []}
+    (package / "model.yaml").write_text(yaml.safe_dump(described))
+    (package / "MODEL_CARD.md").unlink()
+
+    for graph in ("denoise.onnx", "commit.onnx"):
+        rewired(package / graph, lambda model: instead_of(model, "action", "Mul", np.array(0, np.float32)))
+    assert validate(package).valid
+    assert notes(package) == {"license", "starts", "MODEL_CARD.md", "action"}
+
+
+def test_the_shipped_model_is_valid() -> None:
+    assert bad(ROOT / "models/minigrid/1") == []
+
+
+@pytest.mark.parametrize("world", [TinyWorld(action_size=1, latent=True), TinyWorld(action_size=1, cache_quality=True)])
+def test_latents_and_cache_quality_are_run_as_the_engine_runs_them(tmp_path: Path, world: TinyWorld) -> None:
+    folder = world.write(tmp_path)
+    described = yaml.safe_load((folder / "model.yaml").read_text())
+    described["action"] |= {"low": -0.75, "high": 0.75}
+    (folder / "model.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    assert bad(folder) == []
+
+
+def test_bench_times_what_a_chunk_is_made_of(package: Path) -> None:
+    timed = bench(package, repeats=2)
+    assert [tick.batch for tick in timed.ticks] == [1, 2, 4, 8, 16]
+    one = timed.ticks[0].tick_ms
+    for chunk in timed.chunks:
+        assert chunk.chunk_ms == pytest.approx(chunk.nfe * one + timed.commit_ms)
+        assert chunk.fps == pytest.approx(1e3 / chunk.chunk_ms)
+    fp32, fp16, _ = timed.blocks
+    window = read_package(package / "model.yaml").kv.window
+    assert (fp32.block_bytes, fp32.session_bytes) == (192, 192 * (window + 1))
+    assert fp16.sessions_per_gib == 2 * fp32.sessions_per_gib
+    assert timed.encode_ms is None
+
+
+def test_a_package_packs_to_the_same_bytes_and_installs_whole(package: Path, tmp_path: Path) -> None:
+    one, two = (
+        pack(package, tmp_path / "one.zip"),
+        pack(shutil.copytree(package, tmp_path / "copy/tiny/1"), tmp_path / "two.zip"),
+    )
+    assert one.path
+    assert two.path
+    hashes = [hashlib.sha256(Path(packed.path or "").read_bytes()).hexdigest() for packed in (one, two)]
+    assert hashes[0] == hashes[1]
+
+    installed = install(Path(one.path), tmp_path / "repository")
+    assert installed.path == str(tmp_path / "repository/tiny/1")
+    assert package_digest(tmp_path / "repository/tiny/1") == package_digest(package)
+    assert [path.name for path in (tmp_path / "repository").iterdir()] == ["tiny"], "no scratch is left"
+    assert install(Path(one.path), tmp_path / "repository").path == installed.path, "it is there already"
+    with zipfile.ZipFile(one.path) as archive:
+        archive.extractall(tmp_path / "by-hand")
+    assert package_digest(tmp_path / "by-hand/tiny/1") == package_digest(package)
+
+
+def test_an_invalid_package_is_neither_packed_nor_installed(package: Path, tmp_path: Path) -> None:
+    (package / "denoise.onnx").unlink()
+    packed = pack(package, tmp_path / "broken.zip")
+    assert packed.path is None
+    assert not packed.report.valid
+    assert not (tmp_path / "broken.zip").exists()
+    assert install(package, tmp_path / "repository").path is None
+    assert list((tmp_path / "repository").iterdir()) == []
+
+
+def test_a_version_that_is_installed_is_not_replaced(package: Path, tmp_path: Path) -> None:
+    install(package, tmp_path / "repository")
+    digest = package_digest(tmp_path / "repository/tiny/1")
+    (package / "model.yaml").write_text((package / "model.yaml").read_text().replace("A world for tests", "Another"))
+    with pytest.raises(PackageError, match="another version"):
+        install(package, tmp_path / "repository")
+    assert package_digest(tmp_path / "repository/tiny/1") == digest
+
+
+@pytest.mark.parametrize("name", ["../escape/1/model.yaml", "/tiny/1/model.yaml", "tiny/1/../../../model.yaml"])
+def test_a_zip_that_reaches_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr(name, "format: 1")
+    with pytest.raises(PackageError, match="must lie in NAME/VERSION/"):
+        install(tmp_path / "evil.zip", tmp_path / "repository")
+    assert list((tmp_path / "repository").iterdir()) == []
+
+
+def test_what_is_no_zip_of_one_package_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.zip").write_text("not a zip")
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a/1/model.yaml", "")
+        archive.writestr("b/1/model.yaml", "")
+    for file, said in (("text.zip", "must be a package"), ("two.zip", "must hold one folder")):
+        with pytest.raises(PackageError, match=said):
+            install(tmp_path / file, tmp_path / "repository")
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan("dunes"),
+        Plan("dunes", latent=True, vector=3, frames_per_chunk=3),
+        Plan("dunes", actions=("up", "down"), height_px=48, width_px=64, version="0.1"),
+    ],
+)
+def test_a_new_package_lacks_nothing_but_its_graphs(tmp_path: Path, plan: Plan) -> None:
+    folder = new(plan, tmp_path)
+    package = folder / plan.version
+    read_package(package / "model.yaml")
+    assert bad(package) == [("model.yaml", "files.denoise", "names denoise.onnx, which is missing")]
+    assert {path.name for path in folder.iterdir()} == {"README.md", "export.py", plan.version}
+    source = (folder / "export.py").read_text()
+    compile(source, "export.py", "exec")
+    assert "@" not in source
+    assert plan.name in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("plan", "field"),
+    [
+        (Plan("dunes", height_px=30), "frame.height_px"),
+        (Plan("dunes", actions=("up",), vector=2), "action"),
+        (Plan("Dunes"), "model.yaml"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_and_nothing_is_written(tmp_path: Path, plan: Plan, field: str) -> None:
+    with pytest.raises(PackageError) as caught:
+        new(plan, tmp_path)
+    assert caught.value.field == field
+    assert list(tmp_path.iterdir()) == []

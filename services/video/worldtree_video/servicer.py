@@ -71,7 +71,7 @@ class VideoServicer(VideoGeneratorServicer):
         session = await self._calls.once(
             "CreateSession", request.request_id, lambda: served.worlds.create(recipe, ttl_s=ttl_s, tenant=tenant)
         )
-        served.worlds.get(session.name)  # a repeat may come after its session was closed
+        served = self._still_open(session)
         return pb.CreateSessionResponse(
             session=replies.from_session(session, served),
             frames=replies.from_frames(b"".join(session.branch.origin.chunks), served.package),
@@ -172,15 +172,14 @@ class VideoServicer(VideoGeneratorServicer):
         ttl_s = self._ttl(request)
         tenant = _caller(context).tenant
 
-        async def restore() -> tuple[Session, Served, bool]:
+        async def restore() -> tuple[Session, bool]:
             saved = await asyncio.to_thread(snapshots.decode, await self._snapshot_bytes(request))
             served = self._model(common.ModelRef(name=saved.model, version=saved.version, digest=saved.digest))
             ours = bool(request.snapshot)
-            session, identical = await served.archive.restore(saved, ttl_s=ttl_s, tenant=tenant, ours=ours)
-            return session, served, identical
+            return await served.archive.restore(saved, ttl_s=ttl_s, tenant=tenant, ours=ours)
 
-        session, served, identical = await self._calls.once("Restore", request.request_id, restore)
-        served.worlds.get(session.name)  # a repeat may come after its session was closed
+        session, identical = await self._calls.once("Restore", request.request_id, restore)
+        served = self._still_open(session)
         described, last_frame = await self._standing(session, served)
         return pb.RestoreResponse(session=described, last_frame=last_frame, bit_identical=identical)
 
@@ -222,6 +221,14 @@ class VideoServicer(VideoGeneratorServicer):
         ttl_s = self._ttl(request) if request.HasField("ttl") else None
         session = served.worlds.keep_alive(request.session, ttl_s)
         return pb.KeepAliveResponse(expire_time=replies.from_time(session.expires_s))
+
+    def _still_open(self, session: Session) -> Served:
+        """The model of a session that was just opened; a repeat of the call may come after it was closed, and when
+        another version is the newest.
+        """
+        served = self._catalog.of_session(session.name)
+        served.worlds.get(session.name)
+        return served
 
     def _model(self, ref: common.ModelRef) -> Served:
         if not ref.name:

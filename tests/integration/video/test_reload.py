@@ -271,6 +271,18 @@ async def test_a_version_that_comes_back_while_it_has_sessions_takes_new_ones_ag
     assert (await video.get(session)).session.model.version == "2"
 
 
+async def test_a_create_that_is_repeated_when_another_version_is_the_newest_gets_its_session(
+    start_video: Any, models: Path
+) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    request = pb.CreateSessionRequest(model=video.model, origin=pb.Origin(start="dusk"), request_id="once")
+    first = await video.stub.CreateSession(request)
+    publish(models, TWO)
+    await video.until(lambda: serves(video, "2"))
+    again = await video.stub.CreateSession(request)
+    assert (again.session.session, again.session.model.version) == (first.session.session, "1")
+
+
 async def test_gauges_count_all_versions_of_a_model_and_readiness_asks_those_that_take_sessions(
     start_video: Any, models: Path
 ) -> None:

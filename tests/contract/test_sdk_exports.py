@@ -12,10 +12,10 @@ PUBLIC = {
     "Aborted", "Action", "Begun", "Cancelled", "Chunk", "Client", "Clip", "ContinuousActions", "DataLoss",
     "DeadlineExceeded", "FailedPrecondition", "Forked", "FpsUnavailable", "InternalError", "InvalidRequest",
     "KvPolicy", "LiveActions", "MissingExtra", "ModelInfo", "ModelStatus", "NotFound", "Paused", "PermissionDenied",
-    "Play", "PlayStatus", "PlayedChunk", "PromptSpace", "ReplicaStatus", "ResourceExhausted", "Resumed", "Rewound", "Rollout",
-    "SessionBusy", "SessionClosed", "SessionInfo", "SessionStatus", "Sharing", "Snapshot", "Start", "StorageFormat",
-    "TenantShare", "Tick", "Tier", "Timing", "Unauthenticated", "Unavailable", "Unimplemented", "World",
-    "WorldtreeError", "__version__", "aio",
+    "Play", "PlayStatus", "PlayedChunk", "PromptSpace", "ReplicaStatus", "ResourceExhausted", "Resumed", "Rewound",
+    "Rollout", "SessionBusy", "SessionClosed", "SessionInfo", "SessionStatus", "Sharing", "Snapshot", "Start",
+    "StorageFormat", "TenantShare", "Tick", "Tier", "Timing", "Unauthenticated", "Unavailable", "Unimplemented",
+    "World", "WorldtreeError", "__version__", "aio",
 }  # fmt: skip
 CLIENT = {
     "address", "close", "generate", "introspect", "model", "models", "replicas", "restore", "session", "sessions",

@@ -32,6 +32,8 @@ EPILOGUE = ("forward", "left")
 IMAGINED = (("forward", "forward", "right"), ("forward", "right", "forward"), ("right", "forward", "forward"))
 PLAYED = ("left", "forward", "forward", "right", "forward", "left", "left", "forward")
 REWIND_CHUNKS = 3
+PROMPT_COUNT, PROMPT_SEEDS = 3, (1, 2, 3)
+LOOK_AROUND = ("right", "right", "right", "right")
 
 
 @dataclass(slots=True)
@@ -79,6 +81,8 @@ class Story:
             self._imagine()
             self._play()
             self._generate()
+            if self._model.prompt_space and self._model.prompt_space.examples:
+                self._prompt(self._model.prompt_space.examples)
         finally:
             for world in self._worlds:
                 world.close()
@@ -100,12 +104,11 @@ class Story:
             hold=8,
         )
         with self.report.step("steer it", len(self._trunk_actions)):
-            frames = [self._last_of_chunk(self._world.step(action)) for action in self._trunk_actions]
-        self._trunk_frames = frames
-        self._tip = self.root.grow(self._trunk_actions, frames)
-        for action, frame in zip(self._trunk_actions, frames, strict=True):
-            self.film.add("Steer it: every frame is generated", Panel(frame, "the trunk", action), hold=4)
-        per_chunk_ms = self.report.steps[-1]["elapsed_ms"] / len(frames)
+            self._trunk_chunks = [self._world.step(action) for action in self._trunk_actions]
+        self._tip = self.root.grow(self._trunk_actions, _lasts(self._trunk_chunks))
+        for action, chunk in zip(self._trunk_actions, self._trunk_chunks, strict=True):
+            self.film.add("Steer it: every frame is generated", Panel(chunk, "the trunk", action), hold=4)
+        per_chunk_ms = self.report.steps[-1]["elapsed_ms"] / len(self._trunk_chunks)
         self.report.figures["step_ms_per_chunk"] = round(per_chunk_ms, 2)
 
     def _futures(self) -> None:
@@ -123,7 +126,7 @@ class Story:
         with self.report.step("walk the futures", sum(map(len, self._plans))):
             for depth in range(len(self._plans[0])):
                 for branch, plan, walk in zip(self._branches, self._plans, walks, strict=True):
-                    walk.append(self._last_of_chunk(branch.step(plan[depth])))
+                    walk.append(branch.step(plan[depth]))
                 self.film.add(
                     "Fork it: three futures share one past, nothing is copied",
                     *(
@@ -140,7 +143,7 @@ class Story:
         for index, (plan, walk) in enumerate(zip(self._plans, walks, strict=True)):
             if index == 1:
                 continue  # the one that has second thoughts, below
-            end = self._tip.grow(plan, walk, colour=branch_colour(index))
+            end = self._tip.grow(plan, _lasts(walk), colour=branch_colour(index))
             self._tip.children[-1].label = self._name(index)
             self._ends.append(end)
 
@@ -152,27 +155,26 @@ class Story:
         with self.report.step(f"rewind {REWIND_CHUNKS} chunks"):
             frame = branch.rewind(REWIND_CHUNKS)
         self.report.figures["rewind_ms"] = self.report.steps[-1]["elapsed_ms"]
-        self.report.checks["rewind_shows_the_frame_of_then"] = np.array_equal(frame, walk[kept - 1])
+        self.report.checks["rewind_shows_the_frame_of_then"] = np.array_equal(frame, walk[kept - 1][-1])
         name, colour = self._name(1), branch_colour(1)
         for depth in reversed(range(kept - 1, len(plan))):
-            self.film.add("Rewind one: back in time", Panel(walk[depth], name, "rewind", colour, faded=True), hold=2)
+            back = Panel(walk[depth][::-1], name, "rewind", colour, faded=True)
+            self.film.add("Rewind one: back in time", back, hold=2)
         replay = self._keep(branch.fork())
         with self.report.step("replay what was rewound", REWIND_CHUNKS):
             again = replay.step(plan[kept:])
-        self.report.checks["replay_is_bit_identical"] = np.array_equal(
-            again[self._model.frames_per_chunk - 1 :: self._model.frames_per_chunk], np.stack(walk[kept:])
-        )
+        self.report.checks["replay_is_bit_identical"] = np.array_equal(again, np.concatenate(walk[kept:]))
         thoughts = self._names(SECOND_THOUGHT)
         with self.report.step("take another way", len(thoughts)):
-            frames = [self._last_of_chunk(branch.step(action)) for action in thoughts]
-        for action, image in zip(thoughts, frames, strict=True):
-            self.film.add("Rewind one: and take another way", Panel(image, name, action, colour), hold=4)
-        fork_point = self._tip.grow(plan[:kept], walk[:kept], colour=colour)
+            chunks = [branch.step(action) for action in thoughts]
+        for action, chunk in zip(thoughts, chunks, strict=True):
+            self.film.add("Rewind one: and take another way", Panel(chunk, name, action, colour), hold=4)
+        fork_point = self._tip.grow(plan[:kept], _lasts(walk[:kept]), colour=colour)
         # Between the other two, where its lane belongs.
         self._tip.children.insert(1, self._tip.children.pop())
         self._tip.children[1].label = name
-        fork_point.grow(thoughts, frames, colour=colour)
-        fork_point.grow(plan[kept:], walk[kept:], colour=colour, kind=Kind.REWOUND)
+        fork_point.grow(thoughts, _lasts(chunks), colour=colour)
+        fork_point.grow(plan[kept:], _lasts(walk[kept:]), colour=colour, kind=Kind.REWOUND)
         fork_point.children[-1].label = "rewound"
 
     def _save_and_restore(self) -> None:
@@ -186,15 +188,14 @@ class Story:
             twin = self._keep(self._client.restore(snapshot))
         epilogue = self._names(EPILOGUE)
         with self.report.step("walk both", 2 * len(epilogue)):
-            ours, theirs = branch.step(epilogue), twin.step(epilogue)
+            ours, theirs = self._chunks(branch.step(epilogue)), self._chunks(twin.step(epilogue))
         identical = np.array_equal(ours, theirs) and branch.state_hash == twin.state_hash
         self.report.checks["restored_world_is_bit_identical"] = identical
-        chunk = self._model.frames_per_chunk
         end = self._ends[1]
-        end.grow(epilogue, list(ours[chunk - 1 :: chunk]), colour=colour)
-        end.grow(epilogue, list(theirs[chunk - 1 :: chunk]), colour=colour, kind=Kind.RESTORED)
+        end.grow(epilogue, _lasts(ours), colour=colour)
+        end.grow(epilogue, _lasts(theirs), colour=colour, kind=Kind.RESTORED)
         end.children[-1].label = "restored: identical" if identical else "restored: DIFFERENT"
-        for action, mine, its in zip(epilogue, ours[chunk - 1 :: chunk], theirs[chunk - 1 :: chunk], strict=True):
+        for action, mine, its in zip(epilogue, ours, theirs, strict=True):
             self.film.add(
                 "Save and restore: " + ("the same frames, bit for bit" if identical else "frames differ"),
                 Panel(mine, self._name(2), action, colour),
@@ -223,12 +224,11 @@ class Story:
             frames = lived.step(sequences[0])
         assert rollouts[0].frames is not None
         self.report.checks["imagined_future_comes_true"] = np.array_equal(frames, rollouts[0].frames)
-        chunk = self._model.frames_per_chunk
         shown: list[list[Frames]] = []
         for sequence, rollout in zip(sequences, rollouts, strict=True):
             assert rollout.frames is not None
-            shown.append(list(rollout.frames[chunk - 1 :: chunk]))
-            self._imagined(self._ends[0], sequence, shown[-1])
+            shown.append(self._chunks(rollout.frames))
+            self._imagined(self._ends[0], sequence, _lasts(shown[-1]))
         for depth in range(len(sequences[0])):
             self.film.add(
                 "Rollout: imagine futures before acting",
@@ -268,7 +268,7 @@ class Story:
             self.report.figures["control_latency_ms"] = round(statistics.median(latencies_ms), 2)
         self.report.figures["play_late_ms_max"] = round(max(chunk.late_s for chunk in played) * 1e3, 2)
         for chunk, action in zip(played, actions, strict=False):
-            self.film.add("Play: live, a key press at a time", Panel(chunk.frames[-1], "live", action, INK), hold=3)
+            self.film.add("Play: live, a key press at a time", Panel(chunk.frames, "live", action, INK), hold=3)
 
     def _generate(self) -> None:
         """The trunk again, in one call without a session: the same frames."""
@@ -277,10 +277,30 @@ class Story:
             clip = self._client.generate(
                 self._model, start=self._start, actions=self._trunk_actions, seed=SEED, nfe=self._nfe
             )
-        chunk = self._model.frames_per_chunk
-        self.report.checks["clip_equals_the_session"] = np.array_equal(
-            clip.frames[chunk - 1 :: chunk], np.stack(self._trunk_frames)
-        )
+        self.report.checks["clip_equals_the_session"] = np.array_equal(clip.frames, np.concatenate(self._trunk_chunks))
+
+    def _prompt(self, examples: Sequence[str]) -> None:
+        """Opens worlds with words, three of each prompt, and looks around in them."""
+        self._progress("opening worlds with words")
+        first: list[Frames] = []
+        for prompt in examples[:PROMPT_COUNT]:
+            with self.report.step(f"open worlds with words: {prompt}", len(PROMPT_SEEDS) * len(LOOK_AROUND)):
+                worlds = [
+                    self._keep(self._client.world(self._model, prompt=prompt, seed=seed, nfe=self._nfe))
+                    for seed in PROMPT_SEEDS
+                ]
+                scenes = [world.last_frame for world in worlds]
+                looks = [self._chunks(world.step(self._names(LOOK_AROUND))) for world in worlds]
+            first += scenes
+            title = f'Say it: "{prompt}"'
+            named = [f"seed {seed}" for seed in PROMPT_SEEDS]
+            self.film.add(title, *map(Panel, scenes, named, ["drawn from noise and words"] * len(named)), hold=8)
+            for depth, action in enumerate(self._names(LOOK_AROUND)):
+                panels = [Panel(look[depth], name, action) for look, name in zip(looks, named, strict=True)]
+                self.film.add(title, *panels, hold=3)
+        again = self._keep(self._client.world(self._model, prompt=examples[0], seed=PROMPT_SEEDS[0], nfe=self._nfe))
+        self.report.checks["equal_words_and_seed_open_equal_worlds"] = np.array_equal(again.last_frame, first[0])
+        self.report.checks["seeds_vary_a_scene"] = len({scene.tobytes() for scene in first[: len(PROMPT_SEEDS)]}) > 1
 
     def _keep(self, world: World) -> World:
         self._worlds.append(world)
@@ -293,9 +313,14 @@ class Story:
     def _name(self, index: int) -> str:
         return f"future {'ABCDEF'[index]}"
 
-    def _last_of_chunk(self, frames: Frames) -> Frames:
-        image: Frames = frames[-1]
-        return image
+    def _chunks(self, frames: Frames) -> list[Frames]:
+        """Frames of whole chunks as [frames_per_chunk, height, width, 3] each."""
+        return np.split(frames, len(frames) // self._model.frames_per_chunk)
+
+
+def _lasts(chunks: Sequence[Frames]) -> list[Frames]:
+    """What each chunk ends with: [height, width, 3]."""
+    return [chunk[-1] for chunk in chunks]
 
 
 def _play_one_by_one(world: World, actions: list[str], *, fps: float) -> list[PlayedChunk]:

@@ -18,9 +18,9 @@ COLUMNS = 3
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One world at one moment."""
+    """One world at one moment, or in the moments of one chunk."""
 
-    frame: Frames = field(repr=False)  # [height, width, 3]
+    frames: Frames = field(repr=False)  # [height, width, 3] or [frames, height, width, 3]
     name: str
     action: str
     colour: Colour = INK
@@ -55,11 +55,15 @@ class Film:
     def render(self) -> Iterator[Frames]:
         """Each frame of the film, [height, width, 3]."""
         for shot in self._shots:
-            pixels = np.asarray(self._paint(shot))
-            for _ in range(shot.hold):
-                yield pixels
+            # A chunk of many frames moves while it is held; each picture is painted once.
+            painted: dict[tuple[int, ...], Frames] = {}
+            for tick in range(shot.hold):
+                moment = tuple(tick * _count(panel) // shot.hold for panel in shot.panels)
+                if moment not in painted:
+                    painted[moment] = np.asarray(self._paint(shot, moment))
+                yield painted[moment]
 
-    def _paint(self, shot: Shot) -> Image.Image:
+    def _paint(self, shot: Shot, moment: Sequence[int]) -> Image.Image:
         panel_width, panel_height = self._panel
         width = COLUMNS * panel_width + (COLUMNS + 1) * GAP_PX
         height = TITLE_PX + panel_height + CAPTION_PX
@@ -68,8 +72,8 @@ class Film:
         draw.text((GAP_PX, TITLE_PX / 2), shot.title, INK, font(24, bold=True), anchor="lm")
         # One or two panels stand in the middle.
         left = (width - len(shot.panels) * (panel_width + GAP_PX) + GAP_PX) // 2
-        for panel in shot.panels:
-            picture = picture_of(panel.frame, self._scale)
+        for panel, place in zip(shot.panels, moment, strict=True):
+            picture = picture_of(panel.frames if panel.frames.ndim == 3 else panel.frames[place], self._scale)
             if panel.faded:
                 picture = fade(picture, 0.6)
             draw.rectangle((left - 4, TITLE_PX - 4, left + panel_width + 3, TITLE_PX + panel_height + 3), panel.colour)
@@ -81,3 +85,7 @@ class Film:
             draw.text((left, below + 24), fit(panel.action, font(16), panel_width), FAINT, font(16))
             left += panel_width + GAP_PX
         return image
+
+
+def _count(panel: Panel) -> int:
+    return 1 if panel.frames.ndim == 3 else len(panel.frames)

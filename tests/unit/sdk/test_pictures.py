@@ -76,6 +76,18 @@ def test_a_film_keeps_its_size_whatever_the_panels() -> None:
     assert rendered[0].shape[0] % 2 == rendered[0].shape[1] % 2 == 0
 
 
+def test_a_chunk_of_many_frames_moves_while_it_is_held() -> None:
+    film = Film(frame(0))
+    chunk = np.stack([frame(seed) for seed in range(4)])
+    film.add("moving", Panel(chunk, "live", "forward"), Panel(frame(9), "still", "wait"), hold=4)
+    film.add("slowly", Panel(chunk[:2], "live", "forward"), hold=4)
+    rendered = list(film.render())
+    assert len(rendered) == 8
+    assert len({pixels.tobytes() for pixels in rendered[:4]}) == 4
+    slow = [pixels.tobytes() for pixels in rendered[4:]]
+    assert slow[0] == slow[1] != slow[2] == slow[3]
+
+
 def test_a_sheet_has_a_row_for_each_rollout() -> None:
     rollouts = [
         Rollout(("left",) * count, np.stack([frame(i) for i in range(count)]), "hash", None, ()) for count in (1, 3)

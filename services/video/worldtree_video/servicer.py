@@ -60,7 +60,10 @@ class VideoServicer(VideoGeneratorServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         await context.send_initial_metadata(((REPLICA_KEY, self._settings.replica),))
-        return pb.GetModelResponse(model=replies.from_model(self._model(request.model)))
+        ref = request.model
+        # A session's own model, as its replies name it, can be looked up for as long as there are sessions of it.
+        served = self._model(ref, leaving=bool(ref.version and ref.digest))
+        return pb.GetModelResponse(model=replies.from_model(served))
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
         self._adoption.check_admitting()
@@ -230,10 +233,10 @@ class VideoServicer(VideoGeneratorServicer):
         served.worlds.get(session.name)
         return served
 
-    def _model(self, ref: common.ModelRef) -> Served:
+    def _model(self, ref: common.ModelRef, *, leaving: bool = False) -> Served:
         if not ref.name:
             raise InvalidRequest("model.name", "model.name must be set")
-        return self._catalog.resolve(ref)
+        return self._catalog.resolve(ref, leaving=leaving)
 
     def _check_snapshot_size(self, size_bytes: int, include_data: bool) -> None:
         store_bytes = self._settings.snapshot_store_mib << 20

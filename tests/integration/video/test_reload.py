@@ -137,6 +137,8 @@ async def test_a_new_version_comes_and_the_old_one_goes_under_live_load_and_no_c
         await video.until(lambda: [entry.stored.version for entry in video.catalog.newest()] == ["2"])
         await video.until(lambda: any(map(video.catalog.is_leaving, video.catalog)))
         assert (await video.refused(video.stub.CreateSession(explicit))).reason == "MODEL_NOT_FOUND"
+        described = await video.stub.GetModel(pb.GetModelRequest(model=pinned.model))
+        assert described.model.ref == pinned.model, "whoever has a session of it can ask for the names of its actions"
         frames += await walk(video, old, 9)
         (child,) = (await video.stub.Fork(pb.ForkRequest(session=old, seeds=[7]))).sessions
         assert await walk(video, child.session, 27) == expected[27:], "it forks where it ends"

@@ -58,7 +58,7 @@ def main(
         Path, typer.Option(help="saved at the end of each part; a part that is there is kept")
     ] = DEFAULT_CHECKPOINT,
     odometer_steps: int = 8000,
-    localiser_steps: int = 2500,
+    localiser_steps: int = 3000,
     seed: int = 0,
 ) -> None:
     """Trains both, and prints the errors on held-out walks, in map units."""
@@ -100,10 +100,10 @@ def main(
         localiser = place.Localiser()
         adam = torch.optim.AdamW(localiser.parameters(), weight_decay=0.05)
         for step in range(localiser_steps):
-            walk, chunk = rng.integers(train, size=BATCH // 4), rng.integers(chunks, size=BATCH // 4)
-            latents = torch.from_numpy(codes[walk, chunk].astype(np.float32))
+            at = rng.integers(train, size=BATCH // 8), rng.integers(chunks, size=BATCH // 8)
+            latents = torch.from_numpy(codes[at].astype(np.float32))
             latents = latents + 0.1 * torch.randn_like(latents)
-            far, off = localiser_error(localiser, latents, poses[torch.from_numpy(walk), torch.from_numpy(chunk)])
+            far, off = localiser_error(localiser, latents, poses[at])
             loss = F.smooth_l1_loss(far, torch.zeros_like(far), beta=0.2) + off.mean()
             optimise(localiser, loss, adam, rate(step, localiser_steps), 2e-3)
             if (step + 1) % 200 == 0:

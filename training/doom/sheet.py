@@ -1,0 +1,29 @@
+"""The contact sheet: held-out walks, the real frames above, the served ones below."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+UInt8 = npt.NDArray[np.uint8]
+COLUMNS = (1, 2, 3, 4, 6, 8, 12, 16)  # depths shown
+
+
+def save_sheet(path: Path, start: UInt8, truth: UInt8, made: UInt8, *, walks: int = 5, zoom: int = 2) -> None:
+    """Last frames of chunks. start [N, F, 64, 80, 3]; truth and made [N, T, F, 64, 80, 3]; the first `walks` of N."""
+    width = start.shape[3]
+    blocks = []
+    for k in range(walks):
+        rows = [
+            np.concatenate([start[k, -1], *(chunks[k, depth - 1, -1] for depth in COLUMNS)], axis=1)
+            for chunks in (truth, made)
+        ]
+        for row in rows:
+            row[:, width - 1 : width + 1] = 255  # left of it, what both were given
+        gap = np.full((4, rows[0].shape[1], 3), 255, np.uint8)
+        blocks += [*rows, gap]
+    picture = Image.fromarray(np.concatenate(blocks[:-1]))
+    picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(path, optimize=True)

@@ -32,12 +32,12 @@ from training.minigrid.train import keep_freed_memory
 
 Method = Literal["pairs", "dmd", "sc-dmd", "salt"]
 OUT = Path("out/training/minigrid")
-STEPS: dict[str, int] = {"pairs": 60, "dmd": 75, "sc-dmd": 75, "salt": 75}  # rollouts, CHUNKS updates each
-LR: dict[str, tuple[float, float]] = {"pairs": (0.01, 1e-3), "critic": (0.004, 4e-4), "student": (0.002, 3e-4)}
-SESSIONS, CHUNKS, START_MAX = 12, 4, 8
+STEPS: dict[str, int] = {"pairs": 25, "dmd": 36, "sc-dmd": 36, "salt": 36}  # rollouts, CHUNKS updates each
+LR: dict[str, tuple[float, float]] = {"pairs": (0.004, 6e-4), "critic": (0.003, 4e-4), "student": (0.002, 3e-4)}
+SESSIONS, CHUNKS, START_MAX = 16, 4, 8
 IMPROVED_LEVEL, IMPROVED_QUALITY = 0.35, 4
 KEPT = ("dmd", "sc-dmd")  # compared with the shipped student, which is in its package
-CONSISTENCY_WEIGHT, ALIGNMENT_WEIGHT = 0.5, 1.0
+CONSISTENCY_WEIGHT, ALIGNMENT_WEIGHT = 0.5, 0.5
 app = typer.Typer(add_completion=False)
 
 
@@ -134,9 +134,10 @@ class Distillation:
         """Logits of the answers at once, and what was measured."""
         model = self.student.model
         noise = torch.randn((len(action), *self._shape), generator=generator)
-        ids = matching.teacher_answer(self.teacher, noise, action, sessions.past(self.teacher, action))
         keep = gaps(len(action), model.config.window, generator)
-        loss, first = matching.pair_loss(model, noise, ids, action, sessions.past(model, action, keep), generator)
+        own, teacher = sessions.pasts((model, self.teacher), action, keep)
+        ids = matching.teacher_answer(self.teacher, noise, action, teacher)
+        loss, first = matching.pair_loss(model, noise, ids, action, own, generator)
         self.student.update(loss, factor)
         agree = (first.argmax(-1) == ids)[new].float().mean().item() if new.any() else 1.0
         return first.detach(), {"nfe": 1.0, "loss": loss.item(), "agree_new": agree}
@@ -147,7 +148,7 @@ class Distillation:
         """Logits of the student's last answers, and what was measured: of that, `nfe` is how many it gave."""
         student, critic = self.student.model, self.critic.model
         keep = gaps(len(action), student.config.window, generator)
-        past = sessions.past(student, action, keep)
+        past, *pasts = sessions.pasts((student, self.teacher, critic), action, keep)
         x, t = torch.randn((len(action), *self._shape), generator=generator), torch.ones(len(action))
         nfe = 1 + int(torch.randint(2, (), generator=generator))
         if nfe == 2:
@@ -157,7 +158,6 @@ class Distillation:
             x = matching.renoise(x0, t, torch.randn(x.shape, generator=generator))
         features, heard = student.features(x, t, action, past)
         logits = student.head(features) + heard
-        pasts = (sessions.past(self.teacher, action, keep), sessions.past(critic, action, keep))
         loss, apart = matching.matching_loss(logits, self.teacher, critic, action, pasts, generator)
         stats = {"nfe": float(nfe), f"apart_{nfe}": apart}
         if self.method != "dmd":
@@ -165,13 +165,13 @@ class Distillation:
             loss, stats["consistency"] = loss + CONSISTENCY_WEIGHT * extra, extra.item()
         if better is not None:
             with torch.no_grad():
-                high, _ = student.features(x, t, action, better.past(student, action, keep))
+                high, _ = student.features(x, t, action, better.pasts((student,), action, keep)[0])
             same = (sessions.places() == better.places()).all(-1).float()
             extra = matching.alignment_loss(features, high, same)
             loss, stats["alignment"] = loss + ALIGNMENT_WEIGHT * extra, extra.item()
         self.student.update(loss, factor)
         answer = logits.detach()
-        miss = matching.critic_loss(critic, answer.softmax(-1), action, sessions.past(critic, action, keep), generator)
+        miss = matching.critic_loss(critic, answer.softmax(-1), action, pasts[1], generator)
         self.critic.update(miss, factor)
         return answer, {**stats, "critic": miss.item()}
 
@@ -180,7 +180,8 @@ class Distillation:
         """The same frames after one more evaluation, the teacher's: what they show stays, blends are decided."""
         t = torch.full((len(made),), IMPROVED_LEVEL)
         x = matching.renoise(made, t, torch.randn(made.shape, generator=generator))
-        return self.teacher.mix(self.teacher.denoise(x, t, action, better.past(self.teacher, action)))
+        keep = torch.ones(len(made), self.teacher.config.window, dtype=torch.bool)
+        return self.teacher.mix(self.teacher.denoise(x, t, action, better.pasts((self.teacher,), action, keep)[0]))
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -196,6 +197,8 @@ def run(method: Method, data: Path, folder: Path, seed: int, steps: int) -> Worl
         Learner(load_state(begin), lr=LR["pairs" if method == "pairs" else "student"]),
         Learner(load_state(TEACHER), lr=LR["critic"]),
     )
+    for name, p in job.critic.model.named_parameters():
+        p.requires_grad_("quality" not in name)  # a score is the frame's, however the cache was made
     checkpoint = folder / f"{method}.pt"
     done, spent_s = 0, 0.0
     if checkpoint.exists():
@@ -223,7 +226,7 @@ def run(method: Method, data: Path, folder: Path, seed: int, steps: int) -> Worl
             torch.save({**state, "spent_s": spent_s + now - started}, part)
             part.replace(checkpoint)
             saved = now
-        if (step + 1) % 5 == 0 or step + 1 == steps:
+        if (step + 1) % 3 == 0 or step + 1 == steps:
             means = {name: round(sum(v) / len(v), 4) for name, v in totals.items()}
             left = (now - started) / (step + 1 - done) * (steps - step - 1)
             typer.echo(json.dumps({"method": method, "step": step + 1, "left_s": round(left), **means}))

@@ -22,7 +22,6 @@ import asyncio
 import json
 import platform
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,91 +32,26 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.minigrid import pose, served, tiles
+from training.minigrid import compare, pose, served, tiles
 from training.minigrid.data import FIRST_SEED, Episode, record_many
-from training.minigrid.determined import determined_cells
 from training.minigrid.legal import legal_views
-from training.minigrid.package import Histories, Package, none_actions
+from training.minigrid.package import Package
+from training.minigrid.rolling import (
+    BATCH,
+    DEPTHS,
+    LONG_DEPTH,
+    REAL_TOLERANCE,
+    START_COUNT,
+    Rollouts,
+    Truth,
+    roll,
+    share,
+    truth_of,
+)
 
-START_COUNT = 8
-REAL_TOLERANCE = 2.0  # of 255, mean absolute error of a tile
-DEPTHS = (1, 4, 8, 16)
-LONG_DEPTH = 64
 DEFAULT_PACKAGE = Path("models/minigrid/1")
-BATCH = 16
+DEFAULT_METHODS = Path("out/training/minigrid/methods.json")
 app = typer.Typer(add_completion=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Rollouts:
-    """Generated frames of many episodes, judged tile by tile."""
-
-    ids: npt.NDArray[np.int64]  # [episode, depth, 49] nearest tiles
-    real: npt.NDArray[np.bool_]  # [episode, depth, 49]
-    frames: npt.NDArray[np.uint8]  # [episode, depth, 56, 56, 3]
-
-
-def generate(
-    package: Package,
-    episodes: list[Episode],
-    actions: npt.NDArray[np.int64],
-    *,
-    levels: list[float],
-    kind: str,
-    seed: int,
-) -> Rollouts:
-    """Feeds each episode's first START_COUNT frames, then rolls out `actions` [episode, depth]."""
-    parts: list[npt.NDArray[np.uint8]] = []
-    for first in range(0, len(episodes), BATCH):
-        group = episodes[first : first + BATCH]
-        history = Histories(package, len(group), seed=seed + first)
-        for k in range(START_COUNT):
-            frames = tiles.draw_frame(np.stack([e.ids[k] for e in group]))
-            led = none_actions(len(group)) if k == 0 else np.array([e.actions[k] for e in group], np.int64)
-            history.observe(frames, led)
-        steps = actions[first : first + BATCH].T
-        made = [history.step(np.ascontiguousarray(a), levels=levels, kind=kind) for a in steps]
-        parts.append(np.stack(made, axis=1))
-    frames = np.concatenate(parts)
-    ids, errors = tiles.nearest_tile(frames)
-    return Rollouts(ids, errors <= REAL_TOLERANCE, frames)
-
-
-def future_actions(episodes: list[Episode], depth: int) -> npt.NDArray[np.int64]:
-    return np.stack([e.actions[START_COUNT : START_COUNT + depth] for e in episodes]).astype(np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """True futures and which of their cells are determined, [episode, depth, 49]."""
-
-    ids: npt.NDArray[np.uint8]
-    plain: npt.NDArray[np.bool_]
-    strict: npt.NDArray[np.bool_]
-    last: npt.NDArray[np.uint8]  # [episode, 49], the last real frame
-    first_actions: npt.NDArray[np.int64]  # [episode, depth]
-    env_ids: list[str]
-
-
-def truth_of(episodes: list[Episode], *, depth: int, window: int) -> Truth:
-    total = START_COUNT + depth
-    masks = [
-        determined_cells(e.ids[:total], e.poses[:total], e.actions[:total], start_count=START_COUNT, window=window)
-        for e in episodes
-    ]
-    return Truth(
-        ids=np.stack([e.ids[START_COUNT:total] for e in episodes]),
-        plain=np.stack([plain[START_COUNT:] for plain, _ in masks]),
-        strict=np.stack([strict[START_COUNT:] for _, strict in masks]),
-        last=np.stack([e.ids[START_COUNT - 1] for e in episodes]),
-        first_actions=future_actions(episodes, depth),
-        env_ids=[e.env_id for e in episodes],
-    )
-
-
-def share(hits: npt.NDArray[np.bool_], where: npt.NDArray[np.bool_]) -> float | None:
-    """Share of hits among the cells of `where`; None when there are none."""
-    return float(hits[where].mean()) if where.any() else None
 
 
 def _text(value: float | None) -> str:
@@ -201,39 +135,45 @@ def group_rows(made: Rollouts, truth: Truth, nfe: int) -> list[dict[str, Any]]:
 
 
 def measure(
-    package: Package, *, episode_count: int, long_count: int, nfes: list[int], split: str = "test"
+    package: Package,
+    *,
+    episode_count: int,
+    long_count: int,
+    nfes: list[int],
+    methods: Path | None = None,
+    split: str = "test",
 ) -> tuple[list[dict[str, Any]], dict[int, Rollouts], list[Episode]]:
-    """All rows, the rollouts by nfe and the episodes they belong to."""
-    sampler = package.manifest["sampler"]
-    kind, default = sampler["kind"], sampler["default_nfe"]
+    """All rows, the rollouts by nfe and the episodes they belong to.
+
+    `methods`: a file of what was measured of models that are not shipped.
+    """
+    default = package.manifest["sampler"]["default_nfe"]
     depth = max(DEPTHS)
-    episodes = record_many(split, episode_count, length=START_COUNT + depth, check_rate=0.02, lively=True)
-    long = record_many(split, long_count, length=START_COUNT + LONG_DEPTH, check_rate=0.0, lively=True)
+    episodes = record_many(split, episode_count, length=START_COUNT + LONG_DEPTH, check_rate=0.02, lively=True)
     truth = truth_of(episodes, depth=depth, window=package.window)
     rows: list[dict[str, Any]] = []
     by_nfe: dict[int, Rollouts] = {}
+    compared: list[dict[str, Any]] = []
     for nfe in nfes:
-        levels = package.schedule(nfe)
-        made = generate(package, episodes, future_actions(episodes, depth), levels=levels, kind=kind, seed=1)
-        by_nfe[nfe] = made
-        rows += depth_rows(made, truth, nfe)
-        rows.append(imagination_row(made, truth, nfe))
-        turns = np.full((len(episodes), 4), pose.LEFT, np.int64)
-        closed = generate(package, episodes, turns, levels=levels, kind=kind, seed=2)
-        equal = closed.ids[:, -1] == truth.last
-        rows.append({"kind": "loop", "nfe": nfe, "loop_closure": float(equal.mean())})
-        far = generate(package, long, future_actions(long, LONG_DEPTH), levels=levels, kind=kind, seed=3)
+        run = roll(package, episodes, levels=package.schedule(nfe), long_count=long_count)
+        by_nfe[nfe] = run.made
+        rows += depth_rows(run.made, truth, nfe)
+        rows.append(imagination_row(run.made, truth, nfe))
+        rows.append({"kind": "loop", "nfe": nfe, "loop_closure": run.loop_closure})
         rows.append(
             {
                 "kind": "long",
                 "nfe": nfe,
                 "depth": LONG_DEPTH,
-                "real_share": float(far.real[:, -1].mean()),
-                "legal_share": float(legal_views(far.ids[:, -1]).mean()),
+                "real_share": float(run.far.real[:, -1].mean()),
+                "legal_share": float(legal_views(run.far.ids[:, -1]).mean()),
             }
         )
+        if nfe in compare.STUDENT_NFES:
+            compared.append(compare.method_row(run, truth, compare.STUDENT, nfe))
         if nfe == default:
-            rows += group_rows(made, truth, nfe)
+            rows += group_rows(run.made, truth, nfe)
+    rows += compare.other_rows(package.folder, episodes, long_count, truth, methods) + compared
     return rows, by_nfe, episodes
 
 
@@ -308,6 +248,13 @@ def print_table(bars: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
             accuracy = ["", _text(r["depth_8"]), "", f"{r['session_bytes'] / 1024:.0f} KiB", _text(r["loop_closure"])]
             table.add_row(f"{r['storage']}, {r['policy']}", str(r["nfe"]), _text(r["depth_1"]), *accuracy)
     table.add_section()
+    for r in rows:
+        if r["kind"] == "method":
+            accuracies = [_text(r[f"determined_{d}"]) for d in DEPTHS]
+            table.add_row(f"{r['model']}: determined", str(r["nfe"]), *accuracies)
+            others = [_text(r[name]) for name in ("real", "real_new", "loop", "diversity", "real_64")]
+            table.add_row("  real; new; loop; diversity; at 64", "", *others)
+    table.add_section()
     for bar in bars:
         verdict = "holds" if bar["holds"] else "MISSED"
         table.add_row(bar["name"], "", f"{bar['value']:.3f}", f"bar {bar['bar']:g}", verdict)
@@ -320,14 +267,17 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="a look, in under a minute")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="where the figures go")] = None,
     strips: Annotated[Path | None, typer.Option(help="folder for PNG strips, truth above, model below")] = None,
-    episode_count: Annotated[int, typer.Option("--episodes", help="test episodes")] = 256,
+    episode_count: Annotated[int, typer.Option("--episodes", help="test episodes")] = 64,
     storage_count: Annotated[
         int, typer.Option("--storage-episodes", help="test episodes for each format, policy")
-    ] = 64,
-    loop_count: Annotated[int, typer.Option("--loops", help="test loops for each format, policy")] = 96,
+    ] = 40,
+    loop_count: Annotated[int, typer.Option("--loops", help="test loops for each format, policy")] = 48,
     pieces: Annotated[
         Path | None, typer.Option(help="keeps what was measured of formats and policies: a run cut short goes on")
     ] = None,
+    methods: Annotated[
+        Path, typer.Option(help="keeps what was measured of models that are not shipped, by their parameters")
+    ] = DEFAULT_METHODS,
     figures: Annotated[
         Path | None, typer.Option(help="--json of an earlier run: only formats and policies are measured again")
     ] = None,
@@ -335,16 +285,18 @@ def main(
 ) -> None:
     """Evaluates the package and prints one table."""
     started = time.monotonic()
-    count, long_count = (32, 8) if quick else (episode_count, 32)
+    count, long_count = (8, 2) if quick else (episode_count, BATCH)
     package = Package(folder, block_count=BATCH * 9)
     default = package.manifest["sampler"]["default_nfe"]
-    nfes = [n for n in sorted(package.manifest["sampler"]["schedules"]) if n <= 4 or not quick]
+    nfes = [n for n in sorted(package.manifest["sampler"]["schedules"]) if n <= 2 or not quick]
     if figures is None:
-        rows, by_nfe, episodes = measure(package, episode_count=count, long_count=long_count, nfes=nfes)
+        rows, by_nfe, episodes = measure(
+            package, episode_count=count, long_count=long_count, nfes=nfes, methods=methods
+        )
     else:
         rows, by_nfe, episodes = earlier_rows(figures, count), {}, []
-    rows += storage_rows(folder, *((16, 16) if quick else (storage_count, loop_count)), pieces)
-    bars = bars_of(rows, default)
+    rows += storage_rows(folder, *((4, 2) if quick else (storage_count, loop_count)), pieces)
+    bars = bars_of(rows, default) + compare.method_bars(rows)
     print_table(bars, rows)
     document = {
         "machine": {

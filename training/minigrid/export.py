@@ -96,10 +96,8 @@ def name_parameters(graph: onnx.ModelProto, module: torch.nn.Module) -> onnx.Mod
         name = transposed.get(onnx.numpy_helper.to_array(tensor).tobytes())
         if name is not None and not tensor.name.startswith("model."):
             renamed[tensor.name] = tensor.name = f"{name}.T"
-    used = set()
     for node in graph.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
-        used.update(node.input)
     floats = {t.name for t in graph.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 15}
     unnamed = {name for name in floats if not name.startswith("model.")}
     if unnamed:

@@ -75,20 +75,30 @@ def past_of(
     cells = shift[:, :, None] + model.offsets[states[..., 2].to(torch.int64)]  # [B, W, 49, 2]
     cos, sin = (part[:, None] for part in model.angles(cells))  # [B, 1, W, 49, pairs]
     batch, window = table.shape
-    ages = (position[:, None] - torch.arange(window)[None]).clamp(1, config.window) - 1  # [B, W]
-    context, biases = [], []
+    context = []
     for memory in range(len(config.memory_layers)):
-        mark_key, mark_value, mark_bias = model.quality_marks(memory, quality)
+        mark_key, mark_value, _ = model.quality_marks(memory, quality)
         keys = gathered[:, :, memory, 0, :, :CELLS] + mark_key[:, :, :, None]  # [B, W, H, 49, hd]
         values = gathered[:, :, memory, 1, :, :CELLS] + mark_value[:, :, :, None]
         turned = _rotate(keys.transpose(1, 2), cos, sin).reshape(batch, config.heads, window * CELLS, config.head_dim)
         seen = values.transpose(1, 2).reshape(batch, config.heads, window * CELLS, config.head_dim)
         context.append((turned, seen))
-        by_age = (model.age_bias[memory].T[ages] + mark_bias).transpose(1, 2)  # [B, H, W]
-        bias = torch.where(key_mask[:, None], by_age, torch.full((), -1e9))
+    return Past(heading, context, biases_of(model, key_mask, position, quality), (own_cos, own_sin))
+
+
+def biases_of(model: WorldModel, key_mask: Tensor, position: Tensor, quality: Tensor) -> list[Tensor]:
+    """What each memory layer adds to the logits of cached keys: by age, by quality, and -1e9 where masked."""
+    batch, window = key_mask.shape
+    config = model.config
+    ages = (position[:, None] - torch.arange(window)[None]).clamp(1, config.window) - 1  # [B, W]
+    biases = []
+    for memory in range(len(config.memory_layers)):
+        mark = model.quality_marks(memory, quality)[2]
+        by_slot = (model.age_bias[memory].T[ages] + mark).transpose(1, 2)  # [B, H, W]
+        bias = torch.where(key_mask[:, None], by_slot, torch.full((), -1e9))
         bias = bias[:, :, :, None].expand(-1, -1, -1, CELLS)
         biases.append(bias.reshape(batch, config.heads, 1, window * CELLS))
-    return Past(heading, context, biases, (own_cos, own_sin))
+    return biases
 
 
 class Denoise(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,8 @@ from torch import Tensor
 
 from training.minigrid import pose
 from training.minigrid.batches import known_cells
-from training.minigrid.graphs import CELLS, STATE_SIZE, TOKENS, Commit, past_of, to_frames
-from training.minigrid.model import Past, WorldModel
+from training.minigrid.graphs import STATE_SIZE, TOKENS, Commit, biases_of, past_of, to_frames
+from training.minigrid.model import CELLS, Past, WorldModel
 from training.minigrid.tiles import DARK
 
 FRESH_CELLS = 3  # a frame that shows this many new cells has something to make up
@@ -47,12 +49,22 @@ class Sessions:
         quality = torch.where(mask, self._quality[:, row], torch.zeros(()))
         return torch.full((self._batch,), count), table, mask, quality
 
-    def past(self, model: WorldModel, action: Tensor, keep: Tensor | None = None) -> Past:
-        """What chunks after `action` [B] see; `keep` bool [B, W]: slots that may be seen, all when None."""
+    def pasts(self, models: Sequence[WorldModel], action: Tensor, keep: Tensor) -> list[Past]:
+        """What chunks after `action` [B] see, for each model; `keep` bool [B, W]: slots that may be seen.
+
+        Models that have never seen a marked frame read it as if it were given, so they share what they read.
+        """
         position, table, mask, quality = self._table()
-        if keep is not None:
-            mask = mask & (keep | (torch.arange(self._window) == position[:, None] - 1))
-        return past_of(model, self._pool, table, mask, position, action, quality)
+        mask = mask & (keep | (torch.arange(self._window) == position[:, None] - 1))
+        given = torch.zeros_like(quality)
+        plain = past_of(self._commit.model, self._pool, table, mask, position, action, given)
+        pasts = []
+        for model in models:
+            if model.quality_value.requires_grad and quality.any():
+                pasts.append(past_of(model, self._pool, table, mask, position, action, quality))
+            else:
+                pasts.append(replace(plain, biases=biases_of(model, mask, position, given)))
+        return pasts
 
     @torch.no_grad()
     def observe(self, patches: Tensor, action: Tensor, quality: int) -> None:

@@ -9,9 +9,10 @@ import typer
 
 from training.minigrid import tiles
 from training.minigrid.data import record_many
-from training.minigrid.evaluate import BATCH, DEFAULT_PACKAGE, START_COUNT, future_actions, generate, share, truth_of
+from training.minigrid.evaluate import DEFAULT_PACKAGE
 from training.minigrid.legal import legal_views
 from training.minigrid.package import Package
+from training.minigrid.rolling import BATCH, START_COUNT, future_actions, generate, share, truth_of
 
 DEPTH = 4
 TWO = [[1.0, t] for t in (0.8, 0.7, 0.6, 0.5, 0.4, 0.35, 0.3)]

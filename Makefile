@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test soak lint format protos bench failover train-minigrid evaluate-minigrid clean
+.PHONY: help install demo up test soak lint format protos bench failover train-minigrid evaluate-minigrid train-doom evaluate-doom clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -59,6 +59,21 @@ train-minigrid: $(STAMP) ## Train, export and evaluate models/minigrid (hours of
 
 evaluate-minigrid: install ## Evaluate models/minigrid on held-out seeds
 	$(BIN)/python -m training.minigrid.evaluate
+
+train-doom: $(STAMP) ## Train, export and evaluate models/doom (two hours of one core; resumable)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(BIN)/python -m training.doom.data
+	$(BIN)/python -m training.doom.latents
+	$(BIN)/python -m training.doom.train_place
+	$(BIN)/python -m training.doom.train
+	$(BIN)/python -m training.doom.train_autoencoder
+	$(BIN)/python -m training.doom.export
+	$(BIN)/python -m training.doom.judge
+	$(BIN)/python -m training.doom.evaluate
+
+evaluate-doom: install ## Evaluate models/doom on held-out walks (needs the train extra and what train-doom left in out/)
+	$(BIN)/python -m training.doom.judge
+	$(BIN)/python -m training.doom.evaluate
 
 clean: ## Remove what the targets made
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

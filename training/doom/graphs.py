@@ -14,7 +14,7 @@ from training.doom import place
 from training.doom.model import PATCH, TOKENS, Past, WorldModel
 
 BLOCK_TOKENS = TOKENS + 1
-HOME = (0.0, 0.0, 0.0, 0.0, 0.0)  # the belief of a session without a start
+HOME = (0.0,) * place.BELIEF  # the belief of a session without a start
 
 
 class Parts(nn.Module):
@@ -26,7 +26,7 @@ class Parts(nn.Module):
         self.register_buffer("home", torch.tensor(HOME))
 
     def belief(self, pool: Tensor, table: Tensor, key_mask: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """The latest block's belief [B, 5], and whether there is one [B] bool."""
+        """The latest block's belief [B, BELIEF], and whether there is one [B] bool."""
         last = (position - 1).clamp(min=0)[:, None]
         block = torch.gather(table, 1, last)[:, 0]
         there = torch.gather(key_mask, 1, last)[:, 0] & (position > 0)
@@ -85,12 +85,7 @@ class Commit(nn.Module):
         model = self.parts.model
         belief, there = self.parts.belief(pool, table, key_mask, position)
         moved = self.parts.odometer(belief, action)
-        looked = place.to_poses(self.parts.localiser(x0))
-        poses = torch.where(there[:, None, None], moved, looked)
-        after = place.last_belief(poses)
-        # A look does not tell the speed well: a start is taken for standing still.
-        still = torch.where(there[:, None], after[:, 3:], torch.zeros((), dtype=after.dtype))
-        after = torch.cat([after[:, :3], still], dim=-1)
+        poses, after = place.corrected(moved, belief, there, self.parts.localiser(x0))
         blocks = []
         cached = model.encode(x0.reshape(x0.shape[0], TOKENS, PATCH), model.see(poses)[0], action)
         for memory, (keys, values) in enumerate(cached):

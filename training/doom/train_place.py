@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from training.doom import place
 from training.doom.data import DEFAULT_FOLDER
@@ -29,12 +28,18 @@ def odometer_error(model: place.Odometer, poses: Tensor, actions: Tensor) -> Ten
     return error
 
 
-def localiser_error(model: place.Localiser, latents: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance in units [N, FRAMES] and in heading (chord of the unit circle) [N]."""
-    located = model(latents)
-    far = (located[..., :2] - poses[..., :2]).square().sum(-1).add(1e-8).sqrt()
+def localiser_loss(located: Tensor, poses: Tensor) -> Tensor:
+    """Negative log likelihood where errors fall off exponentially; located [N, 6], poses [N, FRAMES, 3]."""
+    far, off = localiser_error(located, poses)
+    place_sigma, heading_sigma = located[:, 4], located[:, 5]
+    return (far / place_sigma + 2 * place_sigma.log() + off / heading_sigma + heading_sigma.log()).mean()
+
+
+def localiser_error(located: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance in units [N] and in heading (chord of the unit circle) [N], at the last frame."""
+    far = (located[:, :2] - poses[:, -1, :2]).square().sum(-1).add(1e-8).sqrt()
     turn = poses[:, -1, 2:] * (2 * torch.pi)
-    off = (located[:, -1, 2:] - torch.cat([turn.cos(), turn.sin()], dim=-1)).square().sum(-1).add(1e-8).sqrt()
+    off = (located[:, 2:4] - torch.cat([turn.cos(), turn.sin()], dim=-1)).square().sum(-1).add(1e-8).sqrt()
     return far, off
 
 
@@ -103,15 +108,18 @@ def main(
             at = rng.integers(train, size=BATCH // 8), rng.integers(chunks, size=BATCH // 8)
             latents = torch.from_numpy(codes[at].astype(np.float32))
             latents = latents + 0.1 * torch.randn_like(latents)
-            far, off = localiser_error(localiser, latents, poses[at])
-            loss = F.smooth_l1_loss(far, torch.zeros_like(far), beta=0.2) + off.mean()
+            loss = localiser_loss(localiser(latents), poses[at])
             optimise(localiser, loss, adam, rate(step, localiser_steps), 2e-3)
             if (step + 1) % 200 == 0:
                 with torch.no_grad():
                     held = torch.from_numpy(codes[train:, ::4].astype(np.float32)).flatten(0, 1)
-                    far, off = localiser_error(localiser, held, poses[train:, ::4].flatten(0, 1))
-                    far = far[:, -1] * place.UNIT
-                told = {"p50": far.median().item(), "p90": far.quantile(0.9).item(), "heading p50": off.median().item()}
+                    located = localiser(held)
+                    far, off = localiser_error(located, poses[train:, ::4].flatten(0, 1))
+                    sure = located[:, 4] < 0.2
+                    beyond = (far > 2 * place.CAUTION * located[:, 4]).float().mean().item()
+                told = {name: place.UNIT * far.quantile(q).item() for name, q in (("p50", 0.5), ("p90", 0.9))}
+                told |= {"sure": sure.float().mean().item(), "sure p90": place.UNIT * far[sure].quantile(0.9).item()}
+                told |= {"heading p50": off.median().item(), "beyond": beyond}
                 print(json.dumps({"localiser step": step + 1, "loss": loss.item(), **told}), flush=True)
         state["localiser"] = localiser.state_dict()
         torch.save(state, checkpoint)

@@ -102,7 +102,14 @@ def method_bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by = {(r["model"], r["nfe"]): r for r in rows if r["kind"] == "method"}
 
     def bar(name: str, value: float, least: float) -> dict[str, Any]:
-        return {"name": name, "value": value, "bar": least, "better": "higher", "holds": value >= least}
+        return {
+            "name": name,
+            "value": value,
+            "bar": least,
+            "better": "higher",
+            "holds": value >= least,
+            "difference": True,
+        }
 
     student, teacher = by[STUDENT, 2], by["teacher", 16]
     bars = [

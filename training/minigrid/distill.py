@@ -26,15 +26,15 @@ from training.minigrid import matching, pose
 from training.minigrid.data import DEFAULT_PATH
 from training.minigrid.model import WorldModel
 from training.minigrid.optim import Muon
+from training.minigrid.recipe import CHUNKS, ROLLOUTS, SESSIONS
 from training.minigrid.rollout import Crops, Sessions, gaps, open_sessions, seeds
 from training.minigrid.states import FOLDER, TEACHER, load_state, save_state
 from training.minigrid.train import keep_freed_memory
 
 Method = Literal["pairs", "dmd", "sc-dmd", "salt"]
 OUT = Path("out/training/minigrid")
-STEPS: dict[str, int] = {"pairs": 25, "dmd": 36, "sc-dmd": 36, "salt": 36}  # rollouts, CHUNKS updates each
 LR: dict[str, tuple[float, float]] = {"pairs": (0.004, 6e-4), "critic": (0.003, 4e-4), "student": (0.002, 3e-4)}
-SESSIONS, CHUNKS, START_MAX = 16, 4, 8
+START_MAX = 8
 IMPROVED_LEVEL, IMPROVED_QUALITY = 0.35, 4
 KEPT = ("dmd", "sc-dmd")  # compared with the shipped student, which is in its package
 CONSISTENCY_WEIGHT, ALIGNMENT_WEIGHT = 0.5, 0.5
@@ -188,8 +188,12 @@ class Distillation:
         return self.teacher.cell.shape[0], self.teacher.codebook.shape[1]
 
 
-def run(method: Method, data: Path, folder: Path, seed: int, steps: int) -> WorldModel:
-    """Trains a stage to its last step, from where its checkpoint stands, and saves the averaged student."""
+def run(method: Method, data: Path, folder: Path, seed: int, steps: int, *, of: int | None = None) -> WorldModel:
+    """Trains a stage for its first `steps` rollouts `of` so many, from where its checkpoint stands.
+
+    The averaged student.
+    """
+    of = of or steps
     begin = TEACHER if method == "pairs" else folder / "pairs.npz"
     job = Distillation(
         method,
@@ -200,21 +204,21 @@ def run(method: Method, data: Path, folder: Path, seed: int, steps: int) -> Worl
     for name, p in job.critic.model.named_parameters():
         p.requires_grad_("quality" not in name)  # a score is the frame's, however the cache was made
     checkpoint = folder / f"{method}.pt"
-    done, spent_s = 0, 0.0
+    done = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         job.student.load(state["student"])
         job.critic.load(state["critic"])
-        done, spent_s = state["step"], state["spent_s"]
+        done = state["step"]
     crops = Crops(data, length=START_MAX + CHUNKS)
     started = saved = time.monotonic()
     totals: dict[str, list[float]] = {}
     for step in range(done, steps):
-        rng, generator = seeds(seed, step)
+        rng, generator = seeds(2 * seed + (method != "pairs"), step)  # all three methods see the same
         start_count = int(rng.integers(3, START_MAX + 1))
         ids, actions, new = crops.draw(rng, SESSIONS, new_from=START_MAX, window=job.teacher.config.window)
         first = START_MAX - start_count
-        factor = min(1.0, (step + 1) / 8) * min(1.0, max(0.05, 1.6 * (1 - step / steps)))
+        factor = min(1.0, (step + 1) / 8) * min(1.0, max(0.05, 1.6 * (1 - step / of)))
         actions[:, first] = pose.NONE
         crop = (ids[:, first:], actions[:, first:], new[:, first:])
         for name, values in job.rollout(*crop, start_count, factor, generator).items():
@@ -223,7 +227,7 @@ def run(method: Method, data: Path, folder: Path, seed: int, steps: int) -> Worl
         if step + 1 == steps or now - saved > 60:
             state = {"student": job.student.state(), "critic": job.critic.state(), "step": step + 1}
             part = checkpoint.with_suffix(".part")
-            torch.save({**state, "spent_s": spent_s + now - started}, part)
+            torch.save(state, part)
             part.replace(checkpoint)
             saved = now
         if (step + 1) % 3 == 0 or step + 1 == steps:
@@ -243,14 +247,14 @@ def main(
     steps: Annotated[int, typer.Option(help="rollouts; 0: as many as were chosen for the method")] = 0,
 ) -> None:
     """Runs one method, and `pairs` before it where that has not been run."""
-    if method not in STEPS:
-        raise typer.BadParameter(f"method must be one of {', '.join(STEPS)}, got {method!r}")
+    if method not in ROLLOUTS:
+        raise typer.BadParameter(f"method must be one of {', '.join(ROLLOUTS)}, got {method!r}")
     torch.set_num_threads(1)
     keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
     if method != "pairs" and not (folder / "pairs.npz").exists():
-        save_state(run("pairs", data, folder, seed, STEPS["pairs"]), folder / "pairs.npz")
-    student = run(method, data, folder, seed, steps or STEPS[method])  # type: ignore[arg-type]
+        save_state(run("pairs", data, folder, seed, ROLLOUTS["pairs"]), folder / "pairs.npz")
+    student = run(method, data, folder, seed, steps or ROLLOUTS[method])  # type: ignore[arg-type]
     target = (FOLDER if method in KEPT else folder) / f"{method}.npz"
     save_state(student, target)
     typer.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")

@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test soak lint format protos bench failover train-minigrid evaluate-minigrid train-doom evaluate-doom clean
+.PHONY: help install demo up test soak lint format protos bench failover train-minigrid distill-minigrid evaluate-minigrid train-doom evaluate-doom clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -50,10 +50,16 @@ failover: install ## Kill a replica under 16 plays and 4 that step, 20 times; th
 	WORLDTREE_FAILOVER_ROUNDS=20 WORLDTREE_FAILOVER_JSON=out/bench/failover.json \
 	  $(BIN)/pytest -s tests/integration/test_failover.py
 
-train-minigrid: $(STAMP) ## Train, export and evaluate models/minigrid (hours of CPU; resumable)
+train-minigrid: $(STAMP) ## Train, distil, export and evaluate models/minigrid (hours of CPU; resumable)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
 	$(BIN)/python -m training.minigrid.data
 	$(BIN)/python -m training.minigrid.train
+	$(MAKE) distill-minigrid
+
+distill-minigrid: $(STAMP) ## Distil models/minigrid from the teacher that is kept, export and evaluate (resumable)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(BIN)/python -m training.minigrid.data
+	for method in dmd sc-dmd salt; do $(BIN)/python -m training.minigrid.distill --method $$method || exit 1; done
 	$(BIN)/python -m training.minigrid.export
 	$(BIN)/python -m training.minigrid.evaluate
 

@@ -133,14 +133,12 @@ class Distillation:
     ) -> tuple[Tensor, dict[str, float]]:
         """Logits of the answers at once, and what was measured."""
         model = self.student.model
-        noise = torch.randn((len(action), *self._shape), generator=generator)
         keep = gaps(len(action), model.config.window, generator)
-        own, teacher = sessions.pasts((model, self.teacher), action, keep)
-        ids = matching.teacher_answer(self.teacher, noise, action, teacher)
-        loss, first = matching.pair_loss(model, noise, ids, action, own, generator)
+        pasts = sessions.pasts((model, self.teacher), action, keep)
+        loss, first, ids = matching.pair_loss(model, self.teacher, action, pasts, generator)
         self.student.update(loss, factor)
         agree = (first.argmax(-1) == ids)[new].float().mean().item() if new.any() else 1.0
-        return first.detach(), {"nfe": 1.0, "loss": loss.item(), "agree_new": agree}
+        return first, {"nfe": 1.0, "loss": loss.item(), "agree_new": agree}
 
     def _match_update(
         self, sessions: Sessions, better: Sessions | None, action: Tensor, factor: float, generator: torch.Generator

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from training.minigrid.model import Past, WorldModel
 
-PAIR_LEVELS = (1.0, 0.85, 0.7, 0.55, 0.42)
+PAIR_STEPS = (1.0, 0.85, 0.7, 0.55, 0.42)
+SECOND_STEPS = (1.0, 0.85, 0.7)
 NORM_FLOOR = 0.02
 
 
@@ -53,29 +54,38 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def teacher_answer(teacher: WorldModel, noise: Tensor, action: Tensor, past: Past) -> Tensor:
-    """Tile ids [B, 49] at the end of the teacher's deterministic path from pure noise."""
-    x, logits = noise, noise
-    for k, level in enumerate(PAIR_LEVELS):
-        t = torch.full((len(noise),), level)
-        logits = teacher.denoise(x, t, action, past)
-        if k + 1 < len(PAIR_LEVELS):
-            x = euler(x, teacher.mix(logits), t, torch.full_like(t, PAIR_LEVELS[k + 1]))
+def teacher_answer(
+    teacher: WorldModel, x: Tensor, t: Tensor, action: Tensor, past: Past, steps: Sequence[float]
+) -> Tensor:
+    """Tile ids [B, 49] at the end of the teacher's deterministic path from x at level t [B], by shares of t."""
+    logits = x
+    for k, part in enumerate(steps):
+        level = part * t
+        logits = teacher.denoise(x, level, action, past)
+        if k + 1 < len(steps):
+            x = euler(x, teacher.mix(logits), level, steps[k + 1] * t)
     return logits.argmax(-1)
 
 
 def pair_loss(
-    student: WorldModel, noise: Tensor, ids: Tensor, action: Tensor, past: Past, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Loss of the answers at pure noise and at a level on from there; and the first answer's logits."""
-    first = student.denoise(noise, torch.ones(len(noise)), action, past)
-    t = levels(len(noise), 0.35, 0.75, generator)
-    other = torch.randn(noise.shape, generator=generator)
-    same = torch.rand(len(noise), 1, 1, generator=generator) < 0.5
-    x = renoise(student.mix(first).detach(), t, torch.where(same, noise, other))
-    second = student.denoise(x, t, action, past)
-    loss = sum((F.cross_entropy(logits.flatten(0, 1), ids.flatten()) for logits in (first, second)), torch.zeros(()))
-    return loss, first
+    student: WorldModel, teacher: WorldModel, action: Tensor, pasts: Sequence[Past], generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of the answers at pure noise and where a sampler of two evaluations stands next; the first logits and ids.
+
+    Where it stands next is the student's own first answer, noised anew, and the teacher goes on from there. What is
+    learnt is a function of what is seen both times: only so can an undecided cell be decided rather than blended.
+    `pasts`: the student's and the teacher's.
+    """
+    shape = (len(action), *teacher.cell.shape[:1], teacher.codebook.shape[1])
+    noise, one = torch.randn(shape, generator=generator), torch.ones(len(action))
+    ids = teacher_answer(teacher, noise, one, action, pasts[1], PAIR_STEPS)
+    first = student.denoise(noise, one, action, pasts[0])
+    t = levels(len(action), 0.35, 0.75, generator)
+    x = renoise(student.mix(first).detach(), t, torch.randn(shape, generator=generator))
+    later = teacher_answer(teacher, x, t, action, pasts[1], SECOND_STEPS)
+    second = student.denoise(x, t, action, pasts[0])
+    loss = F.cross_entropy(first.flatten(0, 1), ids.flatten()) + F.cross_entropy(second.flatten(0, 1), later.flatten())
+    return loss, first.detach(), ids
 
 
 def matching_loss(

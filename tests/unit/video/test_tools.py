@@ -178,10 +178,11 @@ def test_what_is_only_a_pity_is_a_note(package: Path) -> None:
     (package / "model.yaml").write_text(yaml.safe_dump(described))
     (package / "MODEL_CARD.md").unlink()
 
+    rewired(package / "denoise.onnx", lambda graph: graph.node[0].metadata_props.add(key="x.stack_trace", value="/me"))
     for graph in ("denoise.onnx", "commit.onnx"):
         rewired(package / graph, lambda model: instead_of(model, "action", "Mul", np.array(0, np.float32)))
     assert validate(package).valid
-    assert notes(package) == {"license", "starts", "MODEL_CARD.md", "action"}
+    assert notes(package) == {"license", "starts", "MODEL_CARD.md", "action", "metadata_props"}
 
 
 def test_the_shipped_model_is_valid() -> None:

@@ -22,6 +22,7 @@ from worldtree_video.tools.dry_run import DryRun
 from worldtree_video.tools.findings import Finding, Report, Verdict, bad
 
 _MANIFEST, _CARD = "model.yaml", "MODEL_CARD.md"
+_TRACE = "stack_trace"  # ends the key under which PyTorch notes where in a program a node came from
 
 
 def validate(folder: Path) -> Report:
@@ -39,7 +40,7 @@ def validate(folder: Path) -> Report:
         else:
             digest = stored.digest
             findings += [*_starts(stored), *_weights(stored), *_papers(stored)]
-            if not any(finding.file in stored.package.files.named().values() for finding in findings):
+            if not any(finding.verdict is Verdict.BAD and finding.file.endswith(".onnx") for finding in findings):
                 findings += _graphs(stored)
     return Report(f"{folder.parent.name}/{folder.name}", digest, tuple(findings))
 
@@ -76,7 +77,7 @@ def _starts(stored: StoredPackage) -> Iterator[Finding]:
 
 
 def _weights(stored: StoredPackage) -> Iterator[Finding]:
-    """Weights in files of their own must be inside: the package travels as one folder."""
+    """Weights in files of their own must be inside: the package travels as one folder. Traces should not be."""
     for name in stored.package.files.named().values():
         try:
             graph = onnx.load(str(stored.folder / name), load_external_data=False)
@@ -90,6 +91,10 @@ def _weights(stored: StoredPackage) -> Iterator[Finding]:
                     yield Finding(
                         Verdict.BAD, name, tensor.name, f"must have its weights in the package, not in {entry.value}"
                     )
+        if any(entry.key.endswith(_TRACE) for node in graph.graph.node for entry in node.metadata_props):
+            yield Finding(
+                Verdict.NOTE, name, "metadata_props", "holds the exporter's stack traces, with paths of its machine"
+            )
 
 
 def _graphs(stored: StoredPackage) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """One client, three ways: the engine in this process, the service over gRPC, the service behind the gateway."""
 
 import asyncio
+import random
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 import worldtree
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
+from worldtree.common.v1 import common_pb2 as common
 from worldtree_video import snapshot as snapshots
 from worldtree_video.catalog import Catalog, Served, load_catalog
 from worldtree_video.config import VideoSettings
@@ -32,6 +34,30 @@ Frames = NDArray[np.uint8]
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Walk:
+    """What the tests do: from a start of a model by these actions, a chunk each."""
+
+    model: str
+    start: str
+    actions: tuple[int, ...]
+    frames_per_chunk: int
+
+    def chunks(self, frames: Frames) -> Frames:
+        """Frames as [chunks, frames_per_chunk, height, width, 3]."""
+        return frames.reshape(-1, self.frames_per_chunk, *frames.shape[1:])
+
+
+def _walk(model: str, start: str, choices: tuple[int, ...], count: int, frames_per_chunk: int) -> Walk:
+    chance = random.Random(20261124)
+    return Walk(model, start, tuple(chance.choice(choices) for _ in range(count)), frames_per_chunk)
+
+
+WALKS = {
+    "minigrid": _walk("minigrid", "four-rooms", (0, 1, 2, 2, 2, 3, 5), 64, 1),
+}
+
+
 class WorldLike(Protocol):
     """What the tests do with a world, whoever holds it."""
 
@@ -45,7 +71,7 @@ class WorldLike(Protocol):
 
 
 class ClientLike(Protocol):
-    """Opens worlds on the start `four-rooms` under seed 7 and nfe 2."""
+    """Opens worlds on the start of its walk under seed 7 and nfe 2."""
 
     def world(self, *, seed: int = 7) -> WorldLike: ...
     def generate(self, actions: list[int]) -> Frames: ...
@@ -127,8 +153,9 @@ class EngineWorld:
 class EngineClient:
     """The engine in this process, no transport."""
 
-    def __init__(self, loop: EventLoop, catalog: Catalog) -> None:
-        self.served: Served = next(iter(catalog.newest()))
+    def __init__(self, loop: EventLoop, catalog: Catalog, walk: Walk) -> None:
+        self.walk = walk
+        self.served: Served = catalog.resolve(common.ModelRef(name=walk.model))
         self.worlds = self.served.worlds
         self.run = loop.run
 
@@ -152,7 +179,7 @@ class EngineClient:
 
     def _recipe(self, seed: int) -> Recipe:
         policy = KvPolicy(PolicyKind.SINK_WINDOW, self.served.package.kv.window, 1)
-        return Recipe(self.served.starts["four-rooms"], seed, 2, policy)
+        return Recipe(self.served.starts[self.walk.start], seed, 2, policy)
 
 
 @dataclass
@@ -190,15 +217,17 @@ class RemoteWorld:
 class RemoteClient:
     """The SDK, against the service or the gateway."""
 
-    def __init__(self, address: str, video_metrics: str) -> None:
+    def __init__(self, address: str, video_metrics: str, walk: Walk) -> None:
+        self.walk = walk
         self.sdk = worldtree.Client(address)
         self._metrics = video_metrics
 
     def world(self, *, seed: int = 7) -> RemoteWorld:
-        return RemoteWorld(self, self.sdk.world("minigrid", start="four-rooms", seed=seed, nfe=2))
+        return RemoteWorld(self, self.sdk.world(self.walk.model, start=self.walk.start, seed=seed, nfe=2))
 
     def generate(self, actions: list[int]) -> Frames:
-        return self.sdk.generate("minigrid", start="four-rooms", seed=7, nfe=2, actions=actions).frames
+        walk = self.walk
+        return self.sdk.generate(walk.model, start=walk.start, seed=7, nfe=2, actions=actions).frames
 
     def held_block_count(self) -> int:
         # The gauges are set once a second: wait for one that was set after the last call.
@@ -226,7 +255,7 @@ def process(module: str, *flags: str) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def clients() -> Iterator[dict[str, ClientLike]]:
+def clients() -> Iterator[dict[tuple[str, str], ClientLike]]:
     """One engine in this process, and one service reached directly and through a gateway."""
     with ExitStack() as stack:
         settings = VideoSettings(models=MODELS, pool_mib=POOL_MIB)
@@ -237,37 +266,49 @@ def clients() -> Iterator[dict[str, ClientLike]]:
         stack.callback(catalog.stop)
         video = stack.enter_context(process("worldtree_video", "--models", MODELS, "--pool-mib", str(POOL_MIB)))
         gateway = stack.enter_context(process("worldtree_gateway", "--video", video["grpc"]))
-        remotes = {
-            name: RemoteClient(address, video["metrics"])
-            for name, address in (("grpc", video["grpc"]), ("gateway", gateway["grpc"]))
-        }
-        for remote in remotes.values():
-            stack.callback(remote.sdk.close)
-        yield {"engine": EngineClient(loop, catalog), **remotes}
+        known: dict[tuple[str, str], ClientLike] = {}
+        for name, walk in WALKS.items():
+            known["engine", name] = EngineClient(loop, catalog, walk)
+            for kind, address in (("grpc", video["grpc"]), ("gateway", gateway["grpc"])):
+                known[kind, name] = remote = RemoteClient(address, video["metrics"], walk)
+                stack.callback(remote.sdk.close)
+        yield known
+
+
+@pytest.fixture(params=list(WALKS))
+def walk(request: pytest.FixtureRequest) -> Walk:
+    """Each shipped world in turn."""
+    return WALKS[request.param]
 
 
 @pytest.fixture(params=["engine", "grpc", "gateway"])
-def client(request: pytest.FixtureRequest, clients: dict[str, ClientLike]) -> Iterator[ClientLike]:
+def client(
+    request: pytest.FixtureRequest, walk: Walk, clients: dict[tuple[str, str], ClientLike]
+) -> Iterator[ClientLike]:
     """Each client in turn; a test that leaves a block behind fails."""
-    chosen = clients[request.param]
+    chosen = clients[request.param, walk.model]
     yield chosen
     assert chosen.held_block_count() == 0
 
 
 @pytest.fixture(scope="session")
-def expected(clients: dict[str, ClientLike]) -> Callable[[list[int]], Frames]:
-    """The frames of a session that is alone in the engine of this process."""
-    known: dict[tuple[int, ...], Frames] = {}
+def _alone(clients: dict[tuple[str, str], ClientLike]) -> Callable[[Walk], Frames]:
+    known: dict[Walk, Frames] = {}
 
-    def frames(actions: list[int]) -> Frames:
-        key = tuple(actions)
-        if key not in known:
-            world = clients["engine"].world()
-            known[key] = np.concatenate([world.step([action]) for action in actions])
+    def frames(walk: Walk) -> Frames:
+        if walk not in known:
+            world = clients["engine", walk.model].world()
+            known[walk] = np.stack([world.step([action]) for action in walk.actions])
             world.close()
-        return known[key]
+        return known[walk]
 
     return frames
+
+
+@pytest.fixture
+def expected(walk: Walk, _alone: Callable[[Walk], Frames]) -> Frames:
+    """The chunks of a session that is alone in the engine of this process: [chunks, frames, height, width, 3]."""
+    return _alone(walk)
 
 
 def _actions(values: list[int]) -> list[Action]:

@@ -94,9 +94,12 @@ def up(tmp_path: Path) -> Iterator[Up]:
 def test_up_serves_says_so_in_one_line_and_ends_well(up: Up, number: signal.Signals) -> None:
     assert sorted(up.children) == ["worldtree_gateway", "worldtree_video"]
     with worldtree.Client(up.address) as client:
-        (model,) = client.models()
-        with client.world(model, start=model.starts[0], seed=1) as world:
-            assert world.step(model.actions[0]).shape == (1, model.height_px, model.width_px, 3)
+        models = client.models()
+        assert [model.name for model in models] == sorted(path.name for path in (ROOT / "models").iterdir())
+        for model in models:
+            with client.world(model, start=model.starts[0], seed=1) as world:
+                shape = (model.frames_per_chunk, model.height_px, model.width_px, 3)
+                assert world.step(model.actions[0]).shape == shape
     assert up.end(number) == 0
     wait_gone(list(up.children.values()))
     assert up.rest_of_stdout() == ""
@@ -195,7 +198,7 @@ def test_top_shows_the_sessions_of_a_real_server(up: Up) -> None:
             cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
         (reading,) = json.loads(done.stdout)
-        (model,) = reading["status"]["models"]
+        (model,) = [each for each in reading["status"]["models"] if each["name"] == "minigrid"]
         sessions = {each["session"]["id"]: each for each in model["sessions"]}
         assert set(sessions) == {world.id, *(child.id for child in children)}
         assert model["session_count"] == 4

@@ -5,6 +5,8 @@ engine knows nothing of it. Once written by hand as ONNX, and once exported from
 """
 
 import asyncio
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_video.tools.validate import validate
 
+DOCUMENT = Path(__file__).parents[3] / "docs/bring-your-own-model.md"
 FRAMES, SIDE, CELLS, LATENT, STATE = 3, 16, 4, 4, 8
 HEADER = '<ir_version: 10, opset_import: ["" : 18]>\n'
 SEEN = (
@@ -164,14 +167,19 @@ def write_by_hand(repository: Path) -> Path:
     return folder
 
 
-def export_from_torch(work: Path, repository: Path) -> Path:
-    """The package that `worldtree models new` and its `export.py` make."""
-    command = [sys.executable, "-P", "-m", "worldtree.cli", "models"]
-    flags = ["--latent", "--vector", "3", "--frames-per-chunk", "3"]
-    subprocess.run([*command, "new", "dunes", *flags], cwd=work, check=True, timeout=60)
-    subprocess.run([sys.executable, "export.py"], cwd=work / "dunes", check=True, timeout=400)
-    subprocess.run([*command, "install", "dunes/1", "--models", str(repository)], cwd=work, check=True, timeout=120)
-    return repository / "dunes/1"
+def documented(language: str) -> list[str]:
+    """The code blocks of the documentation in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def follow_the_documentation(work: Path) -> None:
+    """Runs its commands in their order, up to the one that serves: they leave a repository `models`."""
+    commands = [line[2:] for block in documented("console") for line in block.splitlines() if line.startswith("$ ")]
+    serving = commands.index("worldtree up --models ../models")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        ["sh", "-e", "-c", "\n".join(commands[:serving])], cwd=work, env=environment, check=True, timeout=500
+    )
 
 
 @pytest.fixture(
@@ -195,7 +203,7 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "by hand":
         write_by_hand(work / "models")
     else:
-        export_from_torch(work, work / "models")
+        follow_the_documentation(work)
     return work / "models"
 
 
@@ -310,3 +318,10 @@ async def test_its_blocks_bear_fewer_bits(start_video: Any, models: Path, storag
     (child,) = (await video.stub.Fork(pb.ForkRequest(session=session, seeds=[7]))).sessions
     assert await walk(video, child.session, wishes(2)) == await walk(video, session, wishes(2))
     assert len(set(frames)) == 4
+
+
+async def test_the_program_of_the_documentation_runs(start_video: Any, models: Path) -> None:
+    video = await start_video(models=models)
+    (program,) = (block for block in documented("python") if "worldtree.Client" in block)
+    program = program.replace("localhost:7070", video.server.address)
+    await asyncio.to_thread(exec, compile(program, DOCUMENT.name, "exec"), {})

@@ -207,8 +207,9 @@ def test_bench_times_what_a_chunk_is_made_of(package: Path) -> None:
         assert chunk.fps == pytest.approx(1e3 / chunk.chunk_ms)
     fp32, fp16, _ = timed.blocks
     window = read_package(package / "model.yaml").kv.window
-    assert (fp32.block_bytes, fp32.session_bytes) == (192, 192 * (window + 1))
-    assert fp16.sessions_per_gib == 2 * fp32.sessions_per_gib
+    assert (fp32.block_bytes, fp32.frames_bytes) == (192, 4 * 6 * 3)
+    assert fp32.session_bytes == (192 + 72) * (window + 1)
+    assert fp16.sessions_per_gib == (1 << 30) // ((96 + 72) * (window + 1))
     assert timed.encode_ms is None
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from worldtree_runtime.model_package import VideoPackage
 from worldtree_runtime.model_repository import ModelRepository
 
 from worldtree_video import formats
@@ -39,10 +40,14 @@ class ChunkCost:
 
 @dataclass(frozen=True, slots=True)
 class BlockCost:
-    """Blocks of one format. A session holds a full window of its own and the block being made; sharing costs less."""
+    """Blocks of one format. A session holds a full window of its own and the block being made; sharing costs less.
+
+    `frames_bytes`: of the pixels that are kept, in host memory, beside each block.
+    """
 
     storage: str
     block_bytes: int
+    frames_bytes: int
     session_bytes: int
     sessions_per_gib: int
 
@@ -99,13 +104,14 @@ def bench(folder: Path, *, threads: int = 1, repeats: int = 15, device: str = "c
         decode_ms=_ms(lambda: codec.decode(latents), repeats) if package.latent else None,
         commit_ms_in_large_pool=1e3 * in_large.measure(repeats=repeats, max_batch=1).commit_s,
         chunks=tuple(chunks),
-        blocks=tuple(_block_cost(storage, formats.block_bytes(kv, storage), kv.window) for storage in Storage),
+        blocks=tuple(_block_cost(package, storage) for storage in Storage),
     )
 
 
-def _block_cost(storage: Storage, block_bytes: int, window: int) -> BlockCost:
-    session_bytes = (window + 1) * block_bytes
-    return BlockCost(storage.value, block_bytes, session_bytes, _GIB // session_bytes)
+def _block_cost(package: VideoPackage, storage: Storage) -> BlockCost:
+    block_bytes = formats.block_bytes(package.kv, storage)
+    session_bytes = (package.kv.window + 1) * (block_bytes + package.chunk_bytes)
+    return BlockCost(storage.value, block_bytes, package.chunk_bytes, session_bytes, _GIB // session_bytes)
 
 
 def _ms(run: Callable[[], object], repeats: int) -> float:

@@ -214,11 +214,12 @@ def _chunks(answer: Any) -> Table:
 
 
 def _blocks(answer: Any) -> Table:
-    table = _table("memory, nothing shared", "storage", "a block", "a session", "sessions per GiB")
+    table = _table("memory, nothing shared", "storage", "a block", "its frames", "a session", "sessions per GiB")
     for block in answer["blocks"]:
         table.add_row(
             block["storage"],
             size_text(block["block_bytes"]),
+            size_text(block["frames_bytes"]),
             size_text(block["session_bytes"]),
             str(block["sessions_per_gib"]),
         )

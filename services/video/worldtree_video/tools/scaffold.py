@@ -80,7 +80,8 @@ def new(plan: Plan, out: Path) -> Path:
     (package / "starts").mkdir(parents=True)
     (package / "model.yaml").write_text(yaml.safe_dump(plan.manifest(), sort_keys=False, default_flow_style=None))
     Image.fromarray(_ball(plan)).save(package / "starts/first.png")
-    marks = {"@NAME@": plan.name, "@VERSION@": plan.version, "@PATCH@": str(_PATCH)}
+    some = ":".join(["0.5"] * plan.vector) if plan.vector else (plan.actions or _DEFAULT_ACTIONS)[0]
+    marks = {"@NAME@": plan.name, "@VERSION@": plan.version, "@PATCH@": str(_PATCH), "@ACTIONS@": f"{some}*8"}
     for template, to in (
         ("export.py.txt", folder / "export.py"),
         ("README.md", folder / "README.md"),

@@ -37,8 +37,8 @@ given {start_frames} real frames, then runs on its own frames. Default: {default
   follows a step into a cell never seen. *copy*: the last real frame held still.
 - *real*: share of generated tiles within {tolerance:g}/255 mean absolute error of a picture the simulator can draw;
   *new*: of cells that had to be made up. *legal*: frames whose seen and unseen cells agree with what stands in them.
-- After {long_depth} frames of its own at {default_nfe} evaluations: real-tile share {long_real:.3f}, legal frames
-  {long_legal:.3f}.
+- After {long_depth} frames of its own at {default_nfe} evaluations ({longs} episodes): real-tile share {long_real:.3f},
+  legal frames {long_legal:.3f}.
 
 What is made up, against the truth, in cells not determined (a frame, depths 1 to 4):
 
@@ -55,7 +55,8 @@ shipped). See *Data and recipe* for what each is.
 {methods}
 
 - *real*: depths 1 to 32; *real, new*: depths 1 to 8. *diversity*: of cells that are not determined, depths 1 to 8: one
-  less the total variation distance between the tiles made and the simulator's. *real, 64*: the last 8 of 64 frames.
+  less the total variation distance between the tiles made and the simulator's. *real, 64*: the last 8 of 64 frames,
+  {longs} episodes.
 
 {method_bars}
 
@@ -82,7 +83,7 @@ decide them: at depth 8 what is wrong lies in three or four of them.
 (FAILED_PRECONDITION). The {start_frames} frames that are given here count: no chunk could follow them, let alone a loop
 of 30. Until its window is full it shows the model what `sliding` does, for the same bytes.
 
-### By action (determined cells, default evaluations)
+### By action (determined cells, default evaluations, {groups} episodes)
 
 {actions}
 
@@ -130,7 +131,7 @@ update; blocks are written by the teacher's `commit`, so that all models read on
    student's answer, is the gradient, taken in the logits; the critic is trained on those answers as they come.
 3. *sc-dmd*, {scdmd} updates: and two consecutive updates have the end point of one. As x0 is what is predicted, that
    is: equal answers along the path.
-4. *salt*, {salt} updates: and each frame is made after the student's own, in rollouts of {chunks} after 3 to 8 true
+4. *salt*, {salt} updates: and each frame is made after the student's own, in rollouts of {chunks} after 2 to 8 true
    frames, of one and two evaluations by chance, which the cache says; features are drawn towards those from a cache in
    which the teacher has gone over each frame once more.
 
@@ -238,6 +239,8 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
         gains=_gains({r["policy"]: r["loop_shares"] for r in stored if r["storage"] == "fp32"}),
         window=settings["window"],
         episodes=settings["episodes"],
+        groups=settings["group_episodes"],
+        longs=settings["long_episodes"],
         start_frames=settings["start_frames"],
         default_nfe=default,
         tolerance=settings["real_tolerance"],

@@ -33,8 +33,8 @@ from training.minigrid.train import keep_freed_memory
 
 Method = Literal["pairs", "dmd", "sc-dmd", "salt"]
 OUT = Path("out/training/minigrid")
-LR: dict[str, tuple[float, float]] = {"pairs": (0.004, 6e-4), "critic": (0.003, 4e-4), "student": (0.002, 3e-4)}
-START_MAX = 8
+LR: dict[str, tuple[float, float]] = {"pairs": (0.004, 6e-4), "critic": (0.004, 5e-4), "student": (0.003, 4e-4)}
+START_MIN, START_MAX = 2, 8
 IMPROVED_LEVEL, IMPROVED_QUALITY = 0.35, 4
 KEPT = ("dmd", "sc-dmd")  # compared with the shipped student, which is in its package
 CONSISTENCY_WEIGHT, ALIGNMENT_WEIGHT = 0.5, 0.5
@@ -213,7 +213,7 @@ def run(method: Method, data: Path, folder: Path, seed: int, steps: int, *, of: 
     totals: dict[str, list[float]] = {}
     for step in range(done, steps):
         rng, generator = seeds(2 * seed + (method != "pairs"), step)  # all three methods see the same
-        start_count = int(rng.integers(3, START_MAX + 1))
+        start_count = int(rng.integers(START_MIN, START_MAX + 1))
         ids, actions, new = crops.draw(rng, SESSIONS, new_from=START_MAX, window=job.teacher.config.window)
         first = START_MAX - start_count
         factor = min(1.0, (step + 1) / 8) * min(1.0, max(0.05, 1.6 * (1 - step / of)))
@@ -228,7 +228,7 @@ def run(method: Method, data: Path, folder: Path, seed: int, steps: int, *, of: 
             torch.save(state, part)
             part.replace(checkpoint)
             saved = now
-        if (step + 1) % 3 == 0 or step + 1 == steps:
+        if (step + 1) % 2 == 0 or step + 1 == steps:
             means = {name: round(sum(v) / len(v), 4) for name, v in totals.items()}
             left = (now - started) / (step + 1 - done) * (steps - step - 1)
             typer.echo(json.dumps({"method": method, "step": step + 1, "left_s": round(left), **means}))

@@ -44,6 +44,8 @@ from training.minigrid.rolling import (
     START_COUNT,
     Rollouts,
     Truth,
+    future_actions,
+    generate,
     roll,
     share,
     truth_of,
@@ -51,6 +53,7 @@ from training.minigrid.rolling import (
 
 DEFAULT_PACKAGE = Path("models/minigrid/1")
 DEFAULT_METHODS = Path("out/training/minigrid/methods.json")
+GROUP_COUNT = 192
 app = typer.Typer(add_completion=False)
 
 
@@ -134,22 +137,32 @@ def group_rows(made: Rollouts, truth: Truth, nfe: int) -> list[dict[str, Any]]:
     return rows
 
 
+def measure_groups(package: Package, episodes: list[Episode]) -> list[dict[str, Any]]:
+    """By environment and by action, with the default number of evaluations: frames 1 to 8 of more episodes."""
+    sampler = package.manifest["sampler"]
+    nfe, actions = sampler["default_nfe"], future_actions(episodes, 8)
+    made = generate(package, episodes, actions, levels=package.schedule(nfe), kind=sampler["kind"], seed=4)
+    return group_rows(made, truth_of(episodes, depth=8, window=package.window), nfe)
+
+
 def measure(
     package: Package,
     *,
     episode_count: int,
     long_count: int,
     nfes: list[int],
+    group_count: int = 0,
     methods: Path | None = None,
     split: str = "test",
 ) -> tuple[list[dict[str, Any]], dict[int, Rollouts], list[Episode]]:
     """All rows, the rollouts by nfe and the episodes they belong to.
 
-    `methods`: a file of what was measured of models that are not shipped.
+    `group_count`: of how many episodes rows by environment and by action are made; `methods`: a file of what was
+    measured of models that are not shipped.
     """
-    default = package.manifest["sampler"]["default_nfe"]
     depth = max(DEPTHS)
-    episodes = record_many(split, episode_count, length=START_COUNT + LONG_DEPTH, check_rate=0.02, lively=True)
+    how: dict[str, Any] = {"check_rate": 0.02, "lively": True}
+    episodes = record_many(split, episode_count, length=START_COUNT + LONG_DEPTH, **how)
     truth = truth_of(episodes, depth=depth, window=package.window)
     rows: list[dict[str, Any]] = []
     by_nfe: dict[int, Rollouts] = {}
@@ -171,8 +184,8 @@ def measure(
         )
         if nfe in compare.STUDENT_NFES:
             compared.append(compare.method_row(run, truth, compare.STUDENT, nfe))
-        if nfe == default:
-            rows += group_rows(run.made, truth, nfe)
+    if group_count:
+        rows += measure_groups(package, record_many(split, group_count, length=START_COUNT + 8, **how))
     rows += compare.other_rows(package.folder, episodes, long_count, truth, methods) + compared
     return rows, by_nfe, episodes
 
@@ -267,11 +280,11 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="a look, in under a minute")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="where the figures go")] = None,
     strips: Annotated[Path | None, typer.Option(help="folder for PNG strips, truth above, model below")] = None,
-    episode_count: Annotated[int, typer.Option("--episodes", help="test episodes")] = 64,
+    episode_count: Annotated[int, typer.Option("--episodes", help="test episodes")] = 48,
     storage_count: Annotated[
         int, typer.Option("--storage-episodes", help="test episodes for each format, policy")
-    ] = 40,
-    loop_count: Annotated[int, typer.Option("--loops", help="test loops for each format, policy")] = 48,
+    ] = 24,
+    loop_count: Annotated[int, typer.Option("--loops", help="test loops for each format, policy")] = 32,
     pieces: Annotated[
         Path | None, typer.Option(help="keeps what was measured of formats and policies: a run cut short goes on")
     ] = None,
@@ -285,17 +298,22 @@ def main(
 ) -> None:
     """Evaluates the package and prints one table."""
     started = time.monotonic()
-    count, long_count = (8, 2) if quick else (episode_count, BATCH)
+    count, long_count = (4, 1) if quick else (episode_count, BATCH // 2)
     package = Package(folder, block_count=BATCH * 9)
     default = package.manifest["sampler"]["default_nfe"]
     nfes = [n for n in sorted(package.manifest["sampler"]["schedules"]) if n <= 2 or not quick]
     if figures is None:
         rows, by_nfe, episodes = measure(
-            package, episode_count=count, long_count=long_count, nfes=nfes, methods=methods
+            package,
+            episode_count=count,
+            long_count=long_count,
+            nfes=nfes,
+            group_count=0 if quick else GROUP_COUNT,
+            methods=methods,
         )
     else:
         rows, by_nfe, episodes = earlier_rows(figures, count), {}, []
-    rows += storage_rows(folder, *((4, 2) if quick else (storage_count, loop_count)), pieces)
+    rows += storage_rows(folder, *((2, 1) if quick else (storage_count, loop_count)), pieces)
     bars = bars_of(rows, default) + compare.method_bars(rows)
     print_table(bars, rows)
     document = {
@@ -307,6 +325,8 @@ def main(
         "settings": {
             "window": package.window,
             "episodes": count,
+            "long_episodes": long_count,
+            "group_episodes": GROUP_COUNT,
             "first_seed": FIRST_SEED["test"],
             "start_frames": START_COUNT,
             "quick": quick,

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 SESSIONS = 16  # in lockstep; an update is one frame of each
-CHUNKS = 4  # frames of a rollout, an update each
-ROLLOUTS = {"pairs": 25, "dmd": 36, "sc-dmd": 36, "salt": 36}
+CHUNKS = 6  # frames of a rollout, an update each
+ROLLOUTS = {"pairs": 34, "dmd": 32, "sc-dmd": 32, "salt": 32}
 UPDATES = {stage: count * CHUNKS for stage, count in ROLLOUTS.items()}

@@ -9,9 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra")
 
-from training.minigrid import matching, pose  # noqa: E402
+from training.minigrid import distill, matching, pose  # noqa: E402
 from training.minigrid.data import pack, record  # noqa: E402
-from training.minigrid.distill import Distillation, Learner, run  # noqa: E402
+from training.minigrid.distill import Distillation, Learner  # noqa: E402
 from training.minigrid.model import QUALITY_BOUNDS, WorldModel, gather_past  # noqa: E402
 from training.minigrid.rollout import Crops, gaps, open_sessions, seeds  # noqa: E402
 from training.minigrid.states import load_state, save_state  # noqa: E402
@@ -120,13 +120,17 @@ def test_an_update_changes_the_student_and_never_the_teacher(
     assert marked == (method == "salt")
 
 
-def test_a_run_that_was_cut_short_ends_with_the_same_weights(recorded: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_cut_short_ends_with_the_same_weights(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "SESSIONS", 2)
+    monkeypatch.setattr(distill, "CHUNKS", 1)
     models = []
     for name, stops in (("whole", (2,)), ("cut", (1, 2))):
         folder = tmp_path / name
         folder.mkdir()
         for stop in stops:
-            model = run("pairs", recorded, folder, 0, stop, of=2)
+            model = distill.run("pairs", recorded, folder, 0, stop, of=2)
         models.append(model)
     pairs = zip(models[0].parameters(), models[1].parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)

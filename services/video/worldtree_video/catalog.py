@@ -125,8 +125,11 @@ class Catalog:
         self._served = {each: entry for each, entry in self._served.items() if each != key}
         self._leaving.discard(key)
         served.worlds.draining = True  # whoever should come all the same is told to try again, and meets the next one
-        await served.worlds.protection.aclose()
-        await asyncio.to_thread(served.worlds.engine.stop)
+        try:
+            await served.worlds.protection.aclose()
+        finally:
+            await asyncio.to_thread(served.worlds.engine.stop)
+            served.worlds.residency.tiers.drop(served.stored.digest)
 
     def of_session(self, name: str) -> Served:
         """The model that a session belongs to. Raises SessionNotFound."""

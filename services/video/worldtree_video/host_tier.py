@@ -102,6 +102,11 @@ class HostTier:
         self._held.move_to_end(key)
         return held
 
+    def drop(self, digest: str) -> None:
+        """Forgets the blocks of one model."""
+        for key in [key for key, held in self._held.items() if held.form.digest == digest]:
+            self._book_out(self._held.pop(key))
+
     def check_integrity(self) -> None:
         """Recounts; for tests."""
         counted = sum(held.nbytes for held in self._held.values())

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_ISREG
 
 from worldtree_runtime.model_package import PackageError
 from worldtree_runtime.model_repository import ModelRepository, package_digest
@@ -37,6 +38,7 @@ class Reload:
         # Those that are served count as read: they are what they were when the process loaded them.
         self._seen = {entry.stored.folder: signature(entry.stored.folder) for entry in catalog}
         self._read = dict(self._seen)
+        self._unlucky: set[Path] = set()  # those that failed for no fault of their own
         self._empty = False
 
     async def run(self, every_s: float) -> None:
@@ -45,7 +47,9 @@ class Reload:
             await asyncio.sleep(every_s)
             try:
                 await self.look()
-            except Exception:  # a disk that fails for a while; the next look may do better
+            except OSError as error:  # a disk that fails, a folder that goes while it is listed; at the next look again
+                log.warning("the model repository cannot be read: %s", error)
+            except Exception:  # our mistake, and no reason to look never again
                 log.exception("the model repository cannot be followed")
 
     async def look(self) -> None:
@@ -67,7 +71,10 @@ class Reload:
         for entry in self._catalog:
             if self._catalog.is_leaving(entry) and not entry.in_use:
                 await self._catalog.remove(entry)
-                self._read.pop(entry.stored.folder, None)  # other files may stand there by now
+                # Other files may stand in its folder by now, and there is memory again for those that found none.
+                for folder in (entry.stored.folder, *self._unlucky):
+                    self._read.pop(folder, None)
+                self._unlucky.clear()
                 self._tell(entry, "unloaded", "model version unloaded")
 
     def _let_go(self, found: dict[Path, Signature]) -> None:
@@ -89,7 +96,11 @@ class Reload:
         except PackageError as error:
             log.error("model package refused", extra=_place(error))
             self._metrics.reloads.labels(name, "refused").inc()
-        except Exception:  # memory, a device: not the package's fault, and no reason to stop
+        except OSError as error:  # it goes while it is read, or its disk does
+            del self._read[folder]
+            log.warning("model package cannot be read: %s", error, extra={"package": str(folder)})
+        except Exception:  # memory, a device: no reason to stop
+            self._unlucky.add(folder)
             log.exception("model package could not be loaded", extra={"package": str(folder)})
             self._metrics.reloads.labels(name, "refused").inc()
         else:
@@ -128,14 +139,14 @@ def signatures(root: Path) -> dict[Path, Signature]:
 
 
 def signature(folder: Path) -> Signature:
-    """Changes whenever a file of a package is written; reads none of them. Empty: there is no such folder."""
+    """Changes whenever a file of a package is written; reads none of them. Raises OSError."""
     entries = []
     for path in sorted(folder.rglob("*")):
         try:
             stat = path.stat()
-        except FileNotFoundError:  # gone since it was listed
+        except FileNotFoundError:  # gone since it was listed, or a link to nowhere
             continue
-        if path.is_file():
+        if S_ISREG(stat.st_mode):
             entries.append((str(path.relative_to(folder)), stat.st_mtime_ns, stat.st_size))
     return tuple(entries)
 

@@ -147,6 +147,12 @@ class Tiers:
             found.update(read)
         return found
 
+    def drop(self, digest: str) -> None:
+        """Forgets what host memory holds of one model, which is served no more. The store keeps what it has."""
+        with self._lock:
+            self.host.drop(digest)
+        self._seconds = {name: seconds for name, seconds in self._seconds.items() if name[1] != digest}
+
     def doubt(self) -> None:
         """The store may have lost what it held: what is handed in from now on is written, known or not."""
         self._known.clear()

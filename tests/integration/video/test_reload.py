@@ -273,6 +273,29 @@ async def test_a_version_that_comes_back_while_it_has_sessions_takes_new_ones_ag
     assert (await video.get(session)).session.model.version == "2"
 
 
+async def test_what_host_memory_holds_of_a_version_goes_with_it(start_video: Any, models: Path) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    engine, (served,) = video.engine, video.catalog
+    tiers, digest = served.worlds.residency.tiers, served.stored.digest
+    session = await video.create(chunks=4)
+
+    def spill() -> None:
+        with engine.lock:
+            served.worlds.residency.spill_idle(engine.pool)
+
+    await asyncio.wrap_future(engine.between_ticks(spill))
+    assert tiers.host.shares.block_count(digest) > 0
+    publish(models, TWO)
+    await video.until(lambda: serves(video, "2"))
+    shutil.rmtree(models / "tiny/1")
+    await video.until(lambda: any(map(video.catalog.is_leaving, video.catalog)))
+    await walk(video, session, 3)  # a spilled session is one too: its blocks come back
+    await video.stub.Delete(pb.DeleteRequest(session=session))
+    await video.until(lambda: versions(video) == ["2"])
+    await video.until(lambda: tiers.host.shares.block_count(digest) == 0)
+    tiers.check_integrity()
+
+
 async def test_a_create_that_is_repeated_when_another_version_is_the_newest_gets_its_session(
     start_video: Any, models: Path
 ) -> None:

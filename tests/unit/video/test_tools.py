@@ -185,8 +185,9 @@ def test_what_is_only_a_pity_is_a_note(package: Path) -> None:
     assert notes(package) == {"license", "starts", "MODEL_CARD.md", "action", "metadata_props"}
 
 
-def test_the_shipped_model_is_valid() -> None:
-    assert bad(ROOT / "models/minigrid/1") == []
+@pytest.mark.parametrize("model", sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("models/*/*/*.yaml")))
+def test_a_shipped_model_is_valid(model: str) -> None:
+    assert bad(ROOT / model) == []
 
 
 @pytest.mark.parametrize("world", [TinyWorld(action_size=1, latent=True), TinyWorld(action_size=1, cache_quality=True)])

@@ -15,7 +15,6 @@ from worldtree_video.domain import Storage
 from worldtree_video.model import VideoModel
 
 _GIB = 1 << 30
-_SMALL, _LARGE_MIB = 4, 256  # pools between which a commit in place takes the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,6 @@ class Bench:
     commit_ms: float
     encode_ms: float | None
     decode_ms: float | None
-    commit_ms_in_large_pool: float
     chunks: tuple[ChunkCost, ...]
     blocks: tuple[BlockCost, ...]
 
@@ -75,12 +73,10 @@ def bench(folder: Path, *, threads: int = 1, repeats: int = 15, device: str = "c
     """Times a package. Raises PackageError for a broken one."""
     folder = folder.resolve()
     stored = ModelRepository(folder.parent.parent).read(folder)
-    package, kv = stored.package, stored.package.kv
-    least = max(2 * kv.window, 16)
-    model = VideoModel(stored, block_counts={Storage.FP32: least}, device=device, threads=threads)
+    package = stored.package
+    block_count = max(package.kv.window, 16)  # a full window, and a batch's own
+    model = VideoModel(stored, block_counts={Storage.FP32: block_count}, device=device, threads=threads)
     cost = model.measure(repeats=repeats)
-    large = max(_SMALL * least, (_LARGE_MIB << 20) // kv.block_bytes)
-    in_large = VideoModel(stored, block_counts={Storage.FP32: large}, device=device, threads=threads)
     codec = Codec(stored, device=device, threads=threads)
     latents = np.zeros((1, *package.sample_shape), np.float32)
     pixels = np.zeros((1, *package.chunk_shape), np.uint8)
@@ -102,7 +98,6 @@ def bench(folder: Path, *, threads: int = 1, repeats: int = 15, device: str = "c
         commit_ms=1e3 * cost.commit_s,
         encode_ms=_ms(lambda: codec.encode(pixels), repeats) if package.latent else None,
         decode_ms=_ms(lambda: codec.decode(latents), repeats) if package.latent else None,
-        commit_ms_in_large_pool=1e3 * in_large.measure(repeats=repeats, max_batch=1).commit_s,
         chunks=tuple(chunks),
         blocks=tuple(_block_cost(package, storage) for storage in Storage),
     )

@@ -95,15 +95,6 @@ def bench(
         return
     for table in (_ticks(answer), _chunks(answer), _blocks(answer)):
         out.print(table)
-    small, large = answer["commit_ms"], answer["commit_ms_in_large_pool"]
-    if large > 3 * small + 1:
-        out.print(
-            Text(
-                f"a commit takes {large:.1f} ms in a pool of many blocks, {small:.1f} ms in one of few: it copies the "
-                "pool. Its last node must be a ScatterND of `pool`, and nothing else may use what that gives.",
-                "yellow",
-            )
-        )
 
 
 def pack(

@@ -1,5 +1,6 @@
 """What a package costs here: a tick by its size, a commit, a chunk by its evaluations, and the memory of a session."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from worldtree_video import formats
 from worldtree_video.codec import Codec
 from worldtree_video.domain import Storage
 from worldtree_video.model import VideoModel
+from worldtree_video.scene import SceneModel
 
 _GIB = 1 << 30
 
@@ -53,7 +55,9 @@ class BlockCost:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Times in milliseconds, medians. `commit_ms`: with decode and encode, where there are any."""
+    """Times in milliseconds, medians. `commit_ms`: with decode and encode, where there are any. `scene_ms`: of a first
+    chunk drawn from words.
+    """
 
     package: str
     digest: str
@@ -65,6 +69,7 @@ class Bench:
     commit_ms: float
     encode_ms: float | None
     decode_ms: float | None
+    scene_ms: float | None
     chunks: tuple[ChunkCost, ...]
     blocks: tuple[BlockCost, ...]
 
@@ -80,6 +85,8 @@ def bench(folder: Path, *, threads: int = 1, repeats: int = 15, device: str = "c
     codec = Codec(stored, device=device, threads=threads)
     latents = np.zeros((1, *package.sample_shape), np.float32)
     pixels = np.zeros((1, *package.chunk_shape), np.uint8)
+    scene = SceneModel(stored, package.prompt, codec, device=device, threads=threads) if package.prompt else None
+    no_words = [0] * package.prompt.tokens if package.prompt else []
     best = cost.best_batch
     chunks = []
     for nfe in sorted(package.sampler.schedules):
@@ -98,6 +105,7 @@ def bench(folder: Path, *, threads: int = 1, repeats: int = 15, device: str = "c
         commit_ms=1e3 * cost.commit_s,
         encode_ms=_ms(lambda: codec.encode(pixels), repeats) if package.latent else None,
         decode_ms=_ms(lambda: codec.decode(latents), repeats) if package.latent else None,
+        scene_ms=_ms(lambda: asyncio.run(scene.draw(no_words, 0)), repeats) if scene else None,
         chunks=tuple(chunks),
         blocks=tuple(_block_cost(package, storage) for storage in Storage),
     )

@@ -187,6 +187,8 @@ def _ticks(answer: Any) -> Table:
     for part in ("encode", "decode"):
         if answer[f"{part}_ms"] is not None:
             table.add_row(f"of which {part}", "", f"{answer[f'{part}_ms']:.2f}")
+    if answer["scene_ms"] is not None:
+        table.add_row("scene from words", "", f"{answer['scene_ms']:.2f}")
     return table
 
 

@@ -36,7 +36,7 @@ and its change within the chunk, as FVD has it). *real* is half of the real walk
 
 {frechet}
 
-Right round, twelve times `left` on the spot, the last frame against the first, beside the view of another walk:
+Right round, twelve times `left` on the spot: last frames.
 
 {right_round}
 
@@ -125,6 +125,7 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
     text = _TEXT.format(
         window=document["window"],
         walks=document["walks"],
+        given=document["given"],
         default_nfe=document["default_nfe"],
         steps=TRAINED_STEPS,
         depths=_depths(document),

@@ -23,6 +23,7 @@ from training.doom.sheet import save_sheet
 
 UInt8 = npt.NDArray[np.uint8]
 DEPTHS = (1, 2, 4, 8, 16)
+GIVEN = 4  # real chunks before them
 WHOLE_TURN = round(360 / (world.TURN_DEGREES * world.TICS * world.FRAMES))
 BLUR_PX = 1.5
 app = typer.Typer(add_completion=False)
@@ -40,17 +41,23 @@ def blurred(frames: UInt8) -> UInt8:
     return np.stack([np.asarray(Image.fromarray(f).filter(ImageFilter.GaussianBlur(BLUR_PX))) for f in frames])
 
 
-def play(package: Package, starts: UInt8, actions: npt.NDArray[np.int64], *, nfe: int, seed: int) -> UInt8:
-    """Chunks [N, T, F, 64, 80, 3] that the package makes of start chunks [N, F, 64, 80, 3] and actions [N, T]."""
-    histories = Histories(package, len(starts), seed=seed)
-    histories.observe(starts, np.full(len(starts), world.NONE, np.int64))
+def play(
+    package: Package, given: UInt8, led: npt.NDArray[np.int64], actions: npt.NDArray[np.int64], *, nfe: int, seed: int
+) -> UInt8:
+    """Chunks [N, T, F, 64, 80, 3] that the package makes after the real chunks `given` [N, G, F, 64, 80, 3].
+
+    led [N, G]: the actions that led to these; actions [N, T]: those to follow.
+    """
+    histories = Histories(package, len(given), seed=seed)
+    for k in range(given.shape[1]):
+        histories.observe(given[:, k], led[:, k])
     return np.stack([histories.step(actions[:, k], nfe=nfe) for k in range(actions.shape[1])], axis=1)
 
 
-def by_depth(judge: judging.Judge, truth: UInt8, made: UInt8, start: UInt8) -> list[dict[str, Any]]:
+def by_depth(judge: judging.Judge, truth: UInt8, made: UInt8, last: UInt8) -> list[dict[str, Any]]:
     """One row a depth and picture: `model`, `copy` (the last real frame held) and `blur` (the truth, blurred)."""
     rows: list[dict[str, Any]] = []
-    held = np.broadcast_to(start[:, -1:], truth[:, 0].shape)
+    held = np.broadcast_to(last[:, None], truth[:, 0].shape)
     for depth in DEPTHS:
         real = truth[:, depth - 1]
         flat = real.reshape(-1, *real.shape[2:])
@@ -68,12 +75,12 @@ def by_depth(judge: judging.Judge, truth: UInt8, made: UInt8, start: UInt8) -> l
     return rows
 
 
-def statistics(judge: judging.Judge, truth: UInt8, made: UInt8, start: UInt8) -> dict[str, float]:
+def statistics(judge: judging.Judge, truth: UInt8, made: UInt8, last: UInt8) -> dict[str, float]:
     """Frechet distances to the real chunks of all depths; `real` is between two halves of the real walks."""
     chunks = (-1, *truth.shape[2:])
     real = judging.descriptions(judge, truth.reshape(chunks))
     half = len(real) // 2
-    held = np.broadcast_to(start[:, -1:, None], truth.shape)
+    held = np.broadcast_to(last[:, None, None], truth.shape)
     flat = truth.reshape(-1, *truth.shape[3:])
     return {
         "model": judging.frechet(real, judging.descriptions(judge, made.reshape(chunks))),
@@ -83,15 +90,24 @@ def statistics(judge: judging.Judge, truth: UInt8, made: UInt8, start: UInt8) ->
     }
 
 
-def right_round(judge: judging.Judge, package: Package, starts: UInt8, *, nfe: int) -> list[dict[str, Any]]:
-    """A whole turn on the spot: its end against the start, beside another walk's start."""
-    actions = np.full((len(starts), WHOLE_TURN), world.LEFT, np.int64)
-    made = play(package, starts, actions, nfe=nfe, seed=1)
-    before = starts[:, -1]
+def right_round(
+    judge: judging.Judge, package: Package, given: UInt8, led: npt.NDArray[np.int64], *, nfe: int
+) -> list[dict[str, Any]]:
+    """A whole turn on the spot: its end against the last real frame, beside another walk's."""
+    stand = np.full((len(given), 1), world.WAIT, np.int64)  # what is left of the last step
+    actions = np.concatenate([stand, np.full((len(given), WHOLE_TURN), world.LEFT, np.int64)], axis=1)
+    made = play(package, given, led, actions, nfe=nfe, seed=1)
+    before, ended = made[:, 0, -1], made[:, -1, -1]
     rows: list[dict[str, Any]] = []
-    for name, after in (("model", made[:, -1, -1]), ("other view", np.roll(before, 1, axis=0))):
-        far = judging.distances(judge, before, after)
-        rows.append({"picture": name, "psnr": float(psnr(before, after).mean()), "distance": float(far.mean())})
+    last = given[:, -1, -1]
+    pairs = {
+        "the turn's end and the served view before it": (before, ended),
+        "the turn's end and the last real view": (last, ended),
+        "another walk's view and the last real view": (last, np.roll(last, 1, axis=0)),
+    }
+    for name, (one, other) in pairs.items():
+        far = judging.distances(judge, one, other)
+        rows.append({"picture": name, "psnr": float(psnr(one, other).mean()), "distance": float(far.mean())})
     return rows
 
 
@@ -127,28 +143,35 @@ def main(
     """Prints the tables; writes them as JSON, and the package's card and contact sheet."""
     torch.set_num_threads(1)
     package, judge = Package(folder), judging.load_judge(judge_checkpoint)
-    recorded = record_walks(walks, chunks=DEPTHS[-1] + 1)
+    recorded = record_walks(walks, chunks=GIVEN + DEPTHS[-1])
     frames = np.stack([walk.frames for walk in recorded])
-    actions = np.stack([walk.actions[1:] for walk in recorded]).astype(np.int64)
-    start, truth = frames[:, 0], frames[:, 1:]
+    actions = np.stack([walk.actions for walk in recorded]).astype(np.int64)
+    given, truth, led = frames[:, :GIVEN], frames[:, GIVEN:], actions[:, :GIVEN]
+    last = given[:, -1, -1]
     default = package.manifest["sampler"]["default_nfe"]
-    document: dict[str, Any] = {"walks": walks, "default_nfe": default, "window": package.window, "rows": []}
+    document: dict[str, Any] = {
+        "walks": walks,
+        "given": GIVEN,
+        "default_nfe": default,
+        "window": package.window,
+        "rows": [],
+    }
     shown = truth
     for nfe in package.manifest["sampler"]["schedules"]:
-        made = play(package, start, actions, nfe=nfe, seed=0)
+        made = play(package, given, led, actions[:, GIVEN:], nfe=nfe, seed=0)
         shown = made if nfe == default else shown
-        for row in by_depth(judge, truth, made, start):
+        for row in by_depth(judge, truth, made, last):
             if row["picture"] == "model" or nfe == default:
                 document["rows"].append({"nfe": nfe, **row})
-        document.setdefault("frechet", {})[str(nfe)] = statistics(judge, truth, made, start)
-    document["right_round"] = right_round(judge, package, start, nfe=default)
-    document["speed"] = [speed(package, start[0], nfe=n) for n in package.manifest["sampler"]["schedules"]]
+        document.setdefault("frechet", {})[str(nfe)] = statistics(judge, truth, made, last)
+    document["right_round"] = right_round(judge, package, given, led, nfe=default)
+    document["speed"] = [speed(package, given[0, 0], nfe=n) for n in package.manifest["sampler"]["schedules"]]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1))
     typer.echo(table(document))
     if card:
         write_card(folder, document)
-        save_sheet(folder / "contact.png", start, truth, shown)
+        save_sheet(folder / "contact.png", last, truth, shown)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from training.doom import place
+from training.doom.autoencoder import CHANNELS
 from training.doom.model import PATCH, TOKENS, Past, WorldModel
 
 BLOCK_TOKENS = TOKENS + 1
@@ -85,7 +86,7 @@ class Commit(nn.Module):
         model = self.parts.model
         belief, there = self.parts.belief(pool, table, key_mask, position)
         moved = self.parts.odometer(belief, action)
-        poses, after = place.corrected(moved, belief, there, self.parts.localiser(x0))
+        poses, after = place.corrected(moved, belief, there, *self.parts.localiser(x0[..., -CHANNELS:]))
         blocks = []
         cached = model.encode(x0.reshape(x0.shape[0], TOKENS, PATCH), model.see(poses)[0], action)
         for memory, (keys, values) in enumerate(cached):

@@ -13,14 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.doom import world
-from training.doom.autoencoder import COLUMNS, LATENT_SHAPE, ROWS
+from training.doom.autoencoder import CHANNELS, COLUMNS, ROWS
 
 UNIT = 100.0
 MIDDLE = (640.0, -288.0)
 REACH = (4.75, 4.1)  # units; the map lies within plus or minus these
 BELIEF = 7
 SLIP = 0.04  # standard deviation that a way adds to the place, for each unit of it
-CAUTION = 2.0  # the localiser is surer of walks that it was trained on: its deviations are multiplied by this
+CELL = 0.5  # units, of the grid that the localiser answers on
+GRID = (20, 18)  # cells along x and y
+BEARINGS = 36  # headings that it tells apart
+NEAR = 2.5  # cells or headings: what is farther from the likeliest, or from the belief, is another place
+LEAST = (0.08, 0.008)  # units and turns: looks that follow each other err alike, so no look counts as surer than this
 TURN_A_FRAME = world.TURN_DEGREES * world.TICS / 360
 # onnxruntime rounds a matrix product of one row, and the elements left over after the last full vector register in cos
 # and sin, in another way: what belongs to a whole chunk is computed as this many equal rows, for any batch's same bits.
@@ -88,49 +92,81 @@ def last_belief(poses: Tensor) -> Tensor:
 
 
 class Localiser(nn.Module):
-    """Where a chunk was seen from: latents -> poses, and how sure it is. Many walls differ, some look alike."""
+    """Where a frame was seen from: latents -> how likely each cell of the map and each heading is."""
 
-    def __init__(self, width: int = 64, hidden: int = 256) -> None:
+    weight: Tensor
+
+    def __init__(self, width: int = 64, hidden: int = 384) -> None:
         super().__init__()
-        self.first = nn.Conv2d(LATENT_SHAPE[-1], width, 1)
+        self.register_buffer("weight", torch.ones(CHANNELS))  # of the latents: what weighs more in pixels tells more
+        self.first = nn.Conv2d(CHANNELS, width, 1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.third = nn.Conv2d(width, 16, 1)
         self.hidden = nn.Linear(16 * ROWS * COLUMNS, hidden)
-        self.more = nn.Linear(hidden, hidden)
-        self.last = nn.Linear(hidden, 6)
+        self.drop = nn.Dropout(0.2)
+        self.last = nn.Linear(hidden, GRID[0] * GRID[1] + BEARINGS)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """[B, 8, 10, 96] -> x, y, cos, sin of the last frame, and the deviations of place and heading: [B, 6]."""
-        h = F.silu(self.first(latents.permute(0, 3, 1, 2)))
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 8, 10, 24] -> logits of places [B, GRID[0] * GRID[1]], x first, and of headings [B, BEARINGS]."""
+        h = F.silu(self.first((latents * self.weight).permute(0, 3, 1, 2)))
         h = h + F.silu(self.second(h))
         h = F.silu(self.third(h)).flatten(1)[:, None].expand(-1, 1 if self.training else EQUAL_ROWS, -1)
-        h = F.gelu(self.hidden(h), approximate="tanh")
-        h = h + F.gelu(self.more(h), approximate="tanh")
-        place, heading, sure = torch.split(self.last(h)[:, 0], [2, 2, 2], dim=-1)
-        return torch.cat([3 * place, heading, 0.005 + F.softplus(sure)], dim=-1)
+        h = self.drop(F.gelu(self.hidden(h), approximate="tanh"))
+        places, bearings = torch.split(self.last(h)[:, 0], [GRID[0] * GRID[1], BEARINGS], dim=-1)
+        return places, bearings
 
 
-def corrected(moved: Tensor, before: Tensor, there: Tensor, located: Tensor) -> tuple[Tensor, Tensor]:
+def cells() -> Tensor:
+    """The middles of the grid's cells, x and y in units: [GRID[0] * GRID[1], 2]."""
+    x, y = ((torch.arange(size) - (size - 1) / 2) * CELL for size in GRID)
+    return torch.stack(torch.meshgrid(x, y, indexing="ij"), dim=-1).reshape(-1, 2)
+
+
+def headings() -> Tensor:
+    """The headings that the localiser tells apart, in turns: [BEARINGS]."""
+    return torch.arange(BEARINGS) / BEARINGS
+
+
+def short(turns: Tensor) -> Tensor:
+    """The short way round: -0.5 to 0.5."""
+    return turns - (turns + 0.5).floor()
+
+
+def moments(weights: Tensor, offsets: Tensor, reach: float, least: float) -> tuple[Tensor, Tensor]:
+    """Mean offset and mean square deviation [B, 1], at least `least` squared, of what lies within reach.
+
+    weights [B, n] sum to one; offsets [B, n, d] from where one looks. The less weight lies within reach, the less can
+    be said: the deviation is divided by it.
+    """
+    near = torch.where(offsets.abs().amax(-1) <= reach, weights, torch.zeros((), dtype=weights.dtype))
+    mass = near.sum(-1, keepdim=True)
+    share = (near / (mass + 1e-9))[..., None]
+    mean = (share * offsets).sum(1)
+    spread = (share * (offsets - mean[:, None]).square()).sum((1, 2))[:, None]
+    return mean, (spread + least**2) / (mass.square() + 1e-4)
+
+
+def corrected(moved: Tensor, before: Tensor, there: Tensor, places: Tensor, bearings: Tensor) -> tuple[Tensor, Tensor]:
     """Poses [B, FRAMES, 3] and belief [B, BELIEF] of a chunk that has been seen.
 
     moved: where the odometer has it, from the belief `before` [B, BELIEF], where `there` [B] says that there is one;
-    located [B, 6]: where the localiser has it. A first chunk is where it looks to be, and stands still.
+    places and bearings: what the localiser says of its last frame. A first chunk is where it looks to be, and stands.
     """
-    turns = torch.atan2(located[:, 3:4], located[:, 2:3]) / (2 * torch.pi)
+    known = there[:, None]
+    grid, circle = cells(), headings()
+    likely = grid[places.argmax(-1)]
+    ahead = circle[bearings.argmax(-1)][:, None]
+    here = torch.where(known, moved[:, -1], torch.cat([likely, ahead], dim=-1))  # from where one looks
+    shift, place_look = moments(torch.softmax(places, dim=-1), grid - here[:, None, :2], NEAR * CELL, LEAST[0])
+    off = short(circle - here[:, 2:])[..., None]
+    turn, turn_look = moments(torch.softmax(bearings, dim=-1), off, NEAR / BEARINGS, LEAST[1])
     way = (moved[:, -1, :2] - before[:, :2]).square().sum(-1, keepdim=True)
     place_doubt = before[:, 5:6].square() + SLIP**2 * way
     turn_doubt = before[:, 6:7].square()
-    place_look = (CAUTION * located[:, 4:5]).square()
-    turn_look = (CAUTION * located[:, 5:6] / (2 * torch.pi)).square()
-    known = there[:, None]
     one = torch.ones_like(place_doubt)
     place_gain = torch.where(known, place_doubt / (place_doubt + place_look), one)
     turn_gain = torch.where(known, turn_doubt / (turn_doubt + turn_look), one)
-    from_here = torch.where(known, moved[:, -1], torch.zeros_like(moved[:, -1]))
-    off = turns - from_here[:, 2:]
-    off = off - (off + 0.5).floor()  # the short way round
-    shift = torch.cat([place_gain * (located[:, :2] - from_here[:, :2]), turn_gain * off], dim=-1)
-    still = from_here[:, None].expand(-1, world.FRAMES, -1)
-    poses = torch.where(known[..., None], moved, still) + shift[:, None]
+    poses = torch.where(known[..., None], moved, here[:, None].expand(-1, world.FRAMES, -1))
+    poses = poses + torch.cat([place_gain * shift, turn_gain * turn], dim=-1)[:, None]
     doubt = torch.cat([place_gain * place_look, turn_gain * turn_look], dim=-1).sqrt()  # = (1 - gain) * doubt before
     return poses, torch.cat([last_belief(poses), doubt], dim=-1)

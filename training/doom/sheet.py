@@ -12,13 +12,15 @@ UInt8 = npt.NDArray[np.uint8]
 COLUMNS = (1, 2, 3, 4, 6, 8, 12, 16)  # depths shown
 
 
-def save_sheet(path: Path, start: UInt8, truth: UInt8, made: UInt8, *, walks: int = 5, zoom: int = 2) -> None:
-    """Last frames of chunks. start [N, F, 64, 80, 3]; truth and made [N, T, F, 64, 80, 3]; the first `walks` of N."""
-    width = start.shape[3]
+def save_sheet(path: Path, last: UInt8, truth: UInt8, made: UInt8, *, walks: int = 5, zoom: int = 2) -> None:
+    """Last frames of chunks: last [N, 64, 80, 3], real frames that both were given; truth and made
+    [N, T, F, 64, 80, 3]; the first `walks` of N.
+    """
+    width = last.shape[2]
     blocks = []
     for k in range(walks):
         rows = [
-            np.concatenate([start[k, -1], *(chunks[k, depth - 1, -1] for depth in COLUMNS)], axis=1)
+            np.concatenate([last[k], *(chunks[k, depth - 1, -1] for depth in COLUMNS)], axis=1)
             for chunks in (truth, made)
         ]
         for row in rows:

@@ -1,4 +1,4 @@
-"""The named starts: first chunks in different rooms, from fixed seeds, as PNG strips."""
+"""The named starts: a look round in different rooms, from fixed seeds, as PNG strips."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ STARTS = (
     Start("lockers", 73, "A room of grey lockers."),
 )
 
+LOOK = (world.LEFT, world.LEFT, world.RIGHT, world.RIGHT)  # more walls tell better where this is
+
 
 def write_starts(folder: Path) -> list[dict[str, object]]:
     """Writes `starts/*.png` into a package folder and returns the manifest's entries."""
@@ -39,9 +41,20 @@ def write_starts(folder: Path) -> list[dict[str, object]]:
     entries: list[dict[str, object]] = []
     game = world.World()
     for start in STARTS:
-        frames, _ = game.reset(FIRST_SEED["starts"] + start.index)
+        frames = list(game.reset(FIRST_SEED["starts"] + start.index)[0])
+        for action in LOOK:
+            step = game.step(action)
+            assert step is not None
+            frames += list(step[0])
         file = f"starts/{start.name}.png"
-        Image.fromarray(np.concatenate(list(frames), axis=1)).save(folder / file, optimize=True)
-        entries.append({"name": start.name, "file": file, "actions": [], "description": start.description})
+        Image.fromarray(np.concatenate(frames, axis=1)).save(folder / file, optimize=True)
+        entries.append(
+            {
+                "name": start.name,
+                "file": file,
+                "actions": [world.ACTION_NAMES[action] for action in LOOK],
+                "description": start.description,
+            }
+        )
     game.close()
     return entries

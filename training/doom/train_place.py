@@ -11,8 +11,11 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from training.doom import latents as coding
 from training.doom import place
+from training.doom.autoencoder import CHANNELS, COLUMNS, ROWS, load_autoencoder
 from training.doom.data import DEFAULT_FOLDER
 
 DEFAULT_CHECKPOINT = Path("out/training/doom/place.pt")
@@ -28,19 +31,22 @@ def odometer_error(model: place.Odometer, poses: Tensor, actions: Tensor) -> Ten
     return error
 
 
-def localiser_loss(located: Tensor, poses: Tensor) -> Tensor:
-    """Negative log likelihood where errors fall off exponentially; located [N, 6], poses [N, FRAMES, 3]."""
-    far, off = localiser_error(located, poses)
-    place_sigma, heading_sigma = located[:, 4], located[:, 5]
-    return (far / place_sigma + 2 * place_sigma.log() + off / heading_sigma + heading_sigma.log()).mean()
+def localiser_loss(places: Tensor, bearings: Tensor, poses: Tensor) -> Tensor:
+    """Cross-entropy against soft labels around the true poses [N, 3]."""
+    far = (place.cells() - poses[:, None, :2]).square().sum(-1)
+    off = place.short(place.headings() - poses[:, 2:]).square()
+    label = torch.softmax(-far / (2 * (0.6 * place.CELL) ** 2), dim=-1)
+    turn_label = torch.softmax(-off / (2 * (0.6 / place.BEARINGS) ** 2), dim=-1)
+    loss: Tensor = F.cross_entropy(places, label) + F.cross_entropy(bearings, turn_label)
+    return loss
 
 
-def localiser_error(located: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance in units [N] and in heading (chord of the unit circle) [N], at the last frame."""
-    far = (located[:, :2] - poses[:, -1, :2]).square().sum(-1).add(1e-8).sqrt()
-    turn = poses[:, -1, 2:] * (2 * torch.pi)
-    off = (located[:, 2:4] - torch.cat([turn.cos(), turn.sin()], dim=-1)).square().sum(-1).add(1e-8).sqrt()
-    return far, off
+def localiser_error(places: Tensor, bearings: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance in units [N] and in turns [N] of what a first chunk would be taken for, poses [N, 3]."""
+    nothing = torch.zeros(len(poses), place.BELIEF)
+    moved = torch.zeros(len(poses), 4, 3)
+    _, belief = place.corrected(moved, nothing, torch.zeros(len(poses), dtype=torch.bool), places, bearings)
+    return (belief[:, :2] - poses[:, :2]).norm(dim=-1), place.short(belief[:, 2] - poses[:, 2]).abs()
 
 
 def rate(step: int, steps: int) -> float:
@@ -62,6 +68,7 @@ def main(
     checkpoint: Annotated[
         Path, typer.Option(help="saved at the end of each part; a part that is there is kept")
     ] = DEFAULT_CHECKPOINT,
+    autoencoder: Annotated[Path, typer.Option(help="what latents.py fitted")] = coding.DEFAULT_CHECKPOINT,
     odometer_steps: int = 8000,
     localiser_steps: int = 3000,
     seed: int = 0,
@@ -101,25 +108,26 @@ def main(
         state["odometer"] = odometer.state_dict()
         torch.save(state, checkpoint)
     if "localiser" not in state:
-        codes = np.load(data / "latents.npy", mmap_mode="r")
+        codes = np.load(data / "latents.npy", mmap_mode="r").reshape(len(poses), chunks, ROWS, COLUMNS, -1, CHANNELS)
         localiser = place.Localiser()
+        spread = load_autoencoder(autoencoder).spread
+        localiser.weight.copy_((spread / spread[3]).sqrt())
         adam = torch.optim.AdamW(localiser.parameters(), weight_decay=0.05)
+        held = torch.from_numpy(codes[train:, ::4, :, :, -1].astype(np.float32)).flatten(0, 1)
         for step in range(localiser_steps):
-            at = rng.integers(train, size=BATCH // 8), rng.integers(chunks, size=BATCH // 8)
-            latents = torch.from_numpy(codes[at].astype(np.float32))
-            latents = latents + 0.1 * torch.randn_like(latents)
-            loss = localiser_loss(localiser(latents), poses[at])
+            walk, chunk = rng.integers(train, size=BATCH // 4), rng.integers(chunks, size=BATCH // 4)
+            frame = rng.integers(codes.shape[4], size=BATCH // 4)
+            latents = torch.from_numpy(codes[walk, chunk, :, :, frame].astype(np.float32))
+            answer = localiser(latents + 0.2 * torch.randn_like(latents))
+            loss = localiser_loss(*answer, poses[walk, chunk, frame])
             optimise(localiser, loss, adam, rate(step, localiser_steps), 2e-3)
             if (step + 1) % 200 == 0:
                 with torch.no_grad():
-                    held = torch.from_numpy(codes[train:, ::4].astype(np.float32)).flatten(0, 1)
-                    located = localiser(held)
-                    far, off = localiser_error(located, poses[train:, ::4].flatten(0, 1))
-                    sure = located[:, 4] < 0.2
-                    beyond = (far > 2 * place.CAUTION * located[:, 4]).float().mean().item()
-                told = {name: place.UNIT * far.quantile(q).item() for name, q in (("p50", 0.5), ("p90", 0.9))}
-                told |= {"sure": sure.float().mean().item(), "sure p90": place.UNIT * far[sure].quantile(0.9).item()}
-                told |= {"heading p50": off.median().item(), "beyond": beyond}
+                    localiser.eval()
+                    far, off = localiser_error(*localiser(held), poses[train:, ::4, -1].flatten(0, 1))
+                    localiser.train()
+                told = {f"p{q}": place.UNIT * far.quantile(q / 100).item() for q in (50, 75, 90)}
+                told |= {f"degrees p{q}": 360 * off.quantile(q / 100).item() for q in (50, 75, 90)}
                 print(json.dumps({"localiser step": step + 1, "loss": loss.item(), **told}), flush=True)
         state["localiser"] = localiser.state_dict()
         torch.save(state, checkpoint)

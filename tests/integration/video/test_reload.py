@@ -162,12 +162,18 @@ async def test_an_unloaded_version_leaves_no_thread_and_no_memory_behind(start_v
     try:
         for version in ("2", "3"):
             gone, thread = weakref.ref(video.engine.model), video.engine._thread
-            session = await video.create(chunks=3)
+            # What answers a repeat is kept, and must not keep the version.
+            session = await video.create(chunks=3, request_id=f"create {version}")
+            saved = await video.stub.Save(pb.SaveRequest(session=session))
+            request = pb.RestoreRequest(snapshot=saved.snapshot, request_id=f"restore {version}")
+            twin = (await video.stub.Restore(request)).session.session
+            await walk(video, twin, 2)
             publish(models, TinyWorld(version=version))
             await video.until(lambda version=version: serves(video, version))
             shutil.rmtree(models / "tiny" / str(int(version) - 1))
             await video.until(lambda: any(map(video.catalog.is_leaving, video.catalog)))
-            await video.stub.Delete(pb.DeleteRequest(session=session))
+            for name in (session, twin):
+                await video.stub.Delete(pb.DeleteRequest(session=name))
             await video.until(lambda version=version: versions(video) == [version])
             await video.until(lambda thread=thread: not thread.is_alive())
             await video.until(lambda gone=gone: gone() is None)
@@ -294,6 +300,28 @@ async def test_what_host_memory_holds_of_a_version_goes_with_it(start_video: Any
     await video.until(lambda: versions(video) == ["2"])
     await video.until(lambda: tiers.host.shares.block_count(digest) == 0)
     tiers.check_integrity()
+
+
+async def test_a_session_of_a_dead_replica_goes_on_in_a_version_that_is_leaving(
+    start_video: Any, models: Path, valkey: Any
+) -> None:
+    shared = {"models": models, "redis_url": valkey.url}
+    dead = await start_video(**shared, replica="video-a", reload_s=0)
+    session = await dead.create(chunks=3)
+    video = await start_video(**shared, replica="video-b", reload_s=LOOK_S)
+    keeper = await video.create()
+    publish(models, TWO)
+    await video.until(lambda: serves(video, "2"))
+    shutil.rmtree(models / "tiny/1")
+    await video.until(lambda: any(map(video.catalog.is_leaving, video.catalog)))
+    rehome = (("worldtree-rehome", "video-a"),)
+    answer = await video.stub.Get(pb.GetRequest(session=session), metadata=rehome)
+    assert (answer.session.model.version, answer.session.chunk_index) == ("1", 3)
+    await walk(video, session, 3)
+    await video.stub.Delete(pb.DeleteRequest(session=keeper))
+    assert versions(video) == ["1", "2"]
+    await video.stub.Delete(pb.DeleteRequest(session=session))
+    await video.until(lambda: versions(video) == ["2"])
 
 
 async def test_a_create_that_is_repeated_when_another_version_is_the_newest_gets_its_session(

@@ -11,6 +11,7 @@ from typing import Any
 
 from training.minigrid.compare import COLUMNS
 from training.minigrid.recipe import CHUNKS, SESSIONS, UPDATES
+from training.minigrid.scene_card import kept_section
 from training.minigrid.worlds import ENVIRONMENTS
 
 TEACHER_STEPS = "3,600"
@@ -142,7 +143,7 @@ rank). A run from scratch under the settings in the code has not been repeated. 
 `training/minigrid/weights`, with those of *dmd* and *sc-dmd*, as half floats. `make distill-minigrid` makes the
 students anew from there, `make train-minigrid` everything.
 
-## Limits
+{scenes}## Limits
 
 - What was unseen for more than {window} frames is made up anew when a sliding window forgets it; see *loop, 30* above
   for what is left of it under each policy.
@@ -222,6 +223,7 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
         for r in stored
     ]
     text = _TEXT.format(
+        scenes=kept_section(folder / "MODEL_CARD.md"),
         methods=_methods(rows),
         method_bars=_table(
             ["bar", "difference", "at least", "holds"],

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from training.minigrid.scene_data import MIN_SEEN
 from training.minigrid.scene_evaluate import QUESTIONS, VARIETY_SEEDS
+from training.minigrid.scene_manifest import GUIDANCE
 from training.minigrid.vocabulary import ALIASES, EXAMPLES, TOKENS, WORDS
 
-TEXT = """## Scene prompts
+HEADING = "## Scene prompts"
+_NEXT_HEADING = "## Limits"
+TEXT = (
+    HEADING
+    + """
 
 `scene.onnx` draws a session's first view from noise and the words of a prompt, such as {examples}. It knows {words}
 words and {aliases} other spellings of them ({tokens} words a prompt at most): {list}.
@@ -22,7 +28,9 @@ Measured on the graph itself by `python -m training.minigrid.scene_evaluate`, {p
   environment shows together. *by chance*: the same questions, asked of the view drawn for another prompt.
 - *thing*: one of the kind; *colour*, *state*, *number*, *place*: as named, where named; *carried*: in the agent's
   hands; *everything*: all that the prompt names. *real* tiles and *legal* views are as above; tiles are drawn one by
-  one from the codebook, not blended, so *real* is no achievement here, *legal* is.
+  one from the codebook, not blended, so *real* is no achievement here, *legal* is. *things*: cells with one, a view.
+- The prompt's logits are guided (classifier-free, {guidance:g}): more guidance shows more of what is asked, and more
+  things than were asked.
 
 Variety, {seeds} seeds of one prompt (*cells apart*: share of the 49 cells in which two views differ on average):
 
@@ -37,6 +45,7 @@ often, half of them with colours exchanged so that no colour belongs to a thing;
 shows (`training/minigrid/captions.py`). Words that no caption explains alone (*maze*, *playground*, *chain*) mean what
 views of such environments look like.
 """
+)
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -50,7 +59,7 @@ def _number(value: float | None) -> str:
 
 def scene_section(document: dict[str, Any]) -> str:
     """Markdown of what `scene_evaluate.measure` found."""
-    columns = [*QUESTIONS, "everything", "real", "legal"]
+    columns = [*QUESTIONS, "everything", "real", "legal", "things"]
     sets = ("described", "described, by chance", "composed", "composed, by chance", "unasked")
     asked = [[name, *(_number(document[name].get(c)) for c in columns)] for name in sets]
     variety = [
@@ -69,6 +78,7 @@ def scene_section(document: dict[str, Any]) -> str:
         evaluations=len(document["settings"]["levels"]),
         asked=_table(["prompts", *columns], asked),
         seeds=VARIETY_SEEDS,
+        guidance=GUIDANCE,
         variety=_table(["prompt", "distinct", "cells apart"], variety),
         things=free["things"],
         seen=free["seen"],
@@ -78,3 +88,16 @@ def scene_section(document: dict[str, Any]) -> str:
         gap_true=true["histogram_gap"],
         min_seen=MIN_SEEN,
     )
+
+
+def kept_section(card: Path) -> str:
+    """The section of a card that is there, for whoever writes the rest anew; empty when there is none."""
+    text = card.read_text() if card.exists() else ""
+    _, found, rest = text.partition(HEADING)
+    return found + rest.partition(_NEXT_HEADING)[0] if found else ""
+
+
+def write_section(card: Path, document: dict[str, Any]) -> None:
+    """Puts the section in its place in a card, before its limits."""
+    text = card.read_text().replace(kept_section(card), "", 1)
+    card.write_text(text.replace(_NEXT_HEADING, f"{scene_section(document)}\n{_NEXT_HEADING}", 1))

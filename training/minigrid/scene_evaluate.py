@@ -119,21 +119,27 @@ def histogram_gap(ids: Ids, truth: Ids) -> float:
     return float(0.5 * np.abs(one - other).sum())
 
 
-def measure(sampler: SceneSampler, levels: list[float], *, split: str, count: int, seed: int = 0) -> dict[str, Any]:
-    """All figures, of `count` prompts of each set."""
+def judge(sampler: SceneSampler, levels: list[float], *, split: str, count: int, seed: int = 0) -> dict[str, Any]:
+    """What `count` prompts of each set, and none, lead to; beside the simulator's own views."""
     held = described(split, count)
     document: dict[str, Any] = {"settings": {"prompts": len(held.captions), "composed": count, "levels": levels}}
     for name, captions in (("described", held.captions), ("composed", composed(count))):
         frames = sampler.draw([c.text for c in captions], levels=levels, seed=seed)
         ids = tiles.nearest_tile(frames)[0]
-        document[name] = {**ask(captions, ids), **quality(frames)}
+        document[name] = {**ask(captions, ids), **quality(frames), **contents(ids)}
         document[f"{name}, by chance"] = ask(captions, np.roll(ids, 1, axis=0))
     free = sampler.draw([""] * len(held.views), levels=levels, seed=seed + 1)
-    free_ids = tiles.nearest_tile(free)[0]
-    document["unasked"] = {**quality(free), **contents(free_ids), "histogram_gap": histogram_gap(free_ids, held.views)}
+    ids = tiles.nearest_tile(free)[0]
+    document["unasked"] = {**quality(free), **contents(ids), "histogram_gap": histogram_gap(ids, held.views)}
     half = len(held.views) // 2
     gap = histogram_gap(held.views[:half], held.views[half:])
     document["simulator"] = {**contents(held.views), "histogram_gap": gap, **spread(held.views[:VARIETY_SEEDS])}
+    return document
+
+
+def measure(sampler: SceneSampler, levels: list[float], *, split: str, count: int, seed: int = 0) -> dict[str, Any]:
+    """All figures: what is judged of `count` prompts of each set, and the variety over seeds."""
+    document = judge(sampler, levels, split=split, count=count, seed=seed)
     document["variety"] = {
         prompt: spread(tiles.nearest_tile(sampler.draw([prompt] * VARIETY_SEEDS, levels=levels, seed=seed + 2))[0])
         for prompt in VARIETY_PROMPTS
@@ -146,7 +152,7 @@ def _text(value: float | None) -> str:
 
 
 def show(document: dict[str, Any], console: Console) -> None:
-    columns = [*QUESTIONS, "everything", "real", "legal"]
+    columns = [*QUESTIONS, "everything", "real", "legal", "things"]
     table = Table("prompts", *columns, title="What was asked for is in the view (share)")
     for name in ("described", "described, by chance", "composed", "composed, by chance", "unasked"):
         table.add_row(name, *(_text(document[name].get(column)) for column in columns))
@@ -179,8 +185,9 @@ def contact_sheet(sampler: SceneSampler, levels: list[float], *, columns: int = 
 def main(
     folder: Annotated[Path, typer.Option(help="the package")] = DEFAULT_PACKAGE,
     split: Annotated[str, typer.Option(help="test, or validation to choose by")] = "test",
-    prompts: Annotated[int, typer.Option(help="of each set")] = 300,
+    prompts: Annotated[int, typer.Option(help="of each set")] = 200,
     output: Annotated[Path, typer.Option(help="where the figures go; a .png of views beside")] = DEFAULT_OUTPUT,
+    card: Annotated[bool, typer.Option(help="put these figures into MODEL_CARD.md (the test split's only)")] = True,
 ) -> None:
     """Prints the figures of the package's scene prompts and writes them as JSON."""
     levels = yaml.safe_load((folder / "model.yaml").read_text())["prompt"]["schedule"]
@@ -190,6 +197,10 @@ def main(
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(document, indent=2))
     contact_sheet(sampler, levels).save(output.with_suffix(".png"))
+    if card and split == "test":
+        from training.minigrid.scene_card import write_section
+
+        write_section(folder / "MODEL_CARD.md", document)
 
 
 if __name__ == "__main__":

@@ -211,7 +211,14 @@ def load_model(
         stored, block_counts=_block_counts(stored, settings), device=settings.device, threads=settings.threads
     )
     scene = (
-        SceneModel(stored, package.prompt, model.codec, device=settings.device, threads=settings.threads)
+        SceneModel(
+            stored,
+            package.prompt,
+            model.codec,
+            device=settings.device,
+            threads=settings.threads,
+            waiting_max=settings.max_waiting_scenes,
+        )
         if package.prompt
         else None
     )

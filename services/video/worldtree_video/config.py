@@ -53,6 +53,7 @@ class VideoSettings(ServiceSettings):
     max_rollout_chunks: int = Field(4096, ge=1, description="chunks of one Rollout, all sequences together")
     max_fork_count: int = Field(256, ge=1, description="children of one Fork")
     max_prompt_chars: int = Field(1000, ge=1, description="characters of a scene prompt")
+    max_waiting_scenes: int = Field(64, ge=1, description="prompts of one model that wait for their scenes")
     max_image_pixels: int = Field(1 << 20, ge=1, description="pixels of one PNG, read from its header before decoding")
     max_untaken_chunks: int = Field(64, ge=1, description="chunks made ahead of a slow reader of Rollout or Generate")
     max_queued_actions: int = Field(1024, ge=1, description="actions waiting in one Play")

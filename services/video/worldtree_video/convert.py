@@ -16,7 +16,6 @@ from worldtree_video.errors import OutOfRange, UnknownPolicy
 from worldtree_video.pictures import PictureError, read_png
 from worldtree_video.policies import plugin_names, resolve
 from worldtree_video.prompt import Prompt, read_prompt
-from worldtree_video.recipe import Recipe
 
 _POLICY_KINDS = {
     pb.KvPolicy.KIND_UNSPECIFIED: domain.PolicyKind.SINK_WINDOW,
@@ -65,21 +64,13 @@ def to_actions(
     return [to_action(message, package, f"{field}[{index}]") for index, message in enumerate(messages)]
 
 
-def to_recipe(
-    message: pb.CreateSessionRequest | pb.GenerateRequest,
-    served: Served,
-    settings: VideoSettings,
-    scene: domain.Origin | None = None,
-) -> Recipe:
-    """All that a new world is made from. `scene`: what was drawn from the request's prompt, if it has one."""
+def to_terms(
+    message: pb.CreateSessionRequest | pb.GenerateRequest, served: Served, settings: VideoSettings
+) -> tuple[int, int, domain.KvPolicy]:
+    """Seed, nfe and KV policy of a new world."""
     package = served.package
     policy = to_policy(message.kv, package, settings, served.worlds.engine.pools)
-    return Recipe(
-        origin=scene or to_origin(message.origin, served, policy, settings),
-        seed=to_seed(message.seed, "seed"),
-        nfe=to_nfe(message.nfe, package),
-        policy=policy,
-    )
+    return to_seed(message.seed, "seed"), to_nfe(message.nfe, package), policy
 
 
 def to_prompt(message: pb.Origin, package: VideoPackage, settings: VideoSettings) -> Prompt | None:

@@ -117,6 +117,26 @@ class TooManySessions(Exhausted):
         )
 
 
+class ScenesBusy(Exhausted):
+    """So many scenes wait to be drawn from prompts that one more would wait too long."""
+
+    def __init__(self, waiting_count: int, limit: int) -> None:
+        super().__init__(
+            "SCENES_BUSY",
+            f"{waiting_count} prompts wait for their scenes, the limit is {limit}",
+            retry_after_s=1.0,
+            waiting_count=str(waiting_count),
+            limit=str(limit),
+        )
+
+
+class SceneNotFinite(DataLoss):
+    """What the model drew from a prompt held a NaN or an infinity."""
+
+    def __init__(self) -> None:
+        super().__init__("MODEL_OUTPUT_NOT_FINITE", "the model gave no finite frames for the prompt's scene")
+
+
 class NotFinite(DataLoss):
     """The model's answer held a NaN or an infinity for this member of a batch; its neighbours are untouched."""
 

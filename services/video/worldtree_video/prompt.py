@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from worldtree_runtime.model_package import PromptSpec
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")
 _SHOWN = 8  # unknown words that a warning names
 
 

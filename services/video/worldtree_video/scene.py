@@ -10,7 +10,7 @@ from worldtree_runtime.model_repository import StoredPackage
 
 from worldtree_video import noise
 from worldtree_video.codec import Codec, to_uint8
-from worldtree_video.errors import NotFinite
+from worldtree_video.errors import SceneNotFinite, ScenesBusy
 from worldtree_video.sampler import next_sample
 
 # The noise of a scene is that of the chunk before the first, which no history generates.
@@ -21,7 +21,14 @@ class SceneModel:
     """A package's `scene` graph. What it draws becomes the start of a world, as if a client had brought it."""
 
     def __init__(
-        self, stored: StoredPackage, prompt: PromptSpec, codec: Codec, *, device: str = "cpu", threads: int = 1
+        self,
+        stored: StoredPackage,
+        prompt: PromptSpec,
+        codec: Codec,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        waiting_max: int = 64,
     ) -> None:
         self.spec = prompt
         self._package = stored.package
@@ -41,13 +48,26 @@ class SceneModel:
         )
         # One at a time: a crowd of new worlds shall not take the processor from those that are played.
         self._turn = asyncio.Semaphore(1)
+        self._waiting_count, self._waiting_max = 0, waiting_max
 
     async def draw(self, tokens: Sequence[int], seed: int) -> bytes:
         """The first chunk of a world, uint8 [frames_per_chunk, height, width, 3] in C order: the same for the same
-        words and seed. Raises NotFinite.
+        words and seed. Raises ScenesBusy, SceneNotFinite.
         """
-        async with self._turn:
-            return await asyncio.to_thread(self._draw, tokens, seed)
+        if self._waiting_count >= self._waiting_max:
+            raise ScenesBusy(self._waiting_count, self._waiting_max)
+        self._waiting_count += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting_count -= 1
+        drawing = asyncio.get_running_loop().run_in_executor(None, self._draw, tokens, seed)
+        drawing.add_done_callback(self._drawn)
+        return await asyncio.shield(drawing)  # a thread cannot be cancelled: who leaves does not end its turn
+
+    def _drawn(self, drawing: "asyncio.Future[bytes]") -> None:
+        self._turn.release()
+        drawing.exception()  # it is known, also where nobody waits for it any more
 
     def _draw(self, tokens: Sequence[int], seed: int) -> bytes:
         package, levels = self._package, self.spec.schedule
@@ -65,5 +85,5 @@ class SceneModel:
                 x = next_sample(x, x0, level=level, following=levels[step + 1], fresh=again)
         frames = self._codec.decode(x0[None])[0]
         if not np.isfinite(frames).all():
-            raise NotFinite(-1)
+            raise SceneNotFinite
         return to_uint8(frames).tobytes()

@@ -67,13 +67,15 @@ class VideoServicer(VideoGeneratorServicer):
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
         self._adoption.check_admitting()
-        served = self._model(request.model)
         ttl_s = self._ttl(request)
-        recipe, warnings = await self._recipe(request, served)
         tenant = _caller(context).tenant
-        session = await self._calls.once(
-            "CreateSession", request.request_id, lambda: served.worlds.create(recipe, ttl_s=ttl_s, tenant=tenant)
-        )
+
+        async def create() -> tuple[Session, Sequence[str]]:
+            served = self._model(request.model)
+            recipe, warnings = await self._recipe(request, served, session_count=1)
+            return await served.worlds.create(recipe, ttl_s=ttl_s, tenant=tenant), warnings
+
+        session, warnings = await self._calls.once("CreateSession", request.request_id, create)
         served = self._still_open(session)
         return pb.CreateSessionResponse(
             session=replies.from_session(session, served),
@@ -124,7 +126,7 @@ class VideoServicer(VideoGeneratorServicer):
         self._adoption.check_admitting()
         served = self._model(request.model)
         actions = self._actions(request.actions, served, "actions")
-        recipe, warnings = await self._recipe(request, served)
+        recipe, warnings = await self._recipe(request, served, session_count=0)
         count = len(actions)
         tenant = _caller(context).tenant
         async with aclosing(served.worlds.generate(recipe, actions, tenant=tenant)) as chunks:
@@ -276,15 +278,20 @@ class VideoServicer(VideoGeneratorServicer):
         return sequences
 
     async def _recipe(
-        self, request: pb.CreateSessionRequest | pb.GenerateRequest, served: Served
+        self, request: pb.CreateSessionRequest | pb.GenerateRequest, served: Served, *, session_count: int
     ) -> tuple[Recipe, Sequence[str]]:
-        """What a new world is made from, its scene drawn where it has a prompt; and what was ignored of that."""
+        """What a new world is made from, its scene drawn where it has a prompt; and what was ignored of that.
+
+        Nothing is drawn for a request that is refused, or that opens more sessions than there is room for.
+        """
+        seed, nfe, policy = convert.to_terms(request, served, self._settings)
         prompt = convert.to_prompt(request.origin, served.package, self._settings)
         if prompt is None:
-            return convert.to_recipe(request, served, self._settings), ()
+            return Recipe(convert.to_origin(request.origin, served, policy, self._settings), seed, nfe, policy), ()
         assert served.scene, "a package that takes prompts has the graph for them"
-        scene = await served.scene.draw(prompt.tokens, convert.to_seed(request.seed, "seed"))
-        return convert.to_recipe(request, served, self._settings, Origin((scene,), ())), prompt.warnings
+        served.worlds.admit(session_count, policy.storage)
+        scene = await served.scene.draw(prompt.tokens, seed)
+        return Recipe(Origin((scene,), ()), seed, nfe, policy), prompt.warnings
 
     def _ttl(
         self, request: pb.CreateSessionRequest | pb.ForkRequest | pb.RestoreRequest | pb.KeepAliveRequest

@@ -1,5 +1,7 @@
 """Worlds that begin with words, over the wire."""
 
+import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,78 @@ async def test_a_repeat_with_one_request_id_opens_one_session(start_video: Any) 
     assert answers[0].warnings == answers[1].warnings
 
 
+async def test_a_repeat_finds_its_session_when_a_version_without_prompts_is_the_newest(
+    start_video: Any, tmp_path: Path
+) -> None:
+    TinyWorld(prompt=True).write(tmp_path / "models")
+    video = await start_video(models=tmp_path / "models", reload_s=0.05)
+    first = await opened(video, "red dragon", request_id="one")
+    TinyWorld(version="2").write(tmp_path / "models")
+
+    async def newest() -> str:
+        return str((await video.stub.GetModel(pb.GetModelRequest(model=video.model))).model.ref.version)
+
+    async def replaced() -> bool:
+        return await newest() == "2"
+
+    await video.until(replaced, timeout_s=30)
+    again = await opened(video, "red dragon", request_id="one")
+    assert (again.session.session, again.frames, again.warnings) == (
+        first.session.session,
+        first.frames,
+        first.warnings,
+    )
+    refusal = await video.refused(video.stub.CreateSession(pb.CreateSessionRequest(**asked(video, "red"))))
+    assert refusal.field == "origin.prompt"
+
+
+async def test_scenes_are_drawn_one_at_a_time_also_when_their_callers_leave(start_video: Any) -> None:
+    video = await start_video(TinyWorld(prompt=True), max_waiting_scenes=3)
+    scene = next(iter(video.catalog)).scene
+    running, most, release = 0, 0, threading.Event()
+    draw = scene._draw
+
+    def slow(tokens: Any, seed: int) -> bytes:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        release.wait(10)
+        drawn = draw(tokens, seed)
+        running -= 1
+        return bytes(drawn)
+
+    scene._draw = slow
+    calls = [video.stub.CreateSession(pb.CreateSessionRequest(**asked(video, "red", seed=seed))) for seed in range(4)]
+    await video.until(lambda: running == 1 and scene._waiting_count == 3)
+    refusal = await video.refused(video.stub.CreateSession(pb.CreateSessionRequest(**asked(video, "red"))))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SCENES_BUSY")
+    assert refusal.details["ErrorInfo"].metadata["limit"] == "3"
+    assert "RetryInfo" in refusal.details
+    calls[0].cancel()  # the one that is drawn
+    calls[1].cancel()  # one that waits
+    await video.until(lambda: scene._waiting_count == 2)
+    release.set()
+    answers = await asyncio.gather(*calls[2:])
+    assert len({answer.frames.tensor.data for answer in answers}) == 2
+    assert most == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields", "reason"), [({}, {"nfe": 99}, "INVALID_FIELD"), ({"max_sessions": 1}, {}, "SESSION_LIMIT")]
+)
+async def test_nothing_is_drawn_for_a_world_that_is_refused(
+    start_video: Any, settings: dict[str, Any], fields: dict[str, Any], reason: str
+) -> None:
+    video = await start_video(TinyWorld(prompt=True), **settings)
+    await video.create()
+    scene = next(iter(video.catalog)).scene
+    draws = []
+    scene._draw = lambda *terms: draws.append(terms)
+    refusal = await video.refused(video.stub.CreateSession(pb.CreateSessionRequest(**asked(video, "red", **fields))))
+    assert refusal.reason == reason
+    assert draws == []
+
+
 async def test_a_model_says_what_prompts_may_say(start_video: Any) -> None:
     video = await start_video(TinyWorld(prompt=True))
     model = (await video.stub.GetModel(pb.GetModelRequest(model=video.model))).model
@@ -132,6 +206,7 @@ async def test_a_scene_that_is_not_finite_opens_no_session(start_video: Any, tmp
     video = await start_video(models=tmp_path / "spoilt")
     refusal = await video.refused(video.stub.CreateSession(pb.CreateSessionRequest(**asked(video, "door"))))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.DATA_LOSS, "MODEL_OUTPUT_NOT_FINITE")
+    assert "prompt's scene" in refusal.message
     assert len((await video.stub.List(pb.ListRequest())).sessions) == 0
     # The same world still opens from a start.
     assert await video.create()

@@ -238,7 +238,6 @@ def test_frames_that_do_not_fill_their_chunks_are_refused() -> None:
         (pb.Origin(), "origin", "exactly one of start, frames and prompt, got none"),
         (pb.Origin(start="dawn", frames=frames()), "origin", "got start and frames"),
         (pb.Origin(start="dawn", prompt="a room"), "origin", "got start and prompt"),
-        (pb.Origin(prompt="a room"), "origin.prompt", "model tiny cannot start from a prompt"),
         (pb.Origin(start="dawn", actions=[pb.Action(id=1)]), "origin.actions", "not with a named start"),
         (
             pb.Origin(frames=frames((3, 4, 6, 3))),
@@ -253,6 +252,12 @@ def test_a_bad_origin_is_refused(serve: Any, origin: pb.Origin, field: str, said
     error = refused(convert.to_origin, origin, serve(), SINK, SETTINGS)
     assert (error.kind, error.field) == (Kind.INVALID, field)
     assert said in error.message
+
+
+def test_a_prompt_is_refused_by_a_model_that_takes_none() -> None:
+    error = refused(convert.to_prompt, pb.Origin(prompt="a room"), DISCRETE, SETTINGS)
+    assert (error.kind, error.field) == (Kind.INVALID, "origin.prompt")
+    assert "model tiny cannot start from a prompt" in error.message
 
 
 def test_an_unknown_start_is_not_found_and_the_known_ones_are_named(serve: Any) -> None:

@@ -19,6 +19,7 @@ SPEC = PromptSpec(
         ("key door red", (4, 3, 1, 0)),  # order is kept: colours belong to what follows
         ("azure doors", (2, 3, 0, 0)),
         ("red-door", (1, 3, 0, 0)),
+        ("red_door", (1, 3, 0, 0)),
         ("\uff52\uff45\uff44 key", (1, 4, 0, 0)),  # the same letters, wide
         ("red red red red", (1, 1, 1, 1)),
     ],

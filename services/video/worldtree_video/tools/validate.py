@@ -15,7 +15,7 @@ from worldtree_video.block_store import BlockStore
 from worldtree_video.catalog import read_start
 from worldtree_video.codec import Codec
 from worldtree_video.domain import Origin, Storage
-from worldtree_video.errors import NotFinite
+from worldtree_video.errors import SceneNotFinite
 from worldtree_video.model import VideoModel
 from worldtree_video.scene import SceneModel
 from worldtree_video.tools.dry_run import DryRun
@@ -141,7 +141,7 @@ def _scene(scene: SceneModel, file: str) -> Finding:
     try:
         for tokens in ([0] * scene.spec.tokens, every):
             asyncio.run(scene.draw(tokens, seed=1))
-    except NotFinite:
+    except SceneNotFinite:
         return Finding(Verdict.BAD, file, "x0", "must be finite for all words and for none")
     return Finding(Verdict.OK, file, "x0", "finite for all words and for none")
 

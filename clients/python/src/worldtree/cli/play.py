@@ -15,6 +15,7 @@ from worldtree.cli.console import out
 from worldtree.cli.generate import NfeOption, SeedOption
 from worldtree.cli.stack import ending_on_sigterm
 from worldtree.cli.terminal import Keys
+from worldtree.errors import InvalidRequest
 
 REFRESH_PER_S = 20
 
@@ -55,6 +56,8 @@ def play(
     """
     with ending_on_sigterm(), ExitStack() as stack:
         client = stack.enter_context(connect(context, address))
+        if session and (start or prompt):
+            raise InvalidRequest("a live session has begun already: --start and --prompt go without --session")
         reattached = client.session(session) if session else None
         info = client.model(reattached.model if reattached else model)
         start, prompt = beginning(info, start, prompt)

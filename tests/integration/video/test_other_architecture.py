@@ -1,7 +1,8 @@
 """A third party's model drops in: a convolutional recurrent world without attention, whose state rides in the blocks.
 
 Latents, three frames a chunk, actions of three numbers, a window of one block: nothing like the shipped model, and the
-engine knows nothing of it. Once written by hand as ONNX, and once exported from PyTorch as the documentation teaches.
+engine knows nothing of it. Once written by hand as ONNX, and once exported from PyTorch as the documentation teaches;
+beside them the transformer of the documentation.
 """
 
 import asyncio
@@ -26,6 +27,10 @@ from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_video.tools.validate import validate
 
 DOCUMENT = Path(__file__).parents[3] / "docs/bring-your-own-model.md"
+EXPORTED = [
+    pytest.mark.skipif(not (find_spec("torch") and find_spec("onnxscript")), reason="needs the train extra"),
+    pytest.mark.timeout(600),
+]
 FRAMES, SIDE, CELLS, LATENT, STATE = 3, 16, 4, 4, 8
 HEADER = '<ir_version: 10, opset_import: ["" : 18]>\n'
 SEEN = (
@@ -172,10 +177,13 @@ def documented(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def follow_the_documentation(work: Path) -> None:
-    """Runs its commands in their order, up to the one that serves: they leave a repository `models`."""
+def follow_the_documentation(work: Path, more: str) -> None:
+    """Runs its commands in their order, up to the one that serves: they leave a repository `models`. `more`: flags of
+    the first.
+    """
     commands = [line[2:] for block in documented("console") for line in block.splitlines() if line.startswith("$ ")]
     serving = commands.index("worldtree up --models ../models")
+    commands[0] += more
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     subprocess.run(
         ["sh", "-e", "-c", "\n".join(commands[:serving])], cwd=work, env=environment, check=True, timeout=500
@@ -186,24 +194,17 @@ def follow_the_documentation(work: Path) -> None:
     scope="module",
     params=[
         "by hand",
-        pytest.param(
-            "from torch",
-            marks=[
-                pytest.mark.skipif(
-                    not (find_spec("torch") and find_spec("onnxscript")), reason="needs the train extra"
-                ),
-                pytest.mark.timeout(600),
-            ],
-        ),
+        pytest.param("from torch", marks=EXPORTED),
+        pytest.param("attention from torch", marks=EXPORTED),
     ],
 )
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the package, made once."""
-    work = tmp_path_factory.mktemp("architecture")
+    work = tmp_path_factory.mktemp(request.param.replace(" ", "-"))
     if request.param == "by hand":
         write_by_hand(work / "models")
     else:
-        follow_the_documentation(work)
+        follow_the_documentation(work, " --attention" if "attention" in request.param else "")
     return work / "models"
 
 
@@ -237,7 +238,7 @@ async def test_it_is_served_with_its_own_frames_and_actions(start_video: Any, mo
     video = await start_video(models=models)
     (model,) = (await video.stub.ListModels(pb.ListModelsRequest())).models
     assert model.frames_per_chunk == 3
-    assert model.window_chunks == 1
+    assert model.window_chunks == (4 if "attention" in models.parent.name else 1)
     session = await begin(video)
     answer = await video.stub.Step(pb.StepRequest(session=session, actions=wishes(1)))
     side = model.height_px
@@ -253,8 +254,8 @@ async def test_what_it_does_follows_from_its_actions_and_what_it_remembers(start
     changed = [*wishes(1, seed=2), *same[1:]]
     moved = await walk(video, other, changed)
     assert moved[0] != frames[0], "another action makes another chunk"
-    # The window is one chunk, and chunk 3 was steered alike: only the state can know of the first action.
-    assert moved[3] != frames[3], "the state remembers"
+    # Where the window is one chunk, only the state can know of the first action: chunk 3 was steered alike.
+    assert moved[3] != frames[3], "it remembers"
 
 
 async def test_it_is_bit_identical_alone_and_in_a_batch(start_video: Any, models: Path) -> None:

@@ -24,12 +24,13 @@ def begun(tmp_path: Path) -> Path:
     return new(Plan("dunes", latent=True, vector=3, frames_per_chunk=3), tmp_path)
 
 
-def test_its_code_is_that_of_the_scaffold(begun: Path) -> None:
-    source = (begun / "export.py").read_text()
-    shown = [block for block in blocks("python") if "def attend" not in block and "worldtree.Client" not in block]
-    assert len(shown) == 4
+def test_its_code_is_that_of_the_scaffolds(begun: Path, tmp_path: Path) -> None:
+    woods = new(Plan("woods", attention=True), tmp_path)
+    sources = [(folder / "export.py").read_text() for folder in (begun, woods)]
+    shown = [block for block in blocks("python") if "worldtree.Client" not in block]
+    assert len(shown) == 5
     for block in shown:
-        assert block in source
+        assert any(block in source for source in sources), block
 
 
 def test_its_manifest_is_that_of_the_scaffold(begun: Path) -> None:
@@ -48,20 +49,28 @@ def test_its_tables_name_every_field_and_every_input() -> None:
         assert re.search(rf"\b{graph}\b", rows), graph
 
 
-def test_its_attention_sees_what_is_in_view_and_nothing_else() -> None:
+def test_attention_of_the_scaffold_sees_what_is_in_view_and_nothing_else(tmp_path: Path) -> None:
     torch: Any = pytest.importorskip("torch")
-    (attend_block,) = (block for block in blocks("python") if "def attend" in block)
-    space: dict[str, Any] = {"torch": torch, "Tensor": torch.Tensor}
-    exec(compile(attend_block, DOCUMENT.name, "exec"), space)
+    folder = new(Plan("woods", attention=True, height_px=8, width_px=8), tmp_path)
+    space: dict[str, Any] = {"__name__": "export", "__file__": str(folder / "export.py")}
+    exec(compile((folder / "export.py").read_text(), "export.py", "exec"), space)
     torch.manual_seed(0)
-    pool = torch.randn(5, 2, 2, 3, 4, 6)  # [P, L, 2, H, N, D]
-    query = torch.randn(2, 3, 7, 6)  # [B, H, Q, D]
-    table = torch.tensor([[1, 4, 0], [0, 0, 0]])
-    mask = torch.tensor([[True, True, False], [False, False, False]])
-    seen = space["attend"](query, pool, table, mask, 1)
-    keys, values = (pool[[1, 4], 1, part].transpose(0, 1).reshape(3, 8, 6) for part in (0, 1))
-    expected = torch.nn.functional.scaled_dot_product_attention(query[0], keys, values)
-    assert torch.allclose(seen[0], expected, atol=1e-6)
-    assert (seen[1] == 0).all(), "a first chunk sees nothing"
-    pool[0] = float("nan")
-    assert torch.equal(space["attend"](query, pool, table, mask, 1), seen), "what is masked may be anything"
+    world = space["World"]()
+    for layer in world.layers:
+        torch.nn.init.normal_(layer.by_age)
+    pool = torch.randn(6, *space["BLOCK"])
+    table, mask = torch.tensor([[1, 4, 2, 0]]), torch.tensor([[True, True, True, False]])
+    cells, t = torch.randn(1, space["CHANNELS"], 2, 2), torch.ones(1)
+    action = space["action_planes"](torch.zeros(1, dtype=torch.int64))
+
+    def drawn(table: Any, pool: Any = pool) -> Any:
+        past = world.recall(torch.tensor([3]), pool, table, mask)
+        return world.denoise(cells, t, action, past)
+
+    seen = drawn(table)
+    spoiled = pool.clone()
+    spoiled[[0, 3, 5]] = float("nan")
+    assert torch.equal(drawn(table, spoiled), seen), "what is masked, or not in the table, may be anything"
+    assert not torch.equal(drawn(table[:, [1, 0, 2, 3]]), seen), "a chunk's age counts"
+    nothing = world.recall(torch.tensor([0]), spoiled, table * 0, mask & False)
+    assert torch.isfinite(world.denoise(cells, t, action, nothing)).all(), "a first chunk sees nothing"

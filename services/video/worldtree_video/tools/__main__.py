@@ -39,6 +39,7 @@ def _run(given: argparse.Namespace) -> tuple[Any, bool]:
                 name=given.name,
                 version=given.version,
                 latent=given.latent,
+                attention=given.attention,
                 actions=tuple(filter(None, given.actions.split(","))),
                 vector=given.vector,
                 height_px=given.height,
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     begin.add_argument("--out", type=Path, default=Path())
     begin.add_argument("--version", default="1")
     begin.add_argument("--latent", action="store_true")
+    begin.add_argument("--attention", action="store_true")
     begin.add_argument("--actions", default="")
     begin.add_argument("--vector", type=int, default=0)
     begin.add_argument("--height", type=int, default=32)

@@ -14,18 +14,23 @@ from worldtree_runtime.model_package import PackageError, VideoPackage
 
 _TEMPLATE = Path(__file__).parent / "template"
 _PATCH = 4  # pixels of a cell's side
-_STATE = 32  # numbers that a cell keeps
+# What a cell keeps: a state, in a block that has two of each head_dim; or keys and values.
+_RECURRENT = {"layers": 1, "heads": 1, "head_dim": 16, "window": 1}
+_ATTENTION = {"layers": 2, "heads": 2, "head_dim": 16, "window": 4}
 _LATENT = 8  # numbers of a cell's latents
 _DEFAULT_ACTIONS = ("left", "right", "forward")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the package will be like. Actions are names, or vectors of `vector` numbers from -1 to 1."""
+    """What the package will be like. Actions are names, or vectors of `vector` numbers from -1 to 1. `attention`: its
+    blocks hold keys and values; else one holds a recurrent state.
+    """
 
     name: str
     version: str = "1"
     latent: bool = False
+    attention: bool = False
     actions: tuple[str, ...] = ()
     vector: int = 0
     height_px: int = 32
@@ -41,6 +46,7 @@ class Plan:
     def manifest(self) -> dict[str, Any]:
         """Its `model.yaml`."""
         cells = (self.height_px // _PATCH, self.width_px // _PATCH)
+        count = cells[0] * cells[1]
         graphs = ["denoise", "commit", *(["encode", "decode"] if self.latent else [])]
         return {
             "format": 1,
@@ -55,14 +61,9 @@ class Plan:
             "action": {"kind": "continuous", "size": self.vector, "low": -1.0, "high": 1.0}
             if self.vector
             else {"kind": "discrete", "names": list(self.actions or _DEFAULT_ACTIONS)},
-            "kv": {
-                "layers": 1,
-                "heads": 1,
-                "tokens": cells[0] * cells[1],
-                "head_dim": _STATE // 2,  # a block holds two of each: keys and values for those who attend
-                "window": 1,
-                "state_tokens": cells[0] * cells[1],
-            },
+            "kv": {"tokens": count, **_ATTENTION}
+            if self.attention
+            else {"tokens": count, **_RECURRENT, "state_tokens": count},
             "sampler": {"kind": "renoise", "default_nfe": 2, "schedules": {1: [1.0], 2: [1.0, 0.5]}},
             "files": {graph: f"{graph}.onnx" for graph in graphs},
             "starts": [{"name": "first", "file": "starts/first.png", "description": "A ball, and nothing else."}],
@@ -82,6 +83,7 @@ def new(plan: Plan, out: Path) -> Path:
     Image.fromarray(_ball(plan)).save(package / "starts/first.png")
     some = ":".join(["0.5"] * plan.vector) if plan.vector else (plan.actions or _DEFAULT_ACTIONS)[0]
     marks = {"@NAME@": plan.name, "@VERSION@": plan.version, "@PATCH@": str(_PATCH), "@ACTIONS@": f"{some}*8"}
+    marks["@MEMORY@"] = (_TEMPLATE / ("attention.py.txt" if plan.attention else "recurrent.py.txt")).read_text()
     for template, to in (
         ("export.py.txt", folder / "export.py"),
         ("README.md", folder / "README.md"),

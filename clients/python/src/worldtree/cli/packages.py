@@ -31,6 +31,12 @@ def new(
     latent: Annotated[
         bool, typer.Option("--latent/--pixels", help="Denoise latents, with an encoder and a decoder; or pixels.")
     ] = False,
+    attention: Annotated[
+        bool,
+        typer.Option(
+            "--attention/--recurrent", help="Blocks hold keys and values of a window; or one recurrent state."
+        ),
+    ] = False,
     actions: Annotated[
         str, typer.Option(help="Named actions, with commas between.", show_default="left,right,forward")
     ] = "",
@@ -60,7 +66,8 @@ def new(
         "--fps": fps,
     }
     flags = [str(each) for option in options.items() for each in option]
-    answer = _answer("new", name, *flags, *(["--latent"] if latent else []))
+    choices = [flag for flag, chosen in (("--latent", latent), ("--attention", attention)) if chosen]
+    answer = _answer("new", name, *flags, *choices)
     if as_json:
         print_json(answer)
         return

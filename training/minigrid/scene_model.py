@@ -161,16 +161,27 @@ def off_codebook(codebook: Tensor) -> Tensor:
     return directions
 
 
+def impossible_tiles() -> Tensor:
+    """bool [49, TILE_COUNT]: the agent is where the view is seen from, and nothing else is."""
+    agent = torch.zeros(tiles.TILE_COUNT, dtype=torch.bool)
+    agent[tiles.AGENT : tiles.DARK] = True
+    impossible = agent.repeat(CELLS, 1)
+    impossible[tiles.AGENT_CELL] = ~agent
+    return impossible
+
+
 class Scene(nn.Module):
     """The graph `scene` of the package. `guidance`: how far past the prompt's own logits, from those without it."""
 
     directions: Tensor
+    impossible: Tensor
 
     def __init__(self, model: SceneModel, guidance: float) -> None:
         super().__init__()
         self.model = model
         self.guidance = guidance
         self.register_buffer("directions", off_codebook(model.codebook))
+        self.register_buffer("impossible", impossible_tiles())
 
     def forward(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         """x0 [B, 1, 56, 56, 3] of noisy views: x [B, 1, 56, 56, 3]; t [B]; tokens int64 [B, T]."""
@@ -178,7 +189,7 @@ class Scene(nn.Module):
         likelihood = model.log_likelihood(patches, t)
         asked = model.prior(patches, t, likelihood, tokens)
         free = model.prior(patches, t, likelihood, torch.zeros_like(tokens))
-        logits = free + self.guidance * (asked - free) + likelihood
+        logits = torch.where(self.impossible, -1e9, free + self.guidance * (asked - free) + likelihood)
         normal = patches @ self.directions / t[:, None, None]  # [B, 49, 64], independent of the tiles
         uniform = (0.5 * (1 + torch.erf(normal * 0.5**0.5))).clamp(1e-6, 1 - 1e-6)
         gumbel = -torch.log(-torch.log(uniform))[..., : tiles.TILE_COUNT]

@@ -113,8 +113,8 @@ def save(trainer: Trainer, checkpoint: Path) -> None:
 def main(
     data: Annotated[Path, typer.Option(help="what data.py made")] = DEFAULT_DATA,
     checkpoint: Annotated[Path, typer.Option(help="saved every two minutes, resumed when there")] = DEFAULT_CHECKPOINT,
-    steps: Annotated[int, typer.Option(help="in all, resumed ones included")] = 4000,
-    batch: Annotated[int, typer.Option(help="views a step")] = 64,
+    steps: Annotated[int, typer.Option(help="in all, resumed ones included")] = 3100,
+    batch: Annotated[int, typer.Option(help="views a step")] = 32,
     seed: int = 0,
 ) -> None:
     """Trains for a number of steps: flat rates, then linear to nearly zero over the last 60%."""

@@ -54,7 +54,10 @@ train-minigrid: $(STAMP) ## Train, distil, export and evaluate models/minigrid (
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
 	$(BIN)/python -m training.minigrid.data
 	$(BIN)/python -m training.minigrid.train
+	$(BIN)/python -m training.minigrid.scene_train
 	$(MAKE) distill-minigrid
+	$(BIN)/python -m training.minigrid.scene_export
+	$(BIN)/python -m training.minigrid.scene_evaluate
 
 distill-minigrid: $(STAMP) ## Distil models/minigrid from the teacher that is kept, export and evaluate (resumable)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
@@ -65,6 +68,7 @@ distill-minigrid: $(STAMP) ## Distil models/minigrid from the teacher that is ke
 
 evaluate-minigrid: install ## Evaluate models/minigrid on held-out seeds
 	$(BIN)/python -m training.minigrid.evaluate
+	$(BIN)/python -m training.minigrid.scene_evaluate
 
 train-doom: $(STAMP) ## Train, export and evaluate models/doom (two hours of one core; resumable)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'

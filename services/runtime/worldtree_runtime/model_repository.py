@@ -36,13 +36,21 @@ class ModelRepository:
 
     def scan(self, kind: str = "video") -> list[StoredPackage]:
         """Reads every package of a kind, by name and version. Raises PackageError at the first that is broken."""
+        packages = [self.read(folder) for folder in self.folders()]
+        return [stored for stored in packages if stored.package.kind == kind]
+
+    def folders(self) -> list[Path]:
+        """Where its packages lie. Raises PackageError when there is none."""
         if not self.root.is_dir():
             raise PackageError(self.root, "models", "must be a folder of name/version/model.yaml packages")
-        files = sorted(self.root.glob("*/*/model.yaml"))
-        packages = [self.read(file.parent) for file in files]
-        if not packages:
+        folders = [file.parent for file in sorted(self.root.glob("*/*/model.yaml"))]
+        if not folders:
             raise PackageError(self.root, "models", "holds no name/version/model.yaml")
-        return [stored for stored in packages if stored.package.kind == kind]
+        return folders
+
+    def holds(self, name: str, version: str) -> bool:
+        """Whether a version lies there, be it broken or sound."""
+        return (self.root / name / version / "model.yaml").is_file()
 
     def read(self, folder: Path) -> StoredPackage:
         """Reads one package. Raises PackageError when a file is missing or a name does not match its folder."""

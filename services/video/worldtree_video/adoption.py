@@ -6,11 +6,19 @@ from contextlib import suppress
 
 from worldtree.common.v1 import common_pb2 as common
 from worldtree_runtime.errors import NotFound, WorldtreeError
+from worldtree_runtime.model_repository import ModelRepository
 
 from worldtree_video.caller import Caller
 from worldtree_video.catalog import Catalog, Served
-from worldtree_video.errors import Draining, JournalBehind, JournalCorrupt, JournalLost, SessionNotFound
-from worldtree_video.journal import Adopted, Journal
+from worldtree_video.errors import (
+    Draining,
+    JournalBehind,
+    JournalCorrupt,
+    JournalLost,
+    ModelNotLoaded,
+    SessionNotFound,
+)
+from worldtree_video.journal import Adopted, Head, Journal
 from worldtree_video.recipe import from_head
 from worldtree_video.scribe import Scribe
 
@@ -21,8 +29,11 @@ _CALLS_SHARE = 0.6  # of a drain's time, for calls to end by themselves; the res
 class Adoption:
     """Finds the model of a session; one that is not here is looked up in the journal. For one event loop."""
 
-    def __init__(self, catalog: Catalog, journal: Journal | None, scribe: Scribe | None = None) -> None:
+    def __init__(
+        self, catalog: Catalog, repository: ModelRepository, journal: Journal | None, scribe: Scribe | None = None
+    ) -> None:
         self._catalog = catalog
+        self._repository = repository
         self._journal = journal
         self._scribe = scribe
         self._adopting: dict[str, tuple[str, asyncio.Task[Served]]] = {}  # by session: who is dead, and the attempt
@@ -37,7 +48,7 @@ class Adoption:
         """The model that a session belongs to, after adopting it if need be.
 
         Raises SessionNotFound; SessionMoved when another replica owns it and the caller does not say that it is dead;
-        StoreUnavailable when the journal does not answer; Draining.
+        StoreUnavailable when the journal does not answer; ModelNotLoaded; Draining.
         """
         while True:
             self.check_admitting()
@@ -93,8 +104,8 @@ class Adoption:
         assert self._journal is not None, "there is no journal to adopt from"
         try:
             adopted = await self._journal.adopt(session, dead=dead or None)
-            served = self._taken_on(session, adopted) if adopted else None
-        except (JournalCorrupt, NotFound):
+            served = await self._taken_on(session, adopted) if adopted else None
+        except (JournalCorrupt, NotFound, ModelNotLoaded):
             # For a replica that serves its model and its format, or that understands what is written.
             with suppress(JournalBehind, JournalLost):  # it was not even ours
                 await self._journal.release(session)
@@ -104,12 +115,13 @@ class Adoption:
         log.info("adopted a session", extra={"session": session, "from": dead, "steps": len(adopted.history.steps)})
         return served
 
-    def _taken_on(self, session: str, adopted: Adopted) -> Served:
-        """Raises NotFound for what is not served here, JournalCorrupt for what cannot be."""
+    async def _taken_on(self, session: str, adopted: Adopted) -> Served:
+        """Raises NotFound for what is not served here, ModelNotLoaded for what may soon be, JournalCorrupt for what
+        cannot be.
+        """
         head = adopted.head
         try:
-            model = common.ModelRef(name=head.model, version=head.version, digest=head.digest)
-            served = self._catalog.resolve(model, leaving=True)  # it is an old session, wherever it was
+            served = await self._model_of(head)
             recipe = from_head(head)
             if not served.worlds.offers(recipe.policy.storage):
                 raise NotFound("storage format", recipe.policy.storage.value)
@@ -117,3 +129,15 @@ class Adoption:
         except (ValueError, TypeError, KeyError) as error:
             raise JournalCorrupt(session, f"its head says what cannot be: {error}") from error
         return served
+
+    async def _model_of(self, head: Head) -> Served:
+        try:
+            model = common.ModelRef(name=head.model, version=head.version, digest=head.digest)
+            return self._catalog.resolve(model, leaving=True)  # it is an old session, wherever it was
+        except NotFound:
+            served = {(entry.stored.name, entry.stored.version) for entry in self._catalog}
+            if (head.model, head.version) in served or not await asyncio.to_thread(
+                self._repository.holds, head.model, head.version
+            ):
+                raise
+            raise ModelNotLoaded(head.model, head.version) from None

@@ -56,7 +56,8 @@ class Served:
         """Whether there is a session, a call or a block of it."""
         engine = self.worlds.engine
         with engine.lock:
-            return bool(self.calls or len(engine.sessions) or engine.busy)
+            # A broken engine lets go of nothing that it had in hand, and nobody will ever need it.
+            return bool(self.calls or len(engine.sessions) or (engine.busy and not engine.broken))
 
     def reading(self) -> Reading:
         """What the gauges show of it."""
@@ -190,10 +191,30 @@ class Catalog:
 def load_catalog(
     settings: VideoSettings, metrics: VideoMetrics, tiers: Tiers | None = None, scribe: Scribe | None = None
 ) -> Catalog:
-    """Loads every video package of the model repository. Raises PackageError at the first that is broken."""
+    """Loads every package of the model repository that can be served; one that is broken is logged, and must not keep
+    the others from being served. Raises PackageError when there is none, or only broken ones: that of the first.
+    """
     repository = ModelRepository(Path(settings.models))
     tiers = tiers or Tiers(HostTier(settings.host_mib * _MIB), None, metrics)
-    return Catalog([load_model(stored, settings, metrics, tiers, scribe) for stored in repository.scan("video")])
+    served: list[Served] = []
+    refused: list[PackageError] = []
+    for folder in repository.folders():
+        try:
+            served.append(load_model(repository.read(folder), settings, metrics, tiers, scribe))
+        except PackageError as error:
+            refused.append(error)
+    if not served:
+        raise refused[0]
+    for each in refused:
+        log_refused(each)
+    return Catalog(served)
+
+
+def log_refused(error: PackageError) -> None:
+    """Tells of a package that is not served, by file, field and what was expected."""
+    log.error(
+        "model package refused", extra={"file": str(error.file), "field": error.field, "expected": error.expected}
+    )
 
 
 def load_model(

@@ -193,6 +193,21 @@ class EngineBroken(Unavailable):
         )
 
 
+class ModelNotLoaded(Unavailable):
+    """The repository holds the session's version of its model, and this replica does not serve it: not yet, or the
+    package is broken.
+    """
+
+    def __init__(self, model: str, version: str) -> None:
+        super().__init__(
+            "MODEL_NOT_LOADED",
+            f"this replica has not loaded version {version} of model {model}; its sessions wait in the journal",
+            retry_after_s=1.0,
+            model=model,
+            version=version,
+        )
+
+
 class SnapshotTooLarge(FailedPrecondition):
     """A snapshot that would be lost: the store would not keep it, or no message could carry it."""
 

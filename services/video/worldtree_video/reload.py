@@ -9,23 +9,26 @@ from pathlib import Path
 from stat import S_ISREG
 
 from worldtree_runtime.model_package import PackageError
-from worldtree_runtime.model_repository import ModelRepository, package_digest
+from worldtree_runtime.model_repository import ModelRepository, package_digest, version_order
 
-from worldtree_video.catalog import Catalog, Served
+from worldtree_video.catalog import Catalog, Served, log_refused
 from worldtree_video.metrics import VideoMetrics
 
 log = logging.getLogger(__name__)
 
-# (path inside the package, nanoseconds of its last change, bytes) of each file.
-Signature = tuple[tuple[str, int, int], ...]
+# (path inside the package, nanoseconds of its content's last change and of any, bytes) of each file. What a copy with
+# the times of its source, or a tool that sets them back, cannot hide is in the second time.
+Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class Reload:
     """For one event loop, which never waits for a disk or a model.
 
-    `load` reads and loads the package of a folder, in a thread of its own; the engine of what it returns does not run
-    yet. A package is read when it stood still for one look, so that one that is being copied is seldom met; one that is
-    broken is told of once, and read again when it changes.
+    `load` reads and loads the package of a folder, in a thread of the loop's default executor; the engine of what it
+    returns does not run yet. A package is read when it stood still for one look, so that one that is being copied is
+    seldom met; one that is broken is told of once, and read again when it changes. One that is missing in two looks is
+    gone; but the last version of a name stays until what is there of that name was read, so that a version put in its
+    place at one stroke finds callers served.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Reload:
         # Those that are served count as read: they are what they were when the process loaded them.
         self._seen = {entry.stored.folder: signature(entry.stored.folder) for entry in catalog}
         self._read = dict(self._seen)
+        self._missing: set[Path] = set()  # those that are served, and were not there at the last look
         self._unlucky: set[Path] = set()  # those that failed for no fault of their own
         self._empty = False
 
@@ -60,7 +64,6 @@ class Reload:
             log.error("the model repository is empty: what is loaded stays", extra={"models": str(self._root)})
         self._empty = not found
         if found:
-            self._let_go(found)
             still = [folder for folder in found if self._seen.get(folder) == found[folder]]
             self._seen = found
             self._read = {folder: read for folder, read in self._read.items() if folder in found}
@@ -68,6 +71,7 @@ class Reload:
                 if self._read.get(folder) != found[folder]:
                     self._read[folder] = found[folder]
                     await self._take(folder, found[folder])
+        self._let_go(found)
         for entry in self._catalog:
             if self._catalog.is_leaving(entry) and not entry.in_use:
                 await self._catalog.remove(entry)
@@ -78,11 +82,24 @@ class Reload:
                 self._tell(entry, "unloaded", "model version unloaded")
 
     def _let_go(self, found: dict[Path, Signature]) -> None:
-        for entry in self._catalog:
-            gone = entry.stored.folder not in found
-            if gone and not self._catalog.is_leaving(entry):
+        served = {entry.stored.folder for entry in self._catalog}
+        missing = served - found.keys() if found else set()
+        gone, self._missing = missing & self._missing, missing
+        unread = {folder.parent.name for folder in found if self._read.get(folder) != found[folder]}
+        # The newest last: of several that are gone, it is the one that stays for a while.
+        for entry in sorted(self._catalog, key=lambda entry: version_order(entry.stored.version)):
+            if entry.stored.folder not in gone or self._catalog.is_leaving(entry):
+                continue
+            if entry.stored.name not in unread or self._has_other(entry):
                 self._catalog.retire(entry)
                 self._tell(entry, "retired", "model version is gone: it takes no new sessions")
+
+    def _has_other(self, served: Served) -> bool:
+        """Whether another version of the same model takes new sessions."""
+        return any(
+            entry is not served and entry.stored.name == served.stored.name and not self._catalog.is_leaving(entry)
+            for entry in self._catalog
+        )
 
     async def _take(self, folder: Path, still: Signature) -> None:
         """A package that is new here, or not what it was."""
@@ -93,8 +110,9 @@ class Reload:
         name = folder.parent.name
         try:
             served = await asyncio.to_thread(self._load, folder)
+            changed = await asyncio.to_thread(signature, folder) != still
         except PackageError as error:
-            log.error("model package refused", extra=_place(error))
+            log_refused(error)
             self._metrics.reloads.labels(name, "refused").inc()
         except OSError as error:  # it goes while it is read, or its disk does
             del self._read[folder]
@@ -104,7 +122,7 @@ class Reload:
             log.exception("model package could not be loaded", extra={"package": str(folder)})
             self._metrics.reloads.labels(name, "refused").inc()
         else:
-            if await asyncio.to_thread(signature, folder) != still:
+            if changed:
                 del self._read[folder]  # it changed while it was being read: what was loaded may be half of each
                 return
             served.worlds.engine.start()
@@ -115,8 +133,10 @@ class Reload:
         """A version that is loaded, and whose files are other than they were."""
         try:
             digest = await asyncio.to_thread(package_digest, entry.stored.folder)
-        except OSError:
-            return  # it is being removed
+        except OSError as error:  # it is being removed, or its disk fails: at the next look again
+            self._read.pop(entry.stored.folder, None)
+            log.warning("model package cannot be read: %s", error, extra={"package": str(entry.stored.folder)})
+            return
         if digest == entry.stored.digest:
             if self._catalog.is_leaving(entry):
                 self._catalog.reinstate(entry)
@@ -147,9 +167,5 @@ def signature(folder: Path) -> Signature:
         except FileNotFoundError:  # gone since it was listed, or a link to nowhere
             continue
         if S_ISREG(stat.st_mode):
-            entries.append((str(path.relative_to(folder)), stat.st_mtime_ns, stat.st_size))
+            entries.append((str(path.relative_to(folder)), stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size))
     return tuple(entries)
-
-
-def _place(error: PackageError) -> dict[str, str]:
-    return {"file": str(error.file), "field": error.field, "expected": error.expected}

@@ -74,7 +74,7 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
         def load(folder: Path) -> Served:
             return load_model(repository.read(folder), settings, metrics, tiers, scribe)
 
-        adoption = Adoption(catalog, journal, scribe)
+        adoption = Adoption(catalog, repository, journal, scribe)
         servicer = VideoServicer(catalog, adoption, settings, store, metrics)
 
         def register(server: grpc.aio.Server) -> list[str]:

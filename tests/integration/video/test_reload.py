@@ -1,6 +1,7 @@
 """New and removed model versions under live traffic: no call fails, and old sessions stay in the world they know."""
 
 import asyncio
+import errno
 import gc
 import os
 import shutil
@@ -12,10 +13,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
+from prometheus_client import CollectorRegistry
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
+from worldtree_runtime.model_repository import ModelRepository
 from worldtree_runtime.testing import TinyWorld
+from worldtree_video import reload as reloading
+from worldtree_video.catalog import Served, load_model
+from worldtree_video.metrics import VideoMetrics
+from worldtree_video.reload import Reload
 
 ONE = TinyWorld()
 TWO = TinyWorld(version="2", window=3)  # other frames from the second chunk on
@@ -55,6 +64,17 @@ async def stepped(video: Any, session: str, action: int) -> bytes:
 
 async def walk(video: Any, session: str, count: int) -> list[bytes]:
     return [await stepped(video, session, number % 3) for number in range(count)]
+
+
+def watched(video: Any, models: Path, load: Callable[[Path], Served] | None = None) -> Reload:
+    """One whose looks are the test's, for a service that looks at nothing itself."""
+    repository, metrics = ModelRepository(models), VideoMetrics(CollectorRegistry())
+    return Reload(
+        video.catalog,
+        repository,
+        load or (lambda folder: load_model(repository.read(folder), video.settings, metrics)),
+        metrics,
+    )
 
 
 class Traffic:
@@ -242,11 +262,67 @@ async def test_a_served_version_that_changes_in_place_is_refused_and_served_as_i
 async def test_a_touched_file_and_a_new_card_are_no_change(
     start_video: Any, models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await start_video(models=models, reload_s=LOOK_S)
+    video = await start_video(models=models, reload_s=LOOK_S)
     os.utime(models / "tiny/1/commit.onnx")
     (models / "tiny/1/MODEL_CARD.md").write_text("The card is not the model.\n")
     await looks()
     assert refusals(caplog) == []
+    with (models / "tiny/1/commit.onnx").open("ab") as file:  # the looks went on all the while
+        file.write(b"\0")
+    await video.until(lambda: len(refusals(caplog)) == 1)
+
+
+async def test_a_file_that_changes_and_keeps_its_size_and_its_time_is_noticed(
+    start_video: Any, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    path = models / "tiny/1/commit.onnx"
+    stat = path.stat()
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    await video.until(lambda: len(refusals(caplog)) == 1)
+
+
+async def test_a_version_is_replaced_at_one_stroke_and_no_call_fails(start_video: Any, models: Path) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    staged = TWO.write(models.parent / "staged")
+    async with Traffic(video).flowing() as traffic:
+        (models / "tiny/1").rename(models.parent / "old")
+        staged.rename(models / "tiny/2")
+        await video.until(lambda: serves(video, "2"))
+        await video.until(lambda: versions(video) == ["2"])
+    assert traffic.seen == {"1", "2"}
+
+
+async def test_a_version_whose_successor_is_broken_and_that_is_gone_is_let_go(
+    start_video: Any, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(models, TinyWorld(name="other"))
+    video = await start_video(models=models, reload_s=LOOK_S)
+    staged = TWO.write(models.parent / "staged")
+    (staged / "commit.onnx").unlink()
+    (models / "tiny/1").rename(models.parent / "old")
+    staged.rename(models / "tiny/2")
+    await video.until(lambda: [entry.stored.name for entry in video.catalog] == ["other"])
+    assert [refusal["field"] for refusal in refusals(caplog)] == ["files.commit"]
+
+
+async def test_a_version_that_one_look_does_not_find_stays(start_video: Any, models: Path) -> None:
+    publish(models, TinyWorld(name="other"))
+    video = await start_video(models=models, reload_s=0)  # the looks are ours
+    catalog = video.catalog
+    reload = watched(video, models)
+    (models / "tiny").rename(models.parent / "away")
+    await reload.look()
+    (models.parent / "away").rename(models / "tiny")
+    for _ in range(3):
+        await reload.look()
+    (models / "tiny").rename(models.parent / "away")
+    await reload.look()
+    assert [entry.stored.name for entry in catalog] == ["other", "tiny"]
+    assert not any(map(catalog.is_leaving, catalog))
+    await reload.look()
+    assert [entry.stored.name for entry in catalog] == ["other"]
 
 
 async def test_a_repository_that_is_not_there_is_no_order_to_serve_nothing(
@@ -277,6 +353,88 @@ async def test_a_version_that_comes_back_while_it_has_sessions_takes_new_ones_ag
     await video.until(lambda: serves(video, "2"))
     assert versions(video) == ["1", "2"]
     assert (await video.get(session)).session.model.version == "2"
+
+
+async def test_a_disk_that_fails_once_keeps_no_version_away(
+    start_video: Any, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = await start_video(models=models, reload_s=0)
+    failures: list[OSError] = []
+
+    def failing(function: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def run(folder: Path) -> Any:
+            if failures:
+                raise failures.pop()
+            return function(folder)
+
+        return run
+
+    first = [OSError(errno.EIO, "the disk fails after the package was loaded")]
+
+    def load(folder: Path) -> Served:
+        repository = ModelRepository(models)
+        served = load_model(repository.read(folder), video.settings, VideoMetrics(CollectorRegistry()))
+        failures.extend(first)
+        first.clear()
+        return served
+
+    reload, signature = watched(video, models, load), reloading.signature
+    monkeypatch.setattr(reloading, "signature", failing(signature))
+    publish(models, TWO)
+    for _ in range(3):
+        await reload.look()
+    assert versions(video) == ["1", "2"]
+
+    session = await video.create()
+    monkeypatch.setattr(reloading, "package_digest", failing(reloading.package_digest))
+    (models / "tiny/2").rename(models.parent / "away")
+    for _ in range(2):
+        await reload.look()
+    assert await newest(video) == "1"
+    (models.parent / "away").rename(models / "tiny/2")
+    failures.append(OSError(errno.EIO, "the disk fails while a version that is back is compared"))
+    # Not in the look that only finds it: `signature` is asked first.
+    monkeypatch.setattr(reloading, "signature", signature)
+    for _ in range(3):
+        await reload.look()
+    assert failures == []
+    assert await newest(video) == "2"
+    await video.stub.Delete(pb.DeleteRequest(session=session))
+
+
+async def test_a_version_whose_engine_broke_is_unloaded(start_video: Any, models: Path) -> None:
+    video = await start_video(models=models, reload_s=LOOK_S)
+    session = await video.create()
+    publish(models, TWO)
+    await video.until(lambda: serves(video, "2"))
+
+    def complete(*_: Any) -> None:
+        raise RuntimeError("a bug, in the middle of a tick")
+
+    video.engine.scheduler.complete = complete
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stepped(video, session, 1)
+    assert video.engine.broken
+    await video.stub.Delete(pb.DeleteRequest(session=session))
+    assert video.engine.busy, "what it had in hand is never put down"
+    shutil.rmtree(models / "tiny/1")
+    await video.until(lambda: versions(video) == ["2"])
+
+
+async def test_a_broken_version_does_not_keep_a_replica_from_its_start_and_is_served_when_it_is_mended(
+    start_video: Any, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = publish(models, TWO)
+    commit = (folder / "commit.onnx").read_bytes()
+    (folder / "commit.onnx").unlink()
+    video = await start_video(models=models, reload_s=LOOK_S)
+    assert await newest(video) == "1"
+    assert (refusals(caplog)[0]["file"], refusals(caplog)[0]["field"]) == (
+        str(folder / "model.yaml"),
+        "files.commit",
+    )
+    (folder / "commit.onnx").write_bytes(commit)
+    await video.until(lambda: serves(video, "2"))
 
 
 async def test_what_host_memory_holds_of_a_version_goes_with_it(start_video: Any, models: Path) -> None:
@@ -322,6 +480,36 @@ async def test_a_session_of_a_dead_replica_goes_on_in_a_version_that_is_leaving(
     assert versions(video) == ["1", "2"]
     await video.stub.Delete(pb.DeleteRequest(session=session))
     await video.until(lambda: versions(video) == ["2"])
+
+
+async def test_a_session_of_a_version_that_is_there_and_not_loaded_yet_is_asked_for_again(
+    start_video: Any, models: Path, valkey: Any
+) -> None:
+    shared = {"models": models, "redis_url": valkey.url, "reload_s": 0}
+    late = await start_video(**shared, replica="video-b")
+    folder = publish(models, TWO)
+    early = await start_video(**shared, replica="video-a")
+    session, orphan = await early.create(chunks=3), await early.create()
+    rehome = (("worldtree-rehome", "video-a"),)
+
+    def asked(session: str) -> Any:
+        return late.stub.Get(pb.GetRequest(session=session), metadata=rehome)
+
+    refusal = await late.refused(asked(session))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_LOADED")
+    assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() == 1000
+
+    away = folder.rename(models.parent / "away")
+    assert (await late.refused(asked(orphan))).code is grpc.StatusCode.NOT_FOUND, "nobody will load it"
+    away.rename(folder)
+
+    reload = watched(late, models)
+    for _ in range(2):
+        await reload.look()
+    answer = (await asked(session)).session
+    assert (answer.model.version, answer.chunk_index) == ("2", 3)
+    for each in (session, orphan):
+        await late.stub.Delete(pb.DeleteRequest(session=each), metadata=rehome)
 
 
 async def test_a_create_that_is_repeated_when_another_version_is_the_newest_gets_its_session(

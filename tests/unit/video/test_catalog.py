@@ -117,3 +117,27 @@ def test_a_tick_is_measured_where_no_batch_size_is_set(tmp_path: Path) -> None:
     TinyWorld().write(tmp_path)
     (served,) = load(tmp_path, max_batch=None)
     assert served.worlds.engine.scheduler.max_batch in (1, 2, 4, 8, 16)
+
+
+def test_a_broken_package_is_logged_by_file_and_field_and_the_others_are_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    TinyWorld().write(tmp_path)
+    folders = [TinyWorld(version=version).write(tmp_path) for version in ("2", "3")]
+    (folders[0] / "commit.onnx").unlink()
+    picture(5, 4)(folders[1] / "starts/dawn.png")
+    assert [entry.stored.version for entry in load(tmp_path)] == ["1"]
+    told = [vars(record) for record in caplog.records if record.message == "model package refused"]
+    assert [(each["file"], each["field"]) for each in told] == [
+        (str(folders[0] / "model.yaml"), "files.commit"),
+        (str(folders[1] / "starts/dawn.png"), "starts.dawn"),
+    ]
+    assert told[1]["expected"] == "must be 6 x 4 pixels, got 5 x 4"
+
+
+def test_where_every_package_is_broken_the_first_is_told(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        (TinyWorld(version=version).write(tmp_path) / "commit.onnx").unlink()
+    with pytest.raises(PackageError) as caught:
+        load(tmp_path)
+    assert caught.value.file == tmp_path / "tiny/1/model.yaml"

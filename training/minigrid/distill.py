@@ -37,7 +37,7 @@ LR: dict[str, tuple[float, float]] = {"pairs": (0.004, 6e-4), "critic": (0.004, 
 START_MIN, START_MAX = 2, 8
 IMPROVED_LEVEL, IMPROVED_QUALITY = 0.35, 4
 KEPT = ("dmd", "sc-dmd")  # compared with the shipped student, which is in its package
-CONSISTENCY_WEIGHT, ALIGNMENT_WEIGHT = 0.5, 0.5
+CONSISTENCY_WEIGHT, ALIGNMENT_WEIGHT = 0.5, 1.0
 app = typer.Typer(add_completion=False)
 
 

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 SESSIONS = 16  # in lockstep; an update is one frame of each
 CHUNKS = 6  # frames of a rollout, an update each
-ROLLOUTS = {"pairs": 34, "dmd": 32, "sc-dmd": 32, "salt": 32}
+ROLLOUTS = {"pairs": 22, "dmd": 24, "sc-dmd": 24, "salt": 24}
 UPDATES = {stage: count * CHUNKS for stage, count in ROLLOUTS.items()}

@@ -33,7 +33,7 @@ CELLS = tiles.CELL_COUNT
 CONDITION_ROWS = 8
 MIN_NOISE = 0.05  # the closed-form likelihood is evaluated at this noise level or above
 # A cached frame's evaluations, from which on it is in the next bucket of cache quality; bucket 0 is given frames.
-QUALITY_BOUNDS = (0.5, 1.5, 2.5, 5.5)
+QUALITY_BOUNDS = (0.5, 1.5, 2.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ TEACHER = FOLDER / "teacher.npz"
 
 
 def save_state(model: WorldModel, path: Path) -> None:
-    """Writes every parameter, rounded to float16."""
+    """Writes every parameter that is not all zero, rounded to float16."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {name: p.detach().numpy().astype(np.float16) for name, p in model.named_parameters()}
+    arrays = {name: p.detach().numpy().astype(np.float16) for name, p in model.named_parameters() if p.any()}
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
 def load_state(path: Path, config: ModelConfig | None = None) -> WorldModel:
-    """A frozen model. Parameters that the file lacks keep their zeros: they came later and then do nothing.
+    """A frozen model. Parameters that the file lacks are zero, and do nothing.
 
     Raises ValueError for a file of another model.
     """

@@ -36,7 +36,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def crop(recorded: Path) -> tuple[torch.Tensor, torch.Tensor]:
     rng, _ = seeds(0, 0)
-    ids, actions, _ = Crops(recorded, length=12).draw(rng, 2, new_from=8, window=8)
+    ids, actions, _, _ = Crops(recorded, length=12).draw(rng, 2, new_from=8, window=8)
     return ids, actions
 
 
@@ -94,11 +94,11 @@ def test_a_critic_that_says_what_the_teacher_says_moves_nothing(
 def test_given_frames_are_read_as_if_there_were_no_quality() -> None:
     model = load_state(TEACHER)
     for table in (model.quality_key, model.quality_value, model.quality_bias):
-        table.copy_(torch.arange(1.0, 5.0).reshape(1, 4, *(1,) * (table.ndim - 2)).expand_as(table))
+        table.copy_(torch.arange(1.0, 4.0).reshape(1, 3, *(1,) * (table.ndim - 2)).expand_as(table))
     evaluations = torch.tensor([[0.0, 1, 2, 3, 4, 5, 6, 8]])
     for marks in model.quality_marks(1, evaluations):
         found = marks.reshape(8, -1)[:, 0].tolist()
-        assert found == [0, 1, 2, 3, 3, 3, 4, 4]
+        assert found == [0, 1, 2, 3, 3, 3, 3, 3]
     assert len(QUALITY_BOUNDS) == model.quality_key.shape[1]
 
 
@@ -111,7 +111,9 @@ def test_an_update_changes_the_student_and_never_the_teacher(
     learners = [Learner(load_state(TEACHER), lr=(1e-3, 1e-4)) for _ in range(2)]
     job = Distillation(method, frozen, *learners)  # type: ignore[arg-type]
     _, generator = seeds(0, 2)
-    found = job.rollout(ids[:, :10], actions[:, :10], torch.ones_like(ids[:, :10], dtype=torch.bool), 8, 1.0, generator)
+    everything = torch.ones_like(ids[:, :10], dtype=torch.bool)
+    still = torch.zeros(2, 10, 3, dtype=torch.int64)
+    found = job.rollout(ids[:, :10], actions[:, :10], still, everything, 8, 1.0, generator)
     assert len(found["nfe"]) == 2
     before = load_state(TEACHER).state_dict()
     assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())

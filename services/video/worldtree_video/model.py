@@ -25,7 +25,7 @@ from worldtree_video.stored_block import StoredBlock
 Array = NDArray[np.float32]
 
 # The denoiser is timed at these sizes when max_batch is not set: past some size a CPU loses what batching gained.
-_BATCH_CANDIDATES = (1, 2, 4, 8, 16)
+BATCH_CANDIDATES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class VideoModel:
         clock: Callable[[], float] = time.perf_counter,
         *,
         repeats: int = 3,
-        max_batch: int = _BATCH_CANDIDATES[-1],
+        max_batch: int = BATCH_CANDIDATES[-1],
         storage: Storage = Storage.FP32,
     ) -> TickCost:
         """Times the graphs at several batch sizes over a full window, in blocks that nobody holds yet."""
@@ -174,7 +174,7 @@ class VideoModel:
             x0 = self.codec.encode(pixels)
             store.run_commit({**inputs, "x0": x0, "slot": np.zeros(1, np.int64)}, table, pixels)
 
-        sizes = [size for size in _BATCH_CANDIDATES if size <= min(max_batch, store.block_count)]
+        sizes = [size for size in BATCH_CANDIDATES if size <= min(max_batch, store.block_count)]
         seconds = {size: timed(lambda size=size: denoise(size)) for size in sizes}  # type: ignore[misc]
         return TickCost(seconds, timed(commit))
 

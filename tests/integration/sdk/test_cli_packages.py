@@ -48,7 +48,7 @@ def test_help_of_each_command_says_what_it_does(run: Run, command: str) -> None:
 def test_a_package_goes_from_validate_to_the_repository(run: Run, package: Path, tmp_path: Path) -> None:
     checked = run("validate", str(package))
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "bit-identical in batches of 1, 2, 3, 8" in checked.stdout
+    assert "bit-identical in batches of 1, 2, 3, 4, 8, 16" in checked.stdout
     assert "tiny/1 can be served" in checked.stdout
 
     timed = run("bench", str(package), "--repeats", "2")
@@ -90,3 +90,21 @@ def test_new_writes_a_folder_and_says_what_comes_next(run: Run, tmp_path: Path) 
     assert again.returncode == 1
     assert "exists already" in again.stderr
     assert run("new", "other", "--size", "large").returncode == 2
+
+
+def test_names_may_begin_with_a_dash(run: Run, package: Path, tmp_path: Path) -> None:
+    done = run("new", "dunes", "--actions", "-up,down", "--out", "-work")
+    assert done.returncode == 0, done.stderr
+    described = yaml.safe_load((tmp_path / "-work/dunes/1/model.yaml").read_text())
+    assert described["action"]["names"] == ["-up", "down"]
+    refused = run("new", "--", "-dunes")
+    assert refused.returncode == 1
+    assert "name: String should match pattern" in refused.stderr
+
+    package.parent.rename(tmp_path / "-tiny")
+    packed = run("pack", "--out", "-tiny.zip", "--", "-tiny/1")
+    assert "must be '-tiny' like its folder" in " ".join(packed.stdout.split()), packed.stderr
+    (tmp_path / "-tiny").rename(tmp_path / "tiny")
+    assert run("pack", "--out", "-tiny.zip", "tiny/1").returncode == 0
+    assert run("install", "--models", "-models", "--", "-tiny.zip").returncode == 0
+    assert (tmp_path / "-models/tiny/1/model.yaml").is_file()

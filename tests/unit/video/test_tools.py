@@ -1,5 +1,6 @@
 """Packages checked, timed, packed and installed: what is wrong is named by file and field, and nothing wrong passes."""
 
+import errno
 import hashlib
 import re
 import shutil
@@ -14,10 +15,15 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 from worldtree_runtime.model_package import PackageError, read_package
-from worldtree_runtime.model_repository import package_digest
+from worldtree_runtime.model_repository import ModelRepository, package_digest
+from worldtree_runtime.settings import SettingsError
 from worldtree_runtime.testing import TinyWorld
+from worldtree_video.codec import Codec
+from worldtree_video.model import BATCH_CANDIDATES
+from worldtree_video.tools import validate as validation
 from worldtree_video.tools.archive_file import install, pack
 from worldtree_video.tools.bench import bench
+from worldtree_video.tools.dry_run import BATCHES, DryRun
 from worldtree_video.tools.findings import Verdict
 from worldtree_video.tools.scaffold import Plan, new
 from worldtree_video.tools.validate import validate
@@ -119,6 +125,29 @@ def test_a_graph_whose_bits_depend_on_the_batch_is_refused(package: Path) -> Non
     assert [(file, field) for file, field, _ in found] == [("denoise.onnx", "x0")] * 2
     assert "bit for bit" in found[0][2]
     assert "one of NaN is seen in another" in found[1][2]
+
+
+def test_a_graph_whose_bits_are_others_in_a_batch_of_more_than_eight_is_refused(package: Path) -> None:
+    def crowded(graph: onnx.GraphProto) -> None:
+        ahead_of(
+            graph,
+            "x0",
+            helper.make_node("Shape", ["t"], ["extents"]),
+            helper.make_node("Greater", ["extents", "eight"], ["is_crowd"]),
+            helper.make_node("Cast", ["is_crowd"], ["crowd"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["crowd", "little"], ["leak"]),
+            helper.make_node("Add", ["inner", "leak"], ["x0"]),
+            constants={"eight": np.array([8]), "little": np.array(1e-5, np.float32)},
+        )
+
+    rewired(package / "denoise.onnx", crowded)
+    ((file, field, found),) = bad(package)
+    assert (file, field) == ("denoise.onnx", "x0")
+    assert "bit for bit" in found
+
+
+def test_every_batch_that_is_served_is_compared() -> None:
+    assert set(BATCH_CANDIDATES) < set(BATCHES)
 
 
 def cosine_depends_on_the_batch(size: int) -> bool:
@@ -238,6 +267,97 @@ def test_latents_cache_quality_and_prompts_are_run_as_the_engine_runs_them(tmp_p
     assert bad(folder) == []
 
 
+def embedding(rows: int, last: float = 0.0) -> Callable[[onnx.GraphProto], None]:
+    """Adds up a number for each of a prompt's tokens, from a table of so many rows, and draws that too."""
+    table = np.zeros((rows, 1), np.float32)
+    table[-1] = last
+
+    def edit(graph: onnx.GraphProto) -> None:
+        ahead_of(
+            graph,
+            "x0",
+            helper.make_node("Gather", ["by_word", "tokens"], ["each"]),
+            helper.make_node("ReduceSum", ["each"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["inner", "sum"], ["x0"]),
+            constants={"by_word": table},
+        )
+
+    return edit
+
+
+@pytest.mark.parametrize("more", [[], ["cat", "dog"], [f"thing{number}" for number in range(20)]])
+def test_each_word_of_a_scene_graph_is_tried(tmp_path: Path, more: list[str]) -> None:
+    folder = finite(TinyWorld(action_size=1, prompt=True), tmp_path)
+    described = yaml.safe_load((folder / "model.yaml").read_text())
+    described["prompt"]["words"] += more
+    (folder / "model.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    words = len(described["prompt"]["words"])
+    sound = (folder / "scene.onnx").read_bytes()
+
+    rewired(folder / "scene.onnx", embedding(words + 1))
+    assert bad(folder) == []
+
+    (folder / "scene.onnx").write_bytes(sound)
+    rewired(folder / "scene.onnx", embedding(words))  # ids begin at 1: the last has no row
+    ((file, field, found),) = bad(folder)
+    assert (file, field) == ("scene.onnx", "run")
+    assert found.startswith("must run for each of its words: ")
+    assert f"idx={words}" in found
+
+    (folder / "scene.onnx").write_bytes(sound)
+    rewired(folder / "scene.onnx", embedding(words + 1, last=float("nan")))
+    assert bad(folder) == [("scene.onnx", "x0", "must be finite for each word and for none")]
+
+
+def test_a_graph_that_does_not_run_is_a_finding_of_its_own_and_not_one_of_storage(package: Path) -> None:
+    def short(graph: onnx.GraphProto) -> None:
+        """Knows of no world with a history."""
+        ahead_of(
+            graph,
+            "x0",
+            helper.make_node("Gather", ["one_row", "position"], ["by_age"]),
+            helper.make_node("ReduceSum", ["by_age"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["inner", "sum"], ["x0"]),
+            constants={"one_row": np.zeros(1, np.float32)},
+        )
+
+    rewired(package / "denoise.onnx", short)
+    found = bad(package)
+    assert [(file, field) for file, field, _ in found] == [
+        ("denoise.onnx", "run"),
+        ("denoise.onnx", "run"),  # of a world that goes on
+        ("model.yaml", "kv"),  # a block is looked at with a history of one
+    ]
+    assert all("Gather" in said for _, _, said in found)
+
+
+@pytest.mark.parametrize("step", ["VideoModel", "BlockStore", "DryRun"])
+@pytest.mark.parametrize("lack", [MemoryError("no memory for a pool"), SettingsError("no such device")])
+def test_what_the_machine_lacks_is_not_blamed_on_the_package(
+    package: Path, monkeypatch: pytest.MonkeyPatch, step: str, lack: Exception
+) -> None:
+    def lacks(*_: object, **__: object) -> None:
+        raise lack
+
+    monkeypatch.setattr(validation, step, lacks)
+    with pytest.raises(type(lack)):
+        validate(package)
+
+
+@pytest.mark.parametrize(("low", "high"), [(2.0, 3.0), (-3.0, -2.0), (-0.75, 0.75), (0.0, 1.0)])
+def test_the_other_action_that_is_tried_lies_in_the_box(tmp_path: Path, low: float, high: float) -> None:
+    folder = TinyWorld(action_size=2).write(tmp_path)
+    described = yaml.safe_load((folder / "model.yaml").read_text())
+    described["action"] |= {"low": low, "high": high}
+    (folder / "model.yaml").write_text(yaml.safe_dump(described))
+    stored = ModelRepository(tmp_path).read(folder)
+    run = DryRun(stored, Codec(stored), None)
+    (other,) = run._other_action().values()
+    assert other.dtype == np.float32
+    assert low <= other.min() <= other.max() <= high
+    assert (other != run._inputs["action"]).any()
+
+
 def test_bench_times_what_a_chunk_is_made_of(package: Path) -> None:
     timed = bench(package, repeats=2)
     assert [tick.batch for tick in timed.ticks] == [1, 2, 4, 8, 16]
@@ -290,6 +410,37 @@ def test_an_invalid_package_is_neither_packed_nor_installed(package: Path, tmp_p
     assert list((tmp_path / "repository").iterdir()) == []
 
 
+def test_a_package_is_never_packed_or_installed_into_itself(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = package_digest(package)
+    monkeypatch.chdir(package)
+    for out in (None, package / "starts/all.zip", Path("../1/all.zip")):
+        with pytest.raises(PackageError, match="out: must not lie in the package"):
+            pack(Path(), out)
+    with pytest.raises(PackageError, match="models: must not lie in the package"):
+        install(Path(), package / "models")
+    assert package_digest(package) == digest
+    assert sorted(path.name for path in package.parent.iterdir()) == ["1"]
+
+
+def test_a_package_that_cannot_be_written_whole_leaves_the_file_that_was_there(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out/tiny.zip"
+    out.parent.mkdir()
+    out.write_text("the one before")
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfileobj", fails)
+        with pytest.raises(OSError, match="No space"):
+            pack(package, out)
+    assert out.read_text() == "the one before"
+    assert pack(package, out).size_bytes == out.stat().st_size
+    assert list(out.parent.iterdir()) == [out]
+
+
 def test_a_version_that_is_installed_is_not_replaced(package: Path, tmp_path: Path) -> None:
     install(package, tmp_path / "repository")
     digest = package_digest(tmp_path / "repository/tiny/1")
@@ -316,6 +467,48 @@ def test_what_is_no_zip_of_one_package_is_refused(tmp_path: Path) -> None:
     for file, said in (("text.zip", "must be a package"), ("two.zip", "must hold one folder")):
         with pytest.raises(PackageError, match=said):
             install(tmp_path / file, tmp_path / "repository")
+
+
+def encrypted(raw: bytearray) -> None:
+    raw[6] |= 1
+    raw[raw.find(b"PK\x01\x02") + 8] |= 1
+
+
+def damaged(raw: bytearray) -> None:
+    begin = 30 + len("tiny/1/model.yaml")
+    raw[begin : begin + 8] = b"\xff" * 8
+
+
+def of_method_98(raw: bytearray) -> None:
+    raw[8] = raw[raw.find(b"PK\x01\x02") + 10] = 98
+
+
+def huge(raw: bytearray) -> None:
+    place = raw.find(b"PK\x01\x02") + 24
+    raw[place : place + 4] = ((4 << 30) - 1).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (encrypted, "e.zip: zip: must be a package .* is encrypted"),
+        (damaged, "e.zip: zip: must be a package .* decompressing"),
+        (of_method_98, "e.zip: tiny/1/model.yaml: must be stored or deflated"),
+        (huge, "e.zip: zip: must unpack to at most 4294967296 bytes"),
+    ],
+)
+def test_a_zip_that_cannot_be_unpacked_is_refused_by_name(
+    tmp_path: Path, damage: Callable[[bytearray], None], said: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "e.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in ("model.yaml", "more.yaml"):
+            archive.writestr(f"tiny/1/{file}", "format: 1\n" * 100)
+    raw = bytearray((tmp_path / "e.zip").read_bytes())
+    damage(raw)
+    (tmp_path / "e.zip").write_bytes(raw)
+    with pytest.raises(PackageError, match=said):
+        install(tmp_path / "e.zip", tmp_path / "repository")
+    assert list((tmp_path / "repository").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -346,11 +539,14 @@ def test_a_new_package_lacks_nothing_but_its_graphs(tmp_path: Path, plan: Plan) 
     [
         (Plan("dunes", height_px=30), "frame.height_px"),
         (Plan("dunes", actions=("up",), vector=2), "action"),
-        (Plan("Dunes"), "model.yaml"),
+        (Plan("Dunes"), "name"),
+        (Plan("dunes", version="1/2"), "version"),
+        (Plan("dunes", fps=0), "frame.fps"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_and_nothing_is_written(tmp_path: Path, plan: Plan, field: str) -> None:
     with pytest.raises(PackageError) as caught:
         new(plan, tmp_path)
     assert caught.value.field == field
+    assert "pydantic" not in caught.value.expected
     assert list(tmp_path.iterdir()) == []

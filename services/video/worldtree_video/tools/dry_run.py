@@ -12,6 +12,7 @@ from worldtree_video import noise
 from worldtree_video.block_store import BlockStore
 from worldtree_video.codec import Codec, to_uint8
 from worldtree_video.domain import Origin, Storage
+from worldtree_video.model import BATCH_CANDIDATES
 from worldtree_video.sampler import next_sample
 from worldtree_video.tools.findings import Verdict
 
@@ -19,7 +20,7 @@ Array = NDArray[np.float32]
 Inputs = dict[str, NDArray[Any]]
 Look = tuple[Verdict, str, str]
 
-BATCHES = (1, 2, 3, 8)  # one row, pairs, a rest, and a vector's width: where kernels change
+BATCHES = tuple(sorted({*BATCH_CANDIDATES, 3}))  # those that are served, and one that leaves a rest
 CHUNKS = 16
 _MEMBERS = max(BATCHES)
 _SEED = 20260101
@@ -237,7 +238,8 @@ class DryRun:
         space, action = self._package.action, self._inputs["action"]
         if isinstance(space, DiscreteActions):
             return {"action": (action + 1) % len(space.names)}
-        return {"action": (np.float32(space.low + space.high) - action).astype(np.float32) * np.float32(0.5)}
+        other = (np.float32(space.low + space.high) - action) * np.float32(0.5)
+        return {"action": np.clip(other, space.low, space.high).astype(np.float32)}
 
     def _picture(self, place: int) -> NDArray[np.uint8]:
         """A chunk of the start, where there is one; else of noise."""

@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 from worldtree_runtime.model_package import PackageError, VideoPackage
 
 _TEMPLATE = Path(__file__).parent / "template"
@@ -103,8 +104,9 @@ def _problems(plan: Plan) -> Iterator[tuple[str, str]]:
             yield f"frame.{field}", f"must be a multiple of {_PATCH}, got {value}"
     try:
         VideoPackage.model_validate(plan.manifest())
-    except ValueError as error:
-        yield "model.yaml", " ".join(str(error).split())
+    except ValidationError as error:
+        for each in error.errors():
+            yield ".".join(map(str, each["loc"])) or "model.yaml", each["msg"]
 
 
 def _ball(plan: Plan) -> NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Whether a package can be served: its manifest, its graphs, a dry run of both, its starts and its papers."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -9,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 from worldtree_runtime.model_package import PackageError, VideoPackage
 from worldtree_runtime.model_repository import ModelRepository, StoredPackage
+from worldtree_runtime.settings import SettingsError
 
 from worldtree_video import formats
 from worldtree_video.block_store import BlockStore
@@ -18,11 +20,13 @@ from worldtree_video.domain import Origin, Storage
 from worldtree_video.errors import SceneNotFinite
 from worldtree_video.model import VideoModel
 from worldtree_video.scene import SceneModel
-from worldtree_video.tools.dry_run import DryRun
+from worldtree_video.tools.dry_run import DryRun, Look
 from worldtree_video.tools.findings import Finding, Report, Verdict, bad
 
 _MANIFEST, _CARD = "model.yaml", "MODEL_CARD.md"
 _TRACE = "stack_trace"  # ends the key under which PyTorch notes where in a program a node came from
+_ANY_BATCH = "must run on any batch"
+_NOT_THE_PACKAGES = (MemoryError, SettingsError)  # what says something of this machine only
 
 
 def validate(folder: Path) -> Report:
@@ -100,31 +104,54 @@ def _weights(stored: StoredPackage) -> Iterator[Finding]:
 def _graphs(stored: StoredPackage) -> Iterator[Finding]:
     package, files = stored.package, stored.package.files
     try:
-        VideoModel(stored, block_counts=dict.fromkeys(Storage, 1))  # opens every graph, and checks its signature
+        VideoModel(stored, block_counts={Storage.FP32: 1})  # opens the package's own graphs, and checks their signature
         codec = Codec(stored)
         scene = SceneModel(stored, package.prompt, codec) if package.prompt else None
     except PackageError as error:
         yield bad(error)
         return
+    try:
+        for storage in (Storage.FP16, Storage.INT8):
+            BlockStore(stored, storage, block_count=1)
+    except PackageError as error:
+        yield bad(error)
+        return
+    except _NOT_THE_PACKAGES:
+        raise
     except Exception as error:  # of a graph that takes no rewriting into another storage format
-        yield Finding(Verdict.BAD, files.commit, "storage", f"must bear storage in 16 and 8 bits: {error}")
+        yield _broken(files.commit, "storage", "must bear storage in 16 and 8 bits", error)
         return
     yield Finding(Verdict.OK, "*.onnx", "signature", "names, types and shapes are the contract's")
-    run = DryRun(stored, codec, _origin(stored))
-    for graph, looks in (
-        (files.denoise, run.denoise),
-        (files.commit, run.commit),
-        (files.decode or files.denoise, run.rollout),
-        *(((files.encode or "", run.codec_batches),) if package.latent else ()),
-    ):
-        try:
-            for verdict, field, found in looks():
-                yield Finding(verdict, graph, field, found)
-        except Exception as error:  # whatever ONNX Runtime raises in the middle of a graph
-            yield Finding(Verdict.BAD, graph, "run", f"must run on any batch: {' '.join(str(error).split())}")
-    if scene and package.prompt:
-        yield _scene(scene, files.scene or "")
-    yield from _storage(stored)
+    try:
+        run = DryRun(stored, codec, _origin(stored))
+    except _NOT_THE_PACKAGES:
+        raise
+    except Exception as error:  # of any of the graphs that write a history
+        yield _broken("*.onnx", "run", _ANY_BATCH, error)
+        return
+    yield from _looked(files.denoise, "run", _ANY_BATCH, run.denoise)
+    yield from _looked(files.commit, "run", _ANY_BATCH, run.commit)
+    yield from _looked(files.decode or files.denoise, "run", _ANY_BATCH, run.rollout)
+    if package.latent:
+        yield from _looked(files.encode or "", "run", _ANY_BATCH, run.codec_batches)
+    if scene:
+        yield from _looked(files.scene or "", "run", "must run for each of its words", partial(_scene, scene))
+    yield from _looked(_MANIFEST, "kv", "a block must bear storage in 16 and 8 bits", partial(_storage, stored))
+
+
+def _looked(file: str, field: str, must: str, looks: Callable[[], Iterator[Look]]) -> Iterator[Finding]:
+    """What some looks found; where they break off, that `field` is not what it `must` be."""
+    try:
+        for verdict, place, found in looks():
+            yield Finding(verdict, file, place, found)
+    except _NOT_THE_PACKAGES:
+        raise
+    except Exception as error:  # whatever ONNX Runtime raises in the middle of a graph
+        yield _broken(file, field, must, error)
+
+
+def _broken(file: str, field: str, must: str, error: Exception) -> Finding:
+    return Finding(Verdict.BAD, file, field, f"{must}: {' '.join(str(error).split())}")
 
 
 def _origin(stored: StoredPackage) -> Origin | None:
@@ -136,17 +163,20 @@ def _origin(stored: StoredPackage) -> Origin | None:
     return None
 
 
-def _scene(scene: SceneModel, file: str) -> Finding:
-    every = [1 + place % len(scene.spec.words) for place in range(scene.spec.tokens)]
+def _scene(scene: SceneModel) -> Iterator[Look]:
+    """A scene of no words, and of all that there are, as many at once as a prompt may hold."""
+    size, words = scene.spec.tokens, range(1, len(scene.spec.words) + 1)
+    prompts = [[], *(list(words[first : first + size]) for first in range(0, len(words), size))]
     try:
-        for tokens in ([0] * scene.spec.tokens, every):
-            asyncio.run(scene.draw(tokens, seed=1))
+        for tokens in prompts:
+            asyncio.run(scene.draw(tokens + [0] * (size - len(tokens)), seed=1))
     except SceneNotFinite:
-        return Finding(Verdict.BAD, file, "x0", "must be finite for all words and for none")
-    return Finding(Verdict.OK, file, "x0", "finite for all words and for none")
+        yield Verdict.BAD, "x0", "must be finite for each word and for none"
+    else:
+        yield Verdict.OK, "x0", f"finite for each of {len(words)} words and for none"
 
 
-def _storage(stored: StoredPackage) -> Iterator[Finding]:
+def _storage(stored: StoredPackage) -> Iterator[Look]:
     """Whether blocks bear being stored in fewer bits."""
     kv, lines = stored.package.kv, []
     for storage in Storage:
@@ -154,8 +184,8 @@ def _storage(stored: StoredPackage) -> Iterator[Finding]:
         lines.append(f"{storage.value} {formats.block_bytes(kv, storage)} bytes")
         run = DryRun(stored, Codec(stored), _origin(stored), store=store)
         if not run.finite_in_one_block():
-            yield Finding(Verdict.BAD, _MANIFEST, "kv", f"a block stored as {storage.value} must stay finite")
-    yield Finding(Verdict.OK, _MANIFEST, "kv", f"a block: {', '.join(lines)}")
+            yield Verdict.BAD, "kv", f"a block stored as {storage.value} must stay finite"
+    yield Verdict.OK, "kv", f"a block: {', '.join(lines)}"
 
 
 def _papers(stored: StoredPackage) -> Iterator[Finding]:

@@ -65,9 +65,9 @@ def new(
         "--frames-per-chunk": frames_per_chunk,
         "--fps": fps,
     }
-    flags = [str(each) for option in options.items() for each in option]
-    choices = [flag for flag, chosen in (("--latent", latent), ("--attention", attention)) if chosen]
-    answer = _answer("new", name, *flags, *choices)
+    flags = [f"{flag}={value}" for flag, value in options.items()]
+    flags += [flag for flag, chosen in (("--latent", latent), ("--attention", attention)) if chosen]
+    answer = _answer("new", name, *flags)
     if as_json:
         print_json(answer)
         return
@@ -96,7 +96,7 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Time a package here: ticks by size, a commit, a chunk and its fps by nfe, and what a session's blocks take."""
-    answer = _answer("bench", package, "--threads", threads, "--repeats", repeats)
+    answer = _answer("bench", package, f"--threads={threads}", f"--repeats={repeats}")
     if as_json:
         print_json(answer)
         return
@@ -110,7 +110,7 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Zip a valid package; the same package gives the same bytes. Unzipped in a repository, it is installed."""
-    _placed("pack", package, *(["--out", zipped] if zipped else []), said="packed", as_json=as_json)
+    _placed("pack", package, *([f"--out={zipped}"] if zipped else []), said="packed", as_json=as_json)
 
 
 def install(
@@ -119,11 +119,11 @@ def install(
     as_json: JsonOption = False,
 ) -> None:
     """Put a package into a model repository, whole or not at all. A server on it serves the new version in seconds."""
-    _placed("install", source, "--models", models, said="installed", as_json=as_json)
+    _placed("install", source, f"--models={models}", said="installed", as_json=as_json)
 
 
-def _placed(command: str, *arguments: object, said: str, as_json: bool) -> None:
-    answer = _answer(command, *arguments)
+def _placed(command: str, subject: Path, *flags: str, said: str, as_json: bool) -> None:
+    answer = _answer(command, subject, *flags)
     report = answer["report"]
     if as_json:
         print_json(answer)
@@ -135,7 +135,7 @@ def _placed(command: str, *arguments: object, said: str, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _answer(command: str, *arguments: object) -> Any:
+def _answer(command: str, subject: str | Path, *flags: str) -> Any:
     """What the server's tool says. Raises FailedPrecondition without a server, InvalidRequest for what it refuses."""
     module_of("video")
     if find_spec("onnxruntime") is None:
@@ -143,7 +143,8 @@ def _answer(command: str, *arguments: object) -> Any:
             "onnxruntime is not installed", reason="SERVER_MISSING", remedy="pip install 'worldtree-server[cpu]'"
         )
     done = subprocess.run(  # noqa: S603 - our own interpreter, no shell
-        [sys.executable, "-P", "-m", "worldtree_video.tools", command, *map(str, arguments)],
+        # A name that begins with a dash is a name all the same.
+        [sys.executable, "-P", "-m", "worldtree_video.tools", command, *flags, "--", str(subject)],
         stdout=subprocess.PIPE,
         text=True,
         check=False,

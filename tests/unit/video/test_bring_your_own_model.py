@@ -1,11 +1,14 @@
 """docs/bring-your-own-model.md says what is so: its code is the scaffold's, its manifest too, its tables are whole."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from pydantic import BaseModel
 from worldtree_runtime.model_package import FilesSpec, VideoPackage
+from worldtree_video.tools.dry_run import BATCHES
 from worldtree_video.tools.scaffold import Plan, new
 
 DOCUMENT = Path(__file__).parents[3] / "docs/bring-your-own-model.md"
@@ -37,16 +40,64 @@ def test_its_manifest_is_that_of_the_scaffold(begun: Path) -> None:
     assert blocks("yaml") == [(begun / "1/model.yaml").read_text()]
 
 
-def test_its_tables_name_every_field_and_every_input() -> None:
-    rows = "\n".join(line.split("|")[1] for line in TEXT.splitlines() if line.startswith("| `"))
-    named = set(re.findall(r"`([\w.]+)`", rows))
-    told_elsewhere = {"format", "kind", "description", "license", "backend"}
-    assert set(VideoPackage.model_fields) - told_elsewhere <= named
-    assert {"kv.state_tokens", "kv.pose"} <= named
-    inputs = {"x", "t", "x0", "slot", "action", "position", "pool", "table", "key_mask", "cache_quality", "pool_out"}
-    assert inputs | {"frames", "latents", "tokens"} <= named
-    for graph in FilesSpec.model_fields:
-        assert re.search(rf"\b{graph}\b", rows), graph
+def table(heading: str) -> list[tuple[str, str]]:
+    """The first cell of each row of a table, and all of the row."""
+    _, _, rest = TEXT.partition(f"| {heading} |")
+    rows = [line for line in rest.partition("\n\n")[0].splitlines() if line.startswith("| `")]
+    assert rows
+    return [(row.split("|")[1], row) for row in rows]
+
+
+def parts_of(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for each in get_args(annotation):
+        yield from parts_of(each)
+
+
+def fields(model: type[BaseModel], *above: str) -> Iterator[tuple[str, ...]]:
+    """The path to every field that a package's author has a choice in."""
+    for name, field in model.model_fields.items():
+        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
+            continue
+        yield *above, name
+        for part in parts_of(field.annotation):
+            yield from fields(part, *above, name)
+
+
+def test_its_table_tells_of_every_field_in_the_row_of_its_part() -> None:
+    rows = table("field of `model.yaml`")
+    paths = set(fields(VideoPackage)) - {("description",), ("license",)}
+    assert {("prompt", "schedule"), ("kv", "pose", "ahead"), ("action", "low"), ("starts", "file")} <= paths
+    for *above, name in paths:
+        own = {f"`{'.'.join([*above, name])}`"}
+        part = {f"`{'.'.join(above)}`"} if above else set()
+        named = any(own & set(re.findall(r"`[\w.]+`", first)) for first, _ in rows)
+        told = any(part & set(re.findall(r"`[\w.]+`", first)) and re.search(rf"`{name}\b", row) for first, row in rows)
+        assert named or told, (*above, name)
+
+
+def test_its_table_tells_of_every_input_and_output_by_its_graph() -> None:
+    told: dict[str, set[str]] = {}
+    for first, _ in table("input or output"):
+        names, _, graphs = first.partition(" of ")
+        for graph in re.findall(r"\w+", graphs.replace(" and ", ", ")):
+            told.setdefault(graph, set()).update(re.findall(r"`(\w+)`", names))
+    context = {"action", "position", "pool", "table", "key_mask", "cache_quality"}
+    assert told == {
+        "denoise": {"x", "t", "x0", *context},
+        "commit": {"x0", "slot", "pool_out", *context},
+        "encode": {"frames", "latents"},
+        "decode": {"frames", "latents"},
+        "scene": {"x", "t", "tokens", "x0"},
+    }
+    assert told.keys() == set(FilesSpec.model_fields)
+
+
+def test_it_names_the_batches_that_are_compared() -> None:
+    *most, last = map(str, BATCHES)
+    assert f"`validate` compares batches of {', '.join(most)} and {last}." in TEXT
 
 
 def test_attention_of_the_scaffold_sees_what_is_in_view_and_nothing_else(tmp_path: Path) -> None:

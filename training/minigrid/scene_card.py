@@ -24,8 +24,8 @@ Measured on the graph itself by `python -m training.minigrid.scene_evaluate`, {p
 
 {asked}
 
-- *described*: captions of held-out views. *composed*: two things of independent kinds and colours, most of which no
-  environment shows together. *by chance*: the same questions, asked of the view drawn for another prompt.
+- *described*: captions of held-out views. *composed*: two things of independent kinds and colours. *by chance*: the
+  same questions, asked of the view drawn for another prompt.
 - *thing*: one of the kind; *colour*, *state*, *number*, *place*: as named, where named; *carried*: in the agent's
   hands; *everything*: all that the prompt names. *real* tiles and *legal* views are as above; tiles are drawn one by
   one from the codebook, not blended, and the agent's only in its cell, so *real* is no achievement here; *legal* is.

@@ -128,7 +128,7 @@ def test_views_of_nothing_but_a_near_wall_are_not_shown() -> None:
 
 
 def test_composed_prompts_are_understood_whole() -> None:
-    for caption in composed(50):
+    for caption in composed("test", 50):
         assert tokenize(caption.text)[1] == []
         assert len(caption.mentions) == 2
 

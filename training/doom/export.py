@@ -18,7 +18,7 @@ from training.doom.autoencoder import LATENT_SHAPE, Autoencoder, Decode, Encode,
 from training.doom.graphs import BLOCK_TOKENS, Commit, Denoise, Parts
 from training.doom.model import TOKENS, ModelConfig, WorldModel
 from training.doom.starts import write_starts
-from training.minigrid.export import export_graph, share_weights
+from training.minigrid.export import share_weights
 
 DEFAULT_PACKAGE = Path("models/doom/1")
 SAMPLER: dict[str, Any] = {
@@ -68,6 +68,22 @@ def store_half(graph: onnx.ModelProto) -> None:
         name = tensor.name
         tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.half"))
         graph.graph.node.insert(0, onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+
+
+def export_graph(module: torch.nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:
+    batch, blocks = torch.export.Dim("batch"), torch.export.Dim("blocks")
+    program = torch.onnx.export(
+        module,
+        tuple(inputs.values()),
+        dynamo=True,
+        dynamic_shapes=tuple({0: blocks if name == "pool" else batch} for name in inputs),
+        input_names=list(inputs),
+        output_names=[output],
+        opset_version=20,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path))
 
 
 def example_inputs(parts: Parts, batch: int, blocks: int) -> dict[str, Tensor]:

@@ -133,17 +133,23 @@ def short(turns: Tensor) -> Tensor:
 
 
 def moments(weights: Tensor, offsets: Tensor, reach: float, least: float) -> tuple[Tensor, Tensor]:
-    """Mean offset and mean square deviation [B, 1], at least `least` squared, of what lies within reach.
+    """Mean offset [B, d] and mean square deviation [B, 1], at least `least` squared, of what lies within reach.
 
-    weights [B, n] sum to one; offsets [B, n, d] from where one looks. The less weight lies within reach, the less can
+    weights [B, n] sum to one; offsets [B, d, n] from where one looks. The less weight lies within reach, the less can
     be said: the deviation is divided by it.
     """
-    near = torch.where(offsets.abs().amax(-1) <= reach, weights, torch.zeros((), dtype=weights.dtype))
-    mass = near.sum(-1, keepdim=True)
-    share = (near / (mass + 1e-9))[..., None]
-    mean = (share * offsets).sum(1)
-    spread = (share * (offsets - mean[:, None]).square()).sum((1, 2))[:, None]
-    return mean, (spread + least**2) / (mass.square() + 1e-4)
+    near = torch.where(offsets.abs().amax(1) <= reach, weights, torch.zeros((), dtype=weights.dtype))
+    # Sums over the last axis of equal rows: onnxruntime adds in another order where there is one row alone.
+    rows = near[:, None].expand(-1, EQUAL_ROWS, -1)
+    mass = rows.sum(-1, keepdim=True)  # [B, rows, 1]
+    share = rows / (mass + 1e-9)
+    means, spread = [], torch.zeros_like(mass)
+    for axis in range(offsets.shape[1]):
+        along = offsets[:, axis : axis + 1]
+        mean = (share * along).sum(-1, keepdim=True)
+        spread = spread + (share * (along - mean).square()).sum(-1, keepdim=True)
+        means.append(mean[:, 0])
+    return torch.cat(means, dim=-1), ((spread + least**2) / (mass.square() + 1e-4))[:, 0]
 
 
 def corrected(moved: Tensor, before: Tensor, there: Tensor, places: Tensor, bearings: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,10 +163,11 @@ def corrected(moved: Tensor, before: Tensor, there: Tensor, places: Tensor, bear
     likely = grid[places.argmax(-1)]
     ahead = circle[bearings.argmax(-1)][:, None]
     here = torch.where(known, moved[:, -1], torch.cat([likely, ahead], dim=-1))  # from where one looks
-    shift, place_look = moments(torch.softmax(places, dim=-1), grid - here[:, None, :2], NEAR * CELL, LEAST[0])
-    off = short(circle - here[:, 2:])[..., None]
+    shift, place_look = moments(torch.softmax(places, dim=-1), grid.T - here[:, :2, None], NEAR * CELL, LEAST[0])
+    off = short(circle - here[:, 2:])[:, None]
     turn, turn_look = moments(torch.softmax(bearings, dim=-1), off, NEAR / BEARINGS, LEAST[1])
-    way = (moved[:, -1, :2] - before[:, :2]).square().sum(-1, keepdim=True)
+    step = (moved[:, -1, :2] - before[:, :2]).square()
+    way = step[:, :1] + step[:, 1:]
     place_doubt = before[:, 5:6].square() + SLIP**2 * way
     turn_doubt = before[:, 6:7].square()
     one = torch.ones_like(place_doubt)

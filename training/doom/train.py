@@ -193,7 +193,7 @@ def main(
     checkpoint: Annotated[Path, typer.Option(help="saved every two minutes, resumed when there")] = DEFAULT_CHECKPOINT,
     autoencoder: Annotated[Path, typer.Option(help="what latents.py fitted")] = latents.DEFAULT_CHECKPOINT,
     minutes: Annotated[float, typer.Option(help="resumed time included")] = 80.0,
-    map_minutes: Annotated[float, typer.Option(help="of these, for the map alone")] = 12.0,
+    map_minutes: Annotated[float, typer.Option(help="of these, for the map alone")] = 60.0,
     sequences: Annotated[int, typer.Option(help="sequences a step")] = 4,
     length: Annotated[int, typer.Option(help="chunks a sequence")] = 12,
     lr_muon: float = 0.02,

@@ -21,7 +21,7 @@ class Verdict(Enum):
     UNREACHED = auto()  # it was away before the call was sent
     RELEASED = auto()  # it is about to leave, and has let its sessions go
     MOVED = auto()  # another replica has the session
-    FULL = auto()  # it cannot take the session on now: no room, or its journal does not answer
+    FULL = auto()  # it cannot take the session on now: no room, its journal does not answer, its model is not loaded yet
     BUSY = auto()  # another call holds the session
     NOT_FOUND = auto()  # it knows no such session
     OTHER = auto()  # the caller's own affair
@@ -48,7 +48,7 @@ def judge(error: grpc.aio.AioRpcError) -> Failure:
             return Failure(Verdict.RELEASED)
         case grpc.StatusCode.UNAVAILABLE if reason == "ENGINE_BROKEN":
             return Failure(Verdict.LOST)
-        case grpc.StatusCode.UNAVAILABLE if reason == "STORE_UNAVAILABLE":
+        case grpc.StatusCode.UNAVAILABLE if reason in ("STORE_UNAVAILABLE", "MODEL_NOT_LOADED"):
             return Failure(Verdict.FULL)
         case grpc.StatusCode.FAILED_PRECONDITION if info is not None and reason == "SESSION_MOVED":
             replica = info.metadata.get("replica")

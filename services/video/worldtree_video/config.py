@@ -17,7 +17,7 @@ class VideoSettings(ServiceSettings):
     )
     device: str = Field("cpu", pattern="^(cpu|cuda)$", description="where the models run: cpu or cuda")
     threads: int = Field(1, ge=1, le=256, description="threads of one tick")
-    pool_mib: int = Field(512, ge=1, description="MiB of KV blocks for each model")
+    pool_mib: int = Field(512, ge=1, description="MiB of KV blocks for each version of a model")
     fp16_pool_mib: int = Field(
         128, ge=0, description="MiB of KV blocks in 16 bits; on a CPU taken as they are used. 0: fp16 is not offered"
     )
@@ -41,7 +41,7 @@ class VideoSettings(ServiceSettings):
     checkpoint_chunks: int = Field(
         16, ge=1, description="chunks between two checkpoints of a journaled session's blocks"
     )
-    max_sessions: int = Field(1024, ge=1, description="sessions of one model")
+    max_sessions: int = Field(1024, ge=1, description="sessions of one version of a model")
     session_ttl_s: float = Field(600.0, gt=0, description="lease of a session that asks for none")
     session_ttl_max_s: float = Field(86_400.0, gt=0, description="longest lease")
     snapshot_ttl_s: float = Field(86_400.0, gt=0, description="how long a snapshot is kept that asks for no time")

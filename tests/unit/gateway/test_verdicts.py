@@ -41,6 +41,7 @@ def made_up(code: grpc.StatusCode, text: str, *trailers: tuple[str, bytes]) -> g
         (FailedPrecondition("KV_WINDOW_FULL", "x", subject="s", replica="b"), Failure(Verdict.OTHER)),
         (Exhausted("KV_CACHE_FULL", "x", retry_after_s=1), Failure(Verdict.FULL)),
         (Unavailable("STORE_UNAVAILABLE", "x", retry_after_s=1), Failure(Verdict.FULL)),
+        (Unavailable("MODEL_NOT_LOADED", "x", retry_after_s=1), Failure(Verdict.FULL)),
         (Aborted("SESSION_BUSY", "x"), Failure(Verdict.BUSY)),
         (Aborted("SESSION_CLOSED", "x"), Failure(Verdict.OTHER)),
         (NotFound("session", "s.a"), Failure(Verdict.NOT_FOUND)),

@@ -21,7 +21,7 @@ class Verdict(Enum):
     UNREACHED = auto()  # it was away before the call was sent
     RELEASED = auto()  # it is about to leave, and has let its sessions go
     MOVED = auto()  # another replica has the session
-    FULL = auto()  # it cannot take the session on now: no room, its journal does not answer, its model is not loaded yet
+    FULL = auto()  # it cannot take the session on now: no room, no answer of its journal, its model not loaded yet
     BUSY = auto()  # another call holds the session
     NOT_FOUND = auto()  # it knows no such session
     OTHER = auto()  # the caller's own affair

@@ -104,8 +104,8 @@ A block-causal diffusion transformer (flow matching, x-prediction) over 49 tiles
   2022), trained by cross-entropy; the Gaussian likelihood of a tile's own pixels is added in closed form. Nothing is
   snapped: an undecided cell comes out as a blend, and counts as a failure above.
 - A block depends on its own frame and pose alone, so any block can stand in any slot; slots need not be consecutive.
-- The memory layers read how each cached frame was made (`cache_quality`): frames of one, two and more evaluations have
-  learned offsets of their keys and values and a bias; frames that were given have none.
+- The memory layers read how each cached frame was made (`cache_quality`): frames of one evaluation and of two have
+  learned offsets of their keys and values, and a bias. Frames of more, like those that were given, have none.
 - In one evaluation from pure noise a mean is no picture. The student draws: it reads how each cell's noise leans to
   each tile, as lots, in its tokens and, with a learned gain by noise level, in its logits.
 
@@ -133,8 +133,8 @@ update; blocks are written by the teacher's `commit`, so that all models read on
 3. *sc-dmd*, {scdmd} updates: and two consecutive updates have the end point of one. As x0 is what is predicted, that
    is: equal answers along the path.
 4. *salt*, {salt} updates: and each frame is made after the student's own, in rollouts of {chunks} after 2 to 8 true
-   frames, of one, two and four evaluations by chance, which the cache says; at the cells that the start had shown,
-   features are drawn towards those from a cache of the true frames.
+   frames, of one and two evaluations by chance, which the cache says; features are drawn towards those from a cache in
+   which the teacher has gone over each frame once more.
 
 The teacher: seed 0, {steps} steps on two shared CPU cores without a GPU: 54 minutes of stage 1 (the first 39 with two
 ranks) and 34 of stage 2. Not all of it under today's settings: in the first 13 minutes rare tiles weighed more and

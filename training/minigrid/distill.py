@@ -5,7 +5,7 @@ Four stages, each a checkpoint that is resumed when there; a fixed seed gives th
 - `dmd`: distribution matching, each frame after true frames;
 - `sc-dmd`: and self-consistency;
 - `salt`: and the student's own frames, of mixed evaluations, in the cache, which says so (`cache_quality`), with
-  features aligned to those from a cache of the true frames, at the cells that the start had shown.
+  features aligned to those from a cache of frames that the teacher has improved.
 
 Blocks are written by the teacher's own `commit` throughout, so that whatever these models make can stand in one cache.
 """
@@ -27,7 +27,7 @@ from training.minigrid.data import DEFAULT_PATH
 from training.minigrid.model import WorldModel
 from training.minigrid.optim import Muon
 from training.minigrid.recipe import CHUNKS, ROLLOUTS, SESSIONS
-from training.minigrid.rollout import Crops, Sessions, gaps, given_cells, open_sessions, seeds
+from training.minigrid.rollout import Crops, Sessions, gaps, open_sessions, seeds
 from training.minigrid.states import FOLDER, TEACHER, load_state, save_state
 from training.minigrid.train import keep_freed_memory
 
@@ -35,7 +35,7 @@ Method = Literal["pairs", "dmd", "sc-dmd", "salt"]
 OUT = Path("out/training/minigrid")
 LR: dict[str, tuple[float, float]] = {"pairs": (0.004, 6e-4), "critic": (0.004, 5e-4), "student": (0.003, 4e-4)}
 START_MIN, START_MAX = 2, 8
-MIXED = (1, 1, 2, 2, 4)  # evaluations of a chunk, by chance
+IMPROVED_LEVEL, IMPROVED_QUALITY = 0.35, 4
 KEPT = ("dmd", "sc-dmd")  # compared with the shipped student, which is in its package
 CONSISTENCY_WEIGHT, ALIGNMENT_WEIGHT = 0.5, 1.0
 app = typer.Typer(add_completion=False)
@@ -99,7 +99,6 @@ class Distillation:
         self,
         ids: Tensor,
         actions: Tensor,
-        poses: Tensor,
         new: Tensor,
         start_count: int,
         factor: float,
@@ -108,19 +107,20 @@ class Distillation:
         """An update for each frame after the start of crops [B, T, 49]; what was measured, an entry each."""
         sessions = open_sessions(self.teacher, ids, actions, start_count)
         better = sessions.copy() if self.method == "salt" else None
-        given = given_cells(ids, poses, start_count)
         measured: dict[str, list[float]] = {}
         for k in range(start_count, ids.shape[1]):
             action, true = actions[:, k], self.teacher.codebook[ids[:, k]]
             if self.method == "pairs":
                 logits, stats = self._pair_update(sessions, action, new[:, k], factor, generator)
             else:
-                logits, stats = self._match_update(sessions, better, given[:, k], action, factor, generator)
+                logits, stats = self._match_update(sessions, better, action, factor, generator)
             if better is None:
                 sessions.observe(true, action, quality=0)
             else:
-                sessions.observe(self.teacher.mix(logits), action, quality=int(stats["nfe"]))
-                better.observe(true, action, quality=0)
+                made = self.teacher.mix(logits)
+                improved = self._improve(better, made, action, generator)
+                sessions.observe(made, action, quality=int(stats["nfe"]))
+                better.observe(improved, action, quality=IMPROVED_QUALITY)
             if new[:, k].any():
                 sure = logits[new[:, k]].softmax(-1).amax(-1) > 0.98
                 stats[f"sure_new_{stats['nfe']:.0f}"] = sure.float().mean().item()
@@ -141,26 +141,18 @@ class Distillation:
         return first, {"nfe": 1.0, "loss": loss.item(), "agree_new": agree}
 
     def _match_update(
-        self,
-        sessions: Sessions,
-        better: Sessions | None,
-        given: Tensor,
-        action: Tensor,
-        factor: float,
-        generator: torch.Generator,
+        self, sessions: Sessions, better: Sessions | None, action: Tensor, factor: float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         """Logits of the student's last answers, and what was measured: of that, `nfe` is how many it gave."""
         student, critic = self.student.model, self.critic.model
         keep = gaps(len(action), student.config.window, generator)
         past, *pasts = sessions.pasts((student, self.teacher, critic), action, keep)
         x, t = torch.randn((len(action), *self._shape), generator=generator), torch.ones(len(action))
-        choices = MIXED if self.method == "salt" else (1, 2)
-        nfe = choices[int(torch.randint(len(choices), (), generator=generator))]
-        for k in range(1, nfe):
+        nfe = 1 + int(torch.randint(2, (), generator=generator))
+        if nfe == 2:
             with torch.no_grad():
                 x0 = student.mix(student.denoise(x, t, action, past))
-            high, low = (0.7 - 0.35 * j / (nfe - 1) for j in (k - 1, k))  # its share of the later levels
-            t = matching.levels(len(action), low, high, generator)
+            t = matching.levels(len(action), 0.35, 0.7, generator)
             x = matching.renoise(x0, t, torch.randn(x.shape, generator=generator))
         features, heard = student.features(x, t, action, past)
         logits = student.head(features) + heard
@@ -171,15 +163,23 @@ class Distillation:
             loss, stats["consistency"] = loss + CONSISTENCY_WEIGHT * extra, extra.item()
         if better is not None:
             with torch.no_grad():
-                best, _ = student.features(x, t, action, better.pasts((student,), action, keep)[0])
+                high, _ = student.features(x, t, action, better.pasts((student,), action, keep)[0])
             same = (sessions.places() == better.places()).all(-1).float()
-            extra = matching.alignment_loss(features, best, same[:, None] * given)
+            extra = matching.alignment_loss(features, high, same)
             loss, stats["alignment"] = loss + ALIGNMENT_WEIGHT * extra, extra.item()
         self.student.update(loss, factor)
         answer = logits.detach()
         miss = matching.critic_loss(critic, answer.softmax(-1), action, pasts[1], generator)
         self.critic.update(miss, factor)
         return answer, {**stats, "critic": miss.item()}
+
+    @torch.no_grad()
+    def _improve(self, better: Sessions, made: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
+        """The same frames after one more evaluation, the teacher's: what they show stays, blends are decided."""
+        t = torch.full((len(made),), IMPROVED_LEVEL)
+        x = matching.renoise(made, t, torch.randn(made.shape, generator=generator))
+        keep = torch.ones(len(made), self.teacher.config.window, dtype=torch.bool)
+        return self.teacher.mix(self.teacher.denoise(x, t, action, better.pasts((self.teacher,), action, keep)[0]))
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -214,11 +214,11 @@ def run(method: Method, data: Path, folder: Path, seed: int, steps: int, *, of: 
     for step in range(done, steps):
         rng, generator = seeds(2 * seed + (method != "pairs"), step)  # all three methods see the same
         start_count = int(rng.integers(START_MIN, START_MAX + 1))
-        ids, actions, poses, new = crops.draw(rng, SESSIONS, new_from=START_MAX, window=job.teacher.config.window)
+        ids, actions, new = crops.draw(rng, SESSIONS, new_from=START_MAX, window=job.teacher.config.window)
         first = START_MAX - start_count
         factor = min(1.0, (step + 1) / 8) * min(1.0, max(0.05, 1.6 * (1 - step / of)))
         actions[:, first] = pose.NONE
-        crop = (ids[:, first:], actions[:, first:], poses[:, first:], new[:, first:])
+        crop = (ids[:, first:], actions[:, first:], new[:, first:])
         for name, values in job.rollout(*crop, start_count, factor, generator).items():
             totals.setdefault(name, []).extend(values)
         now = time.monotonic()

@@ -7,7 +7,7 @@
 - `consistency_loss`: self-consistency (SC-DMD; Salt, Ge et al. 2026). Two consecutive updates compose to the end point
   of one.
 - `alignment_loss`: cache-conditioned feature alignment (Salt). What is made from a cache of few evaluations is steered
-  towards what is made from the best there is, the true frames, where these tell of the same cells.
+  towards what is made from a better one.
 
 x0 = softmax(logits) @ codebook is linear in the probabilities, so scores are compared as probabilities: the critic's
 mean of x0 is its mean of the student's probabilities, which cross-entropy learns.
@@ -141,6 +141,6 @@ def consistency_loss(
 
 
 def alignment_loss(low: Tensor, high: Tensor, where: Tensor) -> Tensor:
-    """1 - cosine between features [B, 49, d], over the cells `where` [B, 49] that both caches tell of."""
-    apart = 1 - F.cosine_similarity(low, high.detach(), dim=-1)
+    """1 - cosine between features [B, 49, d], over the sessions `where` [B] in which both stand at one place."""
+    apart = 1 - F.cosine_similarity(low, high.detach(), dim=-1).mean(-1)
     return (apart * where).sum() / where.sum().clamp(min=1)

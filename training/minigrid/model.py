@@ -32,7 +32,8 @@ CELLS = tiles.CELL_COUNT
 # same bits, what belongs to a whole frame is computed as this many equal rows (and tables are looked up).
 CONDITION_ROWS = 8
 MIN_NOISE = 0.05  # the closed-form likelihood is evaluated at this noise level or above
-# A cached frame's evaluations, from which on it is in the next bucket of cache quality; bucket 0 is given frames.
+# A cached frame's evaluations, from which on it is in the next bucket of cache quality; bucket 0 is given frames. The
+# last bucket, of three or more, is nothing that students learn from: its marks stay zero.
 QUALITY_BOUNDS = (0.5, 1.5, 2.5)
 
 

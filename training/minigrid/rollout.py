@@ -15,7 +15,7 @@ from training.minigrid import pose
 from training.minigrid.batches import known_cells
 from training.minigrid.graphs import STATE_SIZE, TOKENS, Commit, biases_of, past_of, to_frames
 from training.minigrid.model import CELLS, Past, WorldModel
-from training.minigrid.tiles import AGENT_CELL, DARK
+from training.minigrid.tiles import DARK
 
 FRESH_CELLS = 3  # a frame that shows this many new cells has something to make up
 
@@ -93,8 +93,8 @@ class Crops:
 
     def draw(
         self, rng: np.random.Generator, count: int, *, new_from: int, window: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Tile ids [count, T, 49], actions [count, T], poses [count, T, 3] and which cells are new [count, T, 49].
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tile ids [count, T, 49], actions [count, T] and which cells are new [count, T, 49].
 
         Of twice as many crops, those with the most frames from `new_from` on that show something new.
         """
@@ -108,19 +108,7 @@ class Crops:
         chosen = fresh[:, new_from:].sum(-1).argsort(descending=True, stable=True)[:count]
         actions: npt.NDArray[np.int64] = self._actions[episode, frame].astype(np.int64)
         actions[:, 0] = pose.NONE
-        return ids[chosen], torch.from_numpy(actions)[chosen], poses[chosen], new[chosen]
-
-
-def given_cells(ids: Tensor, poses: Tensor, start_count: int) -> Tensor:
-    """Cells in view that one of the first `start_count` frames showed, and the agent's own: bool [B, T, 49]."""
-    offsets = torch.from_numpy(pose.view_offsets())
-    place = poses[..., None, :2] + offsets[poses[..., 2]]
-    key = place[..., 0] * 1000 + place[..., 1]
-    seen = ids != DARK
-    shown = torch.where(seen, key, torch.full_like(key, 1 << 40))[:, :start_count].flatten(1)  # [B, start * 49]
-    given = seen & (key[..., None] == shown[:, None, None]).any(-1)
-    given[..., AGENT_CELL] = True
-    return given
+        return ids[chosen], torch.from_numpy(actions)[chosen], new[chosen]
 
 
 def seeds(seed: int, step: int) -> tuple[np.random.Generator, torch.Generator]:

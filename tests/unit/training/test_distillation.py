@@ -36,7 +36,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def crop(recorded: Path) -> tuple[torch.Tensor, torch.Tensor]:
     rng, _ = seeds(0, 0)
-    ids, actions, _, _ = Crops(recorded, length=12).draw(rng, 2, new_from=8, window=8)
+    ids, actions, _ = Crops(recorded, length=12).draw(rng, 2, new_from=8, window=8)
     return ids, actions
 
 
@@ -112,8 +112,7 @@ def test_an_update_changes_the_student_and_never_the_teacher(
     job = Distillation(method, frozen, *learners)  # type: ignore[arg-type]
     _, generator = seeds(0, 2)
     everything = torch.ones_like(ids[:, :10], dtype=torch.bool)
-    still = torch.zeros(2, 10, 3, dtype=torch.int64)
-    found = job.rollout(ids[:, :10], actions[:, :10], still, everything, 8, 1.0, generator)
+    found = job.rollout(ids[:, :10], actions[:, :10], everything, 8, 1.0, generator)
     assert len(found["nfe"]) == 2
     before = load_state(TEACHER).state_dict()
     assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())

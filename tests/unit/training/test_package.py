@@ -49,7 +49,7 @@ def test_how_a_cached_frame_was_made_is_read_and_where_none_was_made_nothing_is(
     beyond = given.copy()
     beyond[:, 2:] = 1  # of slots that are masked
     assert np.array_equal(answer(beyond), answer(given))
-    marked = [answer(np.where(mask, np.float32(nfe), np.float32(0))) for nfe in (1, 2, 4, 8)]
+    marked = [answer(np.where(mask, np.float32(nfe), np.float32(0))) for nfe in (1, 2)]
     for each in marked:
         assert not np.array_equal(each, answer(given))
     assert np.array_equal(answer(np.ones_like(given), teacher), answer(given, teacher))  # it came before

@@ -22,7 +22,7 @@ white line and the same actions; last frames of the chunks 1, 2, 3, 4, 6, 8, 12 
 
 Measured on the package itself (onnxruntime, paged pool, sliding window of {window} blocks, each chunk decoded,
 rounded and encoded again as the service does) by `python -m training.doom.evaluate`: {walks} held-out walks, each
-given its first chunk, then the actions alone. Default: {default_nfe} evaluations a chunk.
+given {given} real chunks, then the actions alone. Default: {default_nfe} evaluations a chunk.
 
 {depths}
 

@@ -22,9 +22,14 @@ from training.minigrid.export import share_weights
 
 DEFAULT_PACKAGE = Path("models/doom/1")
 SAMPLER: dict[str, Any] = {
-    "kind": "renoise",
-    "default_nfe": 2,
-    "schedules": {1: [1.0], 2: [1.0, 0.5], 4: [1.0, 0.75, 0.5, 0.25]},
+    "kind": "euler",
+    "default_nfe": 4,
+    "schedules": {
+        1: [1.0],
+        2: [1.0, 0.5],
+        4: [1.0, 0.75, 0.5, 0.25],
+        8: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3],
+    },
 }
 HALF_BYTES = 256  # smaller initialisers keep their type: among them are shapes and constants
 Module = TypeVar("Module", bound=torch.nn.Module)

@@ -107,7 +107,7 @@ def frechet(one: Floats, other: Floats) -> float:
 def main(
     data: Annotated[Path, typer.Option(help="what data.py made")] = DEFAULT_FOLDER,
     checkpoint: Annotated[Path, typer.Option(help="saved at the end; kept when there")] = DEFAULT_CHECKPOINT,
-    steps: int = 1000,
+    steps: int = 600,
     seed: int = 0,
 ) -> None:
     """Trains the judge, and prints how well it finds held-out places, in map units."""

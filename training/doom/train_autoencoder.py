@@ -40,7 +40,7 @@ def loss_of(model: Autoencoder, frames: Tensor, generator: torch.Generator) -> t
 def main(
     data: Annotated[Path, typer.Option(help="what data.py made")] = DEFAULT_FOLDER,
     checkpoint: Annotated[Path, typer.Option(help="what latents.py fitted; saved there")] = DEFAULT_CHECKPOINT,
-    steps: Annotated[int, typer.Option(help="in all, resumed ones included")] = 2000,
+    steps: Annotated[int, typer.Option(help="in all, resumed ones included")] = 600,
     batch: int = 16,
     lr: float = 2e-3,
     seed: int = 0,

@@ -108,10 +108,12 @@ class Grid(nn.Module):
         """at [..., axes] in 0..1 along each axis -> [..., features]. Outside, the edge holds, or it wraps."""
         corners: list[tuple[Tensor, Tensor | None]] = [(torch.zeros((), dtype=torch.int64), None)]
         for axis, (size, wraps) in enumerate(zip(self.shape, self.wrap, strict=True)):
-            position = at[..., axis] * size if wraps else at[..., axis].clamp(0, 1) * (size - 1)
+            along = at[..., axis]
+            position = (along - along.floor()) * size if wraps else along.clamp(0, 1) * (size - 1)
             low = position.floor()
             part = position - low
-            index = low.to(torch.int64)
+            # A NaN is some knot: it spoils its own member by its weights.
+            index = low.to(torch.int64).clamp(0, size if wraps else size - 1)
             if wraps:
                 ends = (torch.remainder(index, size), torch.remainder(index + 1, size))
             else:

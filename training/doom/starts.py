@@ -32,7 +32,8 @@ STARTS = (
     Start("lockers", 73, "A room of grey lockers."),
 )
 
-LOOK = (world.LEFT, world.LEFT, world.RIGHT, world.RIGHT)  # more walls tell better where this is
+# More walls tell better where this is. With the first chunk they fill the window, which is the most a start may bring.
+LOOK = (world.LEFT, world.RIGHT, world.WAIT)
 
 
 def write_starts(folder: Path) -> list[dict[str, object]]:

@@ -115,16 +115,16 @@ def main(
         adam = torch.optim.AdamW(localiser.parameters(), weight_decay=0.05)
         held = torch.from_numpy(codes[train:, ::4, :, :, -1].astype(np.float32)).flatten(0, 1)
         for step in range(localiser_steps):
-            walk, chunk = rng.integers(train, size=BATCH // 4), rng.integers(chunks, size=BATCH // 4)
-            frame = rng.integers(codes.shape[4], size=BATCH // 4)
-            latents = torch.from_numpy(codes[walk, chunk, :, :, frame].astype(np.float32))
-            answer = localiser(latents + 0.2 * torch.randn_like(latents))
-            loss = localiser_loss(*answer, poses[walk, chunk, frame])
+            one, two, three = (rng.integers(n, size=BATCH // 4) for n in (train, chunks, codes.shape[4]))
+            latents = torch.from_numpy(codes[one, two, :, :, three].astype(np.float32))
+            places, bearings = localiser(latents + 0.2 * torch.randn_like(latents))
+            loss = localiser_loss(places, bearings, poses[one, two, three])
             optimise(localiser, loss, adam, rate(step, localiser_steps), 2e-3)
             if (step + 1) % 200 == 0:
                 with torch.no_grad():
                     localiser.eval()
-                    far, off = localiser_error(*localiser(held), poses[train:, ::4, -1].flatten(0, 1))
+                    places, bearings = localiser(held)
+                    far, off = localiser_error(places, bearings, poses[train:, ::4, -1].flatten(0, 1))
                     localiser.train()
                 told = {f"p{q}": place.UNIT * far.quantile(q / 100).item() for q in (50, 75, 90)}
                 told |= {f"degrees p{q}": 360 * off.quantile(q / 100).item() for q in (50, 75, 90)}

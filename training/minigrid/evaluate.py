@@ -271,7 +271,7 @@ def print_table(bars: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     for bar in bars:
         verdict = "holds" if bar["holds"] else "MISSED"
         table.add_row(bar["name"], "", f"{bar['value']:.3f}", f"bar {bar['bar']:g}", verdict)
-    Console(width=120).print(table)
+    Console(width=140).print(table)
 
 
 @app.command()

@@ -136,7 +136,7 @@ def record_walks(count: int, *, chunks: int, split: str = "test") -> list[Walk]:
 def main(
     folder: Annotated[Path, typer.Option(help="the package")] = DEFAULT_PACKAGE,
     judge_checkpoint: Annotated[Path, typer.Option(help="what judge.py saved")] = judging.DEFAULT_CHECKPOINT,
-    walks: Annotated[int, typer.Option(help="held-out walks")] = 48,
+    walks: Annotated[int, typer.Option(help="held-out walks")] = 40,
     out: Annotated[Path, typer.Option(help="where the document goes")] = Path("out/training/doom/evaluation.json"),
     card: Annotated[bool, typer.Option(help="rewrite MODEL_CARD.md and contact.png")] = True,
 ) -> None:

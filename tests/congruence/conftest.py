@@ -56,7 +56,7 @@ def _walk(model: str, start: str, choices: tuple[int, ...], count: int, frames_p
 # The long one goes far beyond window and reserve. The other is for what a latent model adds: decoded, encoded again.
 WALKS = {
     "minigrid": _walk("minigrid", "four-rooms", (0, 1, 2, 2, 2, 3, 5), 64, 1),
-    "doom": _walk("doom", "lamps", (1, 1, 1, 3, 4, 5, 6), 24, 4),
+    "doom": _walk("doom", "lamps", (1, 1, 1, 3, 4, 5, 6), 18, 4),
 }
 
 

@@ -103,8 +103,9 @@ class Video:
         return common.ModelRef(name=next(iter(self.catalog)).stored.name)
 
     async def create(self, *, chunks: int = 0, start: str = "dusk", **fields: Any) -> str:
-        """A session, some chunks from its start."""
-        request = pb.CreateSessionRequest(model=self.model, origin=pb.Origin(start=start), seed=7, **fields)
+        """A session, some chunks from its start; of the first model unless told otherwise."""
+        known = {"model": self.model, "origin": pb.Origin(start=start), "seed": 7, **fields}
+        request = pb.CreateSessionRequest(**known)
         name = (await self.stub.CreateSession(request)).session.session
         if chunks:
             await self.stub.Step(pb.StepRequest(session=name, actions=turns(chunks)))

@@ -435,7 +435,7 @@ async def test_frames_of_the_shipped_world_come_over_the_wire(start_video: Any) 
     video = await start_video(models=Path(__file__).parents[3] / "models", pool_mib=64)
     model = (await video.stub.GetModel(pb.GetModelRequest(model=common.ModelRef(name="minigrid")))).model
     assert len(model.starts) >= 12
-    name = await video.create(start="four-rooms")
+    name = await video.create(start="four-rooms", model=model.ref)
     (frame,) = await stepped(video, name, [pb.Action(name="forward")])
     assert len(frame) == 56 * 56 * 3
     assert len(set(frame)) > 8

@@ -232,7 +232,7 @@ async def test_a_package_that_is_copied_file_by_file_is_served_when_it_is_whole(
     video = await start_video(models=models, reload_s=LOOK_S)
     staged = TWO.write(models.parent / "staged")
     for path in sorted(staged.rglob("*"), reverse=True):  # model.yaml before the graphs
-        if path.is_file():
+        if path.is_file() and path.name != "MODEL_CARD.md":  # a package is whole without its card
             copy = models / "tiny/2" / path.relative_to(staged)
             copy.parent.mkdir(parents=True, exist_ok=True)
             half = path.read_bytes()[: path.stat().st_size // 2]

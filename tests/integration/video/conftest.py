@@ -202,7 +202,9 @@ async def start_video(tmp_path: Path) -> AsyncIterator[StartVideo]:
             if len(running) == 1:
                 await video.until(lambda: len(asyncio.all_tasks()) <= task_count)  # noqa: B023
     left = [thread for thread in set(threading.enumerate()) - threads if thread.name.startswith("engine-")]
-    assert left == []
+    for thread in left:
+        thread.join(5.0)  # a version may be on its way out when the service ends
+    assert [thread for thread in left if thread.is_alive()] == []
 
 
 @pytest.fixture

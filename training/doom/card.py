@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from training import markdown
+
 TRAINED_STEPS = "4,359"  # of the shipped weights
 
 _TEXT = """# doom 1
@@ -85,12 +87,6 @@ and the contact sheet are examples.
 """
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
 def _depths(document: dict[str, Any]) -> str:
     rows = document["rows"]
     depths = sorted({row["depth"] for row in rows})
@@ -102,7 +98,7 @@ def _depths(document: dict[str, Any]) -> str:
         label = f"model, {nfe} evaluations" if name == "model" else name
         found = [cells[name, nfe, depth] for depth in depths]
         body.append([label, *(f"{row['psnr']:.1f} dB, {row['distance']:.3f}" for row in found)])
-    return _table(header, body)
+    return markdown.table(header, body)
 
 
 def _frechet(document: dict[str, Any]) -> str:
@@ -110,17 +106,17 @@ def _frechet(document: dict[str, Any]) -> str:
     rows = [[f"model, {nfe} evaluations", f"{figures['model']:.3f}"] for nfe, figures in measured.items()]
     default = measured[str(document["default_nfe"])]
     rows += [[name, f"{default[name]:.3f}"] for name in ("copy", "blur", "real")]
-    return _table(["", "Frechet distance"], rows)
+    return markdown.table(["", "Frechet distance"], rows)
 
 
 def _right_round(document: dict[str, Any]) -> str:
     rows = [[row["picture"], f"{row['psnr']:.1f} dB", f"{row['distance']:.3f}"] for row in document["right_round"]]
-    return _table(["", "PSNR", "distance"], rows)
+    return markdown.table(["", "PSNR", "distance"], rows)
 
 
 def _speed(document: dict[str, Any]) -> str:
     rows = [[str(row["nfe"]), f"{row['chunk_ms']:.0f}", f"{row['fps']:.0f}"] for row in document["speed"]]
-    return _table(["evaluations", "ms a chunk", "frames a second"], rows)
+    return markdown.table(["evaluations", "ms a chunk", "frames a second"], rows)
 
 
 def table(document: dict[str, Any]) -> str:

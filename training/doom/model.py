@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from training.doom import world
 from training.doom.autoencoder import CHANNELS, COLUMNS, LATENT_SHAPE, ROWS
 from training.doom.place import EQUAL_ROWS, REACH, waves
+from training.minigrid.model import Layer, rms_norm
 
 TOKENS = ROWS * COLUMNS
 PATCH = LATENT_SHAPE[-1]
@@ -50,50 +51,6 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
-
-
-def rms_norm(x: Tensor) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
-
-
-class Layer(nn.Module):
-    """One transformer layer; attention itself is outside, because the two streams attend to different things."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        d = config.width
-        self.heads, self.head_dim = config.heads, config.head_dim
-        self.qkv = nn.Linear(d, 3 * d, bias=False)
-        self.out = nn.Linear(d, d, bias=False)
-        self.up = nn.Linear(d, config.mlp_ratio * d, bias=False)
-        self.down = nn.Linear(config.mlp_ratio * d, d, bias=False)
-        self.modulation = nn.Linear(config.condition_width, 6 * d)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.down.weight)
-        # Without a gain, unit queries and keys can't make sharp attention.
-        self.log_gain = nn.Parameter(torch.full((config.heads,), 2.0))
-
-    def modulate(self, condition: Tensor) -> list[Tensor]:
-        """Six vectors [N, 1, d] from [N, rows, c]: scale, shift, gate of attention, then of the MLP."""
-        return list(self.modulation(F.silu(condition))[:, :1].chunk(6, dim=-1))
-
-    def heads_of(self, x: Tensor, mod: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit queries (times the gain), unit keys, and values: [N, H, 80, hd] each."""
-        h = rms_norm(x) * (1 + mod[0]) + mod[1]
-        qkv = self.qkv(h).reshape(x.shape[0], TOKENS, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
-        scale = self.head_dim**-0.5  # rms-normalised vectors have norm sqrt(hd)
-        q = rms_norm(q) * (scale * torch.exp(self.log_gain)[:, None, None])
-        return q, rms_norm(k) * scale, v
-
-    def finish(self, x: Tensor, attended: Tensor, mod: list[Tensor]) -> Tensor:
-        """Output projection and MLP; attended [N, H, 80, hd]."""
-        x = x + (1 + mod[2]) * self.out(attended.transpose(1, 2).reshape(x.shape))
-        h = rms_norm(x) * (1 + mod[3]) + mod[4]
-        result: Tensor = x + (1 + mod[5]) * self.down(F.gelu(self.up(h), approximate="tanh"))
-        return result
 
 
 class Grid(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from training.markdown import number, table
 from training.minigrid.compare import COLUMNS
 from training.minigrid.recipe import CHUNKS, SESSIONS, UPDATES
 from training.minigrid.scene_card import kept_section
@@ -169,20 +170,10 @@ MIT, weights and pictures. Trained only on frames rendered by MiniGrid (MIT).
 """
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
 def _methods(rows: list[dict[str, Any]]) -> str:
     chosen = [r for r in rows if r["kind"] == "method"]
-    cells = [[r["model"], str(r["nfe"]), *(_number(r[column]) for column in COLUMNS)] for r in chosen]
-    return _table(["model", "nfe", *COLUMNS.values()], cells)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    cells = [[r["model"], str(r["nfe"]), *(number(r[column]) for column in COLUMNS)] for r in chosen]
+    return table(["model", "nfe", *COLUMNS.values()], cells)
 
 
 def _error(values: Sequence[float]) -> float:
@@ -205,17 +196,17 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
     loops = {r["nfe"]: r["loop_closure"] for r in rows if r["kind"] == "loop"}
     names = ("determined_accuracy", "strict_accuracy", "copy_accuracy", "real_share", "real_share_new", "legal_share")
     depths = [
-        [str(r["nfe"]), str(r["depth"]), *(_number(r[name]) for name in names)] for r in rows if r["kind"] == "depth"
+        [str(r["nfe"]), str(r["depth"]), *(number(r[name]) for name in names)] for r in rows if r["kind"] == "depth"
     ]
     grouped = {
-        kind: [[r["name"], _number(r["depth_1"]), _number(r["depths_1_to_8"])] for r in rows if r["kind"] == kind]
+        kind: [[r["name"], number(r["depth_1"]), number(r["depths_1_to_8"])] for r in rows if r["kind"] == kind]
         for kind in ("action", "environment")
     }
     default = settings["default_nfe"]
     long = next(r for r in rows if r["kind"] == "long" and r["nfe"] == default)
     plain = [b for b in document["bars"] if not b.get("difference")]
     compared = [b for b in document["bars"] if b.get("difference")]
-    bars = [[b["name"], _number(b["value"]), f"{b['bar']:g}", "yes" if b["holds"] else "no"] for b in plain]
+    bars = [[b["name"], number(b["value"]), f"{b['bar']:g}", "yes" if b["holds"] else "no"] for b in plain]
     imagined = [
         [str(r["nfe"]), *(f"{r[name]:.2f}" for name in ("things_true", "things_made", "seen_true", "seen_made"))]
         for r in rows
@@ -227,7 +218,7 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
         [
             r["storage"],
             r["policy"],
-            *(_number(r[name]) for name in ("depth_1", "depth_8")),
+            *(number(r[name]) for name in ("depth_1", "depth_8")),
             f"{r['loop_closure']:.3f} ± {_error(r['loop_shares']):.3f}",
             f"{r['session_bytes']:,.0f}",
         ]
@@ -236,7 +227,7 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
     text = _TEXT.format(
         scenes=kept_section(folder / "MODEL_CARD.md"),
         methods=_methods(rows),
-        method_bars=_table(
+        method_bars=table(
             ["bar", "difference", "at least", "holds"],
             [[b["name"], f"{b['value']:+.3f}", f"{b['bar']:g}", "yes" if b["holds"] else "no"] for b in compared],
         ),
@@ -244,7 +235,7 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
         sessions=SESSIONS,
         chunks=CHUNKS,
         **{name.replace("-", ""): count for name, count in UPDATES.items()},
-        storage=_table(["format", "policy", "determined, depth 1", "depth 8", "loop, 30", "bytes"], storage),
+        storage=table(["format", "policy", "determined, depth 1", "depth 8", "loop, 30", "bytes"], storage),
         storage_count=stored[0]["episodes"],
         loop_count=len(stored[0]["loop_shares"]),
         first_loop=stored[0]["first_loop"],
@@ -257,11 +248,11 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
         start_frames=settings["start_frames"],
         default_nfe=default,
         tolerance=settings["real_tolerance"],
-        bars=_table(["figure", "value", "bar", "holds"], bars) + f"\n\nLoop closure: {closure}.",
-        depths=_table(["nfe", "depth", "determined", "strict", "copy", "real", "real, new", "legal"], depths),
-        actions=_table(["action", "depth 1", "depths 1 to 8"], grouped["action"]),
-        environments=_table(["environment", "depth 1", "depths 1 to 8"], grouped["environment"]),
-        imagination=_table(["nfe", "things, true", "things, made", "seen cells, true", "seen cells, made"], imagined),
+        bars=table(["figure", "value", "bar", "holds"], bars) + f"\n\nLoop closure: {closure}.",
+        depths=table(["nfe", "depth", "determined", "strict", "copy", "real", "real, new", "legal"], depths),
+        actions=table(["action", "depth 1", "depths 1 to 8"], grouped["action"]),
+        environments=table(["environment", "depth 1", "depths 1 to 8"], grouped["environment"]),
+        imagination=table(["nfe", "things, true", "things, made", "seen cells, true", "seen cells, made"], imagined),
         long_depth=long["depth"],
         long_real=long["real_share"],
         long_legal=long["legal_share"],

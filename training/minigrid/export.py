@@ -105,20 +105,26 @@ def name_parameters(graph: onnx.ModelProto, module: torch.nn.Module) -> onnx.Mod
     return graph
 
 
+def strip(graph: onnx.ModelProto) -> None:
+    """Takes out what an exporter notes beside the graph: stack traces with its machine's paths, shapes, versions."""
+    graph.producer_version = ""
+    graph.ClearField("metadata_props")
+    graph.graph.ClearField("metadata_props")
+    graph.graph.ClearField("value_info")
+    for node in graph.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for tensor in graph.graph.initializer:
+        tensor.ClearField("metadata_props")
+
+
 def share_weights(graphs: dict[str, onnx.ModelProto], folder: Path, file: str = "weights.bin") -> None:
     """Saves the graphs with one external weights file in which equal tensors stand once."""
     offsets: dict[str, int] = {}
     blob = bytearray()
     for graph in graphs.values():
-        graph.producer_version = ""
-        graph.ClearField("metadata_props")
-        graph.graph.ClearField("metadata_props")
-        graph.graph.ClearField("value_info")
-        for node in graph.graph.node:
-            node.ClearField("metadata_props")  # stack traces with this machine's paths
-            node.ClearField("doc_string")
+        strip(graph)
         for tensor in graph.graph.initializer:
-            tensor.ClearField("metadata_props")
             raw = onnx.numpy_helper.to_array(tensor).tobytes()
             if len(raw) < EXTERNAL_BYTES and not tensor.name.startswith("model."):
                 continue

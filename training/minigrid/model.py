@@ -18,6 +18,7 @@ the cached frames, in the memory layers; the other layers attend within the fram
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -67,10 +68,28 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
 
 
-class Layer(nn.Module):
-    """One transformer layer; attention itself is outside, because the two streams attend to different things."""
+class LayerConfig(Protocol):
+    """What a layer asks of a model's sizes."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    @property
+    def width(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def mlp_ratio(self) -> int: ...
+    @property
+    def condition_width(self) -> int: ...
+
+
+class Layer(nn.Module):
+    """One transformer layer; attention itself is outside, because the two streams attend to different things.
+
+    x [N, tokens, width]; shared by the world models.
+    """
+
+    def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         d = config.width
         self.heads, self.head_dim = config.heads, config.head_dim
@@ -91,16 +110,16 @@ class Layer(nn.Module):
         return list(self.modulation(F.silu(condition))[:, :1].chunk(6, dim=-1))
 
     def heads_of(self, x: Tensor, mod: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit queries (times the gain) and unit keys before rotation, and values: [N, H, 49, hd] each."""
+        """Unit queries (times the gain) and unit keys before rotation, and values: [N, H, tokens, hd] each."""
         h = rms_norm(x) * (1 + mod[0]) + mod[1]
-        qkv = self.qkv(h).reshape(x.shape[0], CELLS, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(h).reshape(*x.shape[:2], 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         scale = self.head_dim**-0.5  # rms-normalised vectors have norm sqrt(hd)
         q = rms_norm(q) * (scale * torch.exp(self.log_gain)[:, None, None])
         return q, rms_norm(k) * scale, v
 
     def finish(self, x: Tensor, attended: Tensor, mod: list[Tensor]) -> Tensor:
-        """Output projection and MLP; attended [N, H, 49, hd]."""
+        """Output projection and MLP; attended [N, H, tokens, hd]."""
         x = x + (1 + mod[2]) * self.out(attended.transpose(1, 2).reshape(x.shape))
         h = rms_norm(x) * (1 + mod[3]) + mod[4]
         result: Tensor = x + (1 + mod[5]) * self.down(F.gelu(self.up(h), approximate="tanh"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from training.markdown import number, table
 from training.minigrid.scene_data import MIN_SEEN
 from training.minigrid.scene_evaluate import QUESTIONS, VARIETY_SEEDS
 from training.minigrid.scene_manifest import GUIDANCE
@@ -52,26 +53,17 @@ in too many copies.
 )
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def scene_section(document: dict[str, Any]) -> str:
     """Markdown of what `scene_evaluate.measure` found."""
     columns = [*QUESTIONS, "everything", "real", "legal", "things"]
     sets = ("described", "described, by chance", "composed", "composed, by chance", "unasked")
-    asked = [[name, *(_number(document[name].get(c)) for c in columns)] for name in sets]
+    asked = [[name, *(number(document[name].get(c)) for c in columns)] for name in sets]
     variety = [
-        [f"`{name}`" if name else "none", f"{row['distinct']:.0f}", _number(row["cells_apart"])]
+        [f"`{name}`" if name else "none", f"{row['distinct']:.0f}", number(row["cells_apart"])]
         for name, row in document["variety"].items()
     ]
     true, free = document["simulator"], document["unasked"]
-    variety.append(["the simulator's views", f"{true['distinct']:.0f}", _number(true["cells_apart"])])
+    variety.append(["the simulator's views", f"{true['distinct']:.0f}", number(true["cells_apart"])])
     return TEXT.format(
         examples=", ".join(f"*{example}*" for example in EXAMPLES[:2]),
         words=len(WORDS),
@@ -80,10 +72,10 @@ def scene_section(document: dict[str, Any]) -> str:
         list=", ".join(WORDS),
         prompts=document["settings"]["prompts"],
         evaluations=len(document["settings"]["levels"]),
-        asked=_table(["prompts", *columns], asked),
+        asked=table(["prompts", *columns], asked),
         seeds=VARIETY_SEEDS,
         guidance=GUIDANCE,
-        variety=_table(["prompt", "distinct", "cells apart"], variety),
+        variety=table(["prompt", "distinct", "cells apart"], variety),
         things=free["things"],
         seen=free["seen"],
         gap=free["histogram_gap"],

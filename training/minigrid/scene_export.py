@@ -18,7 +18,7 @@ import torch
 import typer
 import yaml
 
-from training.minigrid.export import DEFAULT_PACKAGE
+from training.minigrid.export import DEFAULT_PACKAGE, strip
 from training.minigrid.scene_manifest import FILE, GUIDANCE, add_scene
 from training.minigrid.scene_model import Scene, SceneConfig, SceneModel
 from training.minigrid.scene_train import DEFAULT_CHECKPOINT
@@ -69,15 +69,7 @@ def export_scene(module: Scene, path: Path) -> None:
         assert program is not None
         program.save(str(Path(scratch, FILE)))
         graph = onnx.load(str(Path(scratch, FILE)))
-    graph.producer_version = ""
-    graph.ClearField("metadata_props")
-    graph.graph.ClearField("metadata_props")
-    graph.graph.ClearField("value_info")
-    for node in graph.graph.node:
-        node.ClearField("metadata_props")  # stack traces with this machine's paths
-        node.ClearField("doc_string")
-    for tensor in graph.graph.initializer:
-        tensor.ClearField("metadata_props")
+    strip(graph)
     path.write_bytes(graph.SerializeToString(deterministic=True))
 
 

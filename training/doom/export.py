@@ -18,6 +18,7 @@ from training.doom.autoencoder import LATENT_SHAPE, Autoencoder, Decode, Encode,
 from training.doom.graphs import BLOCK_TOKENS, Commit, Denoise, Parts
 from training.doom.model import TOKENS, ModelConfig, WorldModel
 from training.doom.starts import write_starts
+from training.learner import load_average
 from training.minigrid.export import share_weights
 
 DEFAULT_PACKAGE = Path("models/doom/1")
@@ -38,13 +39,7 @@ app = typer.Typer(add_completion=False)
 
 def load_parts(model_checkpoint: Path, place_checkpoint: Path) -> Parts:
     """The moving average of the model, and the odometer and localiser; weights as float16 would have them."""
-    state = torch.load(model_checkpoint, weights_only=True)
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state["config"].items()}
-    model = WorldModel(ModelConfig(**settings))
-    model.load_state_dict(state["model"])
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(state["average"][name])
+    model = load_average(model_checkpoint, lambda settings: WorldModel(ModelConfig(**settings)))
     odometer, localiser = place.Odometer(), place.Localiser()
     state = torch.load(place_checkpoint, weights_only=True)
     odometer.load_state_dict(state["odometer"])

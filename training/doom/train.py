@@ -20,8 +20,8 @@ from training.doom import latents, place, world
 from training.doom.autoencoder import CHANNELS, load_autoencoder
 from training.doom.data import DEFAULT_FOLDER
 from training.doom.model import PATCH, TOKENS, ModelConfig, WorldModel, gather_past
-from training.minigrid.optim import Muon
-from training.minigrid.train import keep_freed_memory
+from training.learner import Learner, adam, growing, keep_freed_memory, matrices_of, others, save_checkpoint
+from training.optim import Muon
 
 DEFAULT_CHECKPOINT = Path("out/training/doom/model.pt")
 PURE_SHARE = 0.5  # of the targets begin at pure noise, where a chunk begins in service
@@ -130,56 +130,24 @@ def loss_of(
     return loss, {"loss": loss.item(), "pure_mse": error[pure].mean().item(), "mse": error.mean().item()}
 
 
-class Trainer:
-    """Model, moving average and optimisers."""
+class Trainer(Learner[WorldModel]):
+    """The learner of the world model; the map's tables learn faster."""
 
     def __init__(self, config: ModelConfig, *, lr_muon: float, lr_adam: float) -> None:
-        self.model = WorldModel(config)
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        model = WorldModel(config)
         # Not the map's: orthogonalizing its wide matrices would cost as much as the step.
-        matrices = [p for name, p in self.model.stack.named_parameters() if p.ndim == 2 and "modulation" not in name]
-        chosen = {id(p) for p in matrices}
-        self.muon = Muon(matrices, lr=lr_muon)
-        tables = [p for name, p in self.model.named_parameters() if name.endswith("table")]
-        chosen |= {id(p) for p in tables}
-        rest = [p for p in self.model.parameters() if id(p) not in chosen]
-        groups: list[dict[str, Any]] = [{"params": rest}, {"params": tables, "lr": TABLE_LR * lr_adam}]
-        self.adam = torch.optim.AdamW(groups, lr=lr_adam, betas=(0.9, 0.98), weight_decay=0.0)
-        self.base_lr = [[group["lr"] for group in each.param_groups] for each in (self.muon, self.adam)]
-        self.step_count = 0
+        matrices = matrices_of(model.stack)
+        tables = [p for name, p in model.named_parameters() if name.endswith("table")]
+        groups = [{"params": others(model, [*matrices, *tables])}, {"params": tables, "lr": TABLE_LR * lr_adam}]
+        super().__init__(model, (Muon(matrices, lr=lr_muon), adam(groups, lr_adam)), weight=growing(0.995))
         self.trained_s = 0.0
 
     def state(self) -> dict[str, Any]:
-        return {
-            "config": self.model.config.to_dict(),
-            "model": self.model.state_dict(),
-            "average": self.average,
-            "muon": self.muon.state_dict(),
-            "adam": self.adam.state_dict(),
-            "step_count": self.step_count,
-            "trained_s": self.trained_s,
-        }
+        return {**super().state(), "config": self.model.config.to_dict(), "trained_s": self.trained_s}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.average = state["average"]
-        self.muon.load_state_dict(state["muon"])
-        self.adam.load_state_dict(state["adam"])
-        self.step_count, self.trained_s = state["step_count"], state["trained_s"]
-
-    def step(self, loss: Tensor, lr_factor: float) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer, rates in zip((self.muon, self.adam), self.base_lr, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * lr_factor
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.step_count += 1
-        decay = min(0.995, 1 - 1 / (1 + self.step_count / 10))
-        with torch.no_grad():
-            for name, p in self.model.named_parameters():
-                self.average[name].lerp_(p, 1 - decay)
+        super().load(state)
+        self.trained_s = state["trained_s"]
 
 
 def lr_schedule(progress: float) -> float:
@@ -223,9 +191,7 @@ def main(
         progress = trainer.trained_s / 60 / minutes
         finished = progress >= 1
         if finished or now - saved > 120:
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(trainer.state(), checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").replace(checkpoint)
+            save_checkpoint(trainer.state(), checkpoint)
             saved = now
         if trainer.trained_s / 60 < map_minutes:
             loss, stats = map_loss(trainer.model, next(spots), weights)

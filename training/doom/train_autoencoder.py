@@ -18,7 +18,7 @@ from torch import Tensor
 from training.doom.autoencoder import Autoencoder
 from training.doom.data import DEFAULT_FOLDER
 from training.doom.latents import DEFAULT_CHECKPOINT
-from training.minigrid.train import keep_freed_memory
+from training.learner import keep_freed_memory, save_checkpoint
 
 NOISE = 0.3  # most noise that the decoder is shown, in standard deviations of the latents: the world model errs too
 app = typer.Typer(add_completion=False)
@@ -78,9 +78,8 @@ def main(
                 flush=True,
             )
             reported, totals, began = time.monotonic(), {}, step + 1
-            part = checkpoint.with_suffix(".part")
-            torch.save({"model": model.state_dict(), "adam": adam.state_dict(), "steps": step + 1}, part)
-            part.replace(checkpoint)
+            state = {"model": model.state_dict(), "adam": adam.state_dict(), "steps": step + 1}
+            save_checkpoint(state, checkpoint)
 
 
 if __name__ == "__main__":

@@ -16,20 +16,20 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import typer
 from torch import Tensor
 
+from training.learner import Learner, adam, keep_freed_memory, matrices_of, others, save_checkpoint
 from training.minigrid import matching, pose
 from training.minigrid.data import DEFAULT_PATH
 from training.minigrid.model import WorldModel
-from training.minigrid.optim import Muon
 from training.minigrid.recipe import CHUNKS, ROLLOUTS, SESSIONS
 from training.minigrid.rollout import Crops, Sessions, gaps, open_sessions, seeds
 from training.minigrid.states import FOLDER, TEACHER, load_state, save_state
-from training.minigrid.train import keep_freed_memory
+from training.optim import Muon
 
 Method = Literal["pairs", "dmd", "sc-dmd", "salt"]
 OUT = Path("out/training/minigrid")
@@ -41,49 +41,11 @@ CONSISTENCY_WEIGHT, ALIGNMENT_WEIGHT = 0.5, 1.0
 app = typer.Typer(add_completion=False)
 
 
-class Learner:
-    """A model in training with its optimisers and its moving average."""
-
-    def __init__(self, model: WorldModel, *, lr: tuple[float, float]) -> None:
-        self.model = model.requires_grad_(True)
-        matrices = [p for name, p in model.stack.named_parameters() if p.ndim == 2 and "modulation" not in name]
-        chosen = {id(p) for p in matrices}
-        rest = [p for p in model.parameters() if id(p) not in chosen]
-        self._optimizers = [
-            Muon(matrices, lr=lr[0]),
-            torch.optim.AdamW(rest, lr=lr[1], betas=(0.9, 0.98), weight_decay=0),
-        ]
-        self._lr = lr
-        self._average = {name: p.detach().clone() for name, p in model.named_parameters()}
-
-    def update(self, loss: Tensor, factor: float) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer, lr in zip(self._optimizers, self._lr, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for name, p in self.model.named_parameters():
-                self._average[name].lerp_(p, 0.02)
-
-    def state(self) -> dict[str, Any]:
-        optimizers = [optimizer.state_dict() for optimizer in self._optimizers]
-        return {"model": self.model.state_dict(), "average": self._average, "optimizers": optimizers}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self._average = state["average"]
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-
-    def averaged(self) -> WorldModel:
-        """A frozen copy with the moving average."""
-        model = WorldModel(self.model.config).eval().requires_grad_(False)
-        for name, p in model.named_parameters():
-            p.copy_(self._average[name])
-        return model
+def learner(model: WorldModel, *, lr: tuple[float, float]) -> Learner[WorldModel]:
+    """A student or a critic that begins as `model`; `lr` of Muon and of AdamW."""
+    matrices = matrices_of(model.requires_grad_(True).stack)
+    optimizers = (Muon(matrices, lr=lr[0]), adam(others(model, matrices), lr[1]))
+    return Learner(model, optimizers, weight=lambda _: 0.02)
 
 
 @dataclass(slots=True)
@@ -92,8 +54,8 @@ class Distillation:
 
     method: Method
     teacher: WorldModel
-    student: Learner
-    critic: Learner
+    student: Learner[WorldModel]
+    critic: Learner[WorldModel]
 
     def rollout(
         self,
@@ -136,7 +98,7 @@ class Distillation:
         keep = gaps(len(action), model.config.window, generator)
         pasts = sessions.pasts((model, self.teacher), action, keep)
         loss, first, ids = matching.pair_loss(model, self.teacher, action, pasts, generator)
-        self.student.update(loss, factor)
+        self.student.step(loss, factor)
         agree = (first.argmax(-1) == ids)[new].float().mean().item() if new.any() else 1.0
         return first, {"nfe": 1.0, "loss": loss.item(), "agree_new": agree}
 
@@ -167,10 +129,10 @@ class Distillation:
             same = (sessions.places() == better.places()).all(-1).float()
             extra = matching.alignment_loss(features, high, same)
             loss, stats["alignment"] = loss + ALIGNMENT_WEIGHT * extra, extra.item()
-        self.student.update(loss, factor)
+        self.student.step(loss, factor)
         answer = logits.detach()
         miss = matching.critic_loss(critic, answer.softmax(-1), action, pasts[1], generator)
-        self.critic.update(miss, factor)
+        self.critic.step(miss, factor)
         return answer, {**stats, "critic": miss.item()}
 
     @torch.no_grad()
@@ -196,8 +158,8 @@ def run(method: Method, data: Path, folder: Path, seed: int, steps: int, *, of: 
     job = Distillation(
         method,
         load_state(TEACHER),
-        Learner(load_state(begin), lr=LR["pairs" if method == "pairs" else "student"]),
-        Learner(load_state(TEACHER), lr=LR["critic"]),
+        learner(load_state(begin), lr=LR["pairs" if method == "pairs" else "student"]),
+        learner(load_state(TEACHER), lr=LR["critic"]),
     )
     for name, p in job.critic.model.named_parameters():
         p.requires_grad_("quality" not in name)  # a score is the frame's, however the cache was made
@@ -224,9 +186,7 @@ def run(method: Method, data: Path, folder: Path, seed: int, steps: int, *, of: 
         now = time.monotonic()
         if step + 1 == steps or now - saved > 60:
             state = {"student": job.student.state(), "critic": job.critic.state(), "step": step + 1}
-            part = checkpoint.with_suffix(".part")
-            torch.save(state, part)
-            part.replace(checkpoint)
+            save_checkpoint(state, checkpoint)
             saved = now
         if (step + 1) % 2 == 0 or step + 1 == steps:
             means = {name: round(sum(v) / len(v), 4) for name, v in totals.items()}

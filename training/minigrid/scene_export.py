@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ import torch
 import typer
 import yaml
 
+from training.learner import load_average
 from training.minigrid.export import DEFAULT_PACKAGE, strip
 from training.minigrid.scene_manifest import FILE, GUIDANCE, add_scene
 from training.minigrid.scene_model import Scene, SceneConfig, SceneModel
@@ -30,14 +31,7 @@ app = typer.Typer(add_completion=False)
 
 def load_scene(checkpoint: Path) -> SceneModel:
     """The moving average of a checkpoint, ready for inference."""
-    state = torch.load(checkpoint, weights_only=True)
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state["config"].items()}
-    model = SceneModel(SceneConfig(**settings))
-    model.load_state_dict(state["model"])
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(state["average"][name])
-    return model.eval().requires_grad_(False)
+    return load_average(checkpoint, lambda settings: SceneModel(SceneConfig(**settings)))
 
 
 def example_inputs(batch: int) -> dict[str, torch.Tensor]:

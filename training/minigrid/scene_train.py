@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.learner import Learner, adam, growing, keep_freed_memory, matrices_of, others, save_checkpoint
 from training.minigrid import tiles
 from training.minigrid.data import FIRST_SEED
-from training.minigrid.optim import Muon
 from training.minigrid.scene_data import SceneBatch, Views
 from training.minigrid.scene_model import SceneConfig, SceneModel
-from training.minigrid.train import DEFAULT_DATA, keep_freed_memory
+from training.minigrid.train import DEFAULT_DATA
+from training.optim import Muon
 
 DEFAULT_CHECKPOINT = Path("out/training/minigrid/scene.pt")
 UNASKED = 0.12  # share of the views whose prompt is dropped
@@ -56,57 +57,12 @@ def loss_of(model: SceneModel, batch: SceneBatch, rng: np.random.Generator) -> t
     return loss, stats
 
 
-class Trainer:
-    """Model, moving average and optimisers."""
-
-    def __init__(self, config: SceneConfig) -> None:
-        self.model = SceneModel(config)
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        inner = [*self.model.stack.named_parameters(), *self.model.of_text.named_parameters()]
-        matrices = [p for name, p in inner if p.ndim == 2 and "modulation" not in name]
-        chosen = {id(p) for p in matrices}
-        self.muon = Muon(matrices, lr=LR_MUON)
-        rest = [p for p in self.model.parameters() if id(p) not in chosen]
-        self.adam = torch.optim.AdamW(rest, lr=LR_ADAM, betas=(0.9, 0.98), weight_decay=0.0)
-        self.step_count = 0
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "config": self.model.config.to_dict(),
-            "model": self.model.state_dict(),
-            "average": self.average,
-            "muon": self.muon.state_dict(),
-            "adam": self.adam.state_dict(),
-            "step_count": self.step_count,
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.average = state["average"]
-        self.muon.load_state_dict(state["muon"])
-        self.adam.load_state_dict(state["adam"])
-        self.step_count = state["step_count"]
-
-    def step(self, loss: Tensor, lr_factor: float) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer, rate in ((self.muon, LR_MUON), (self.adam, LR_ADAM)):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * lr_factor
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.step_count += 1
-        decay = min(0.998, 1 - 1 / (1 + self.step_count / 10))
-        with torch.no_grad():
-            for name, p in self.model.named_parameters():
-                self.average[name].lerp_(p, 1 - decay)
-
-
-def save(trainer: Trainer, checkpoint: Path) -> None:
-    part = checkpoint.with_suffix(".part")
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(trainer.state(), part)
-    part.replace(checkpoint)
+def learner(config: SceneConfig) -> Learner[SceneModel]:
+    """A model of this shape that has learnt nothing yet."""
+    model = SceneModel(config)
+    matrices = matrices_of(model.stack, model.of_text)
+    optimizers = (Muon(matrices, lr=LR_MUON), adam(others(model, matrices), LR_ADAM))
+    return Learner(model, optimizers, weight=growing(0.998))
 
 
 @app.command()
@@ -121,7 +77,8 @@ def main(
     torch.set_num_threads(1)
     keep_freed_memory()
     torch.manual_seed(seed)
-    trainer = Trainer(SceneConfig())
+    config = SceneConfig()
+    trainer = learner(config)
     if checkpoint.exists():
         trainer.load(torch.load(checkpoint, weights_only=True))
     views = Views(data)
@@ -139,7 +96,7 @@ def main(
                 totals.setdefault(name, []).append(value)
         now = time.monotonic()
         if now - saved > 120 or trainer.step_count == steps:
-            save(trainer, checkpoint)
+            save_checkpoint({**trainer.state(), "config": config.to_dict()}, checkpoint)
             saved = now
         if now - reported > 30:
             reported = now

@@ -5,75 +5,49 @@ The moving average ends up in `training/minigrid/weights/teacher.npz`; `training
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
 import typer
-from torch import Tensor
 
+from training.learner import Learner, adam, growing, keep_freed_memory, matrices_of, others, save_checkpoint
 from training.minigrid.batches import batches
 from training.minigrid.losses import plain_loss, refine_loss
 from training.minigrid.model import ModelConfig, WorldModel
-from training.minigrid.optim import Muon
 from training.minigrid.states import TEACHER, save_state
+from training.optim import Muon
 
 DEFAULT_DATA = Path("out/training/minigrid/train.npz")
 DEFAULT_CHECKPOINT = Path("out/training/minigrid/model.pt")
 app = typer.Typer(add_completion=False)
 
 
-def keep_freed_memory() -> None:
-    """Tells glibc to keep big freed blocks: page faults of fresh activations cost a tenth of the step."""
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, (1 << 31) - 1)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
-        libc.mallopt(-2, 64 << 20)  # M_TOP_PAD
+class Trainer(Learner[WorldModel]):
+    """One rank's learner; ranks differ only in the data that they see."""
 
-
-class Trainer:
-    """Model, moving average and optimisers of one rank; `rank` differs only in the data it sees."""
-
-    def __init__(self, config: ModelConfig, *, lr_muon: float, lr_adam: float, rank: int, ranks: int) -> None:
-        self.model = WorldModel(config)
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        matrices = [p for name, p in self.model.stack.named_parameters() if p.ndim == 2 and "modulation" not in name]
-        chosen = {id(p) for p in matrices}
-        rest = [p for p in self.model.parameters() if id(p) not in chosen]
-        self.muon = Muon(matrices, lr=lr_muon)
-        self.adam = torch.optim.AdamW(rest, lr=lr_adam, betas=(0.9, 0.98), weight_decay=0.0)
-        self.base_lr = {id(self.muon): lr_muon, id(self.adam): lr_adam}
-        self.rank, self.ranks = rank, ranks
-        self.step_count = 0
+    def __init__(self, config: ModelConfig, *, lr_muon: float, lr_adam: float, ranks: int) -> None:
+        model = WorldModel(config)
+        matrices = matrices_of(model.stack)
+        optimizers = (Muon(matrices, lr=lr_muon), adam(others(model, matrices), lr_adam))
+        super().__init__(model, optimizers, weight=growing(0.998))
+        self.ranks = ranks
         self.trained_s = 0.0
         self.teacher: WorldModel | None = None  # of the second stage
 
     def state(self) -> dict[str, Any]:
-        return {
-            "config": self.model.config.to_dict(),
-            "model": self.model.state_dict(),
-            "average": self.average,
-            "muon": self.muon.state_dict(),
-            "adam": self.adam.state_dict(),
-            "step_count": self.step_count,
-            "trained_s": self.trained_s,
-            "teacher": None if self.teacher is None else self.teacher.state_dict(),
-        }
+        teacher = None if self.teacher is None else self.teacher.state_dict()
+        config = self.model.config.to_dict()
+        return {**super().state(), "config": config, "trained_s": self.trained_s, "teacher": teacher}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.average = state["average"]
-        self.muon.load_state_dict(state["muon"])
-        self.adam.load_state_dict(state["adam"])
-        self.step_count, self.trained_s = state["step_count"], state["trained_s"]
-        if state.get("teacher") is not None:
+        super().load(state)
+        self.trained_s = state["trained_s"]
+        if state["teacher"] is not None:
             self.teacher = WorldModel(self.model.config).requires_grad_(False)
             self.teacher.load_state_dict(state["teacher"])
 
@@ -90,29 +64,18 @@ class Trainer:
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 p.copy_(self.average[name])
-        self.muon.state.clear()
-        self.adam.state.clear()
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
 
-    def step(self, loss: Tensor, lr_factor: float) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _gather(self) -> None:
+        if self.ranks == 1:
+            return
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if self.ranks > 1:
-            flat = torch.cat([g.flatten() for g in grads])
-            dist.all_reduce(flat)
-            flat /= self.ranks
-            for g, part in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
-                g.copy_(part.reshape(g.shape))
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in (self.muon, self.adam):
-            for group in optimizer.param_groups:
-                group["lr"] = self.base_lr[id(optimizer)] * lr_factor
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.step_count += 1
-        decay = min(0.998, 1 - 1 / (1 + self.step_count / 10))
-        with torch.no_grad():
-            for name, p in self.model.named_parameters():
-                self.average[name].lerp_(p, 1 - decay)
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        flat /= self.ranks
+        for g, part in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
+            g.copy_(part.reshape(g.shape))
 
 
 def lr_schedule(progress: float) -> float:
@@ -146,7 +109,7 @@ def run(
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ["MASTER_PORT"] = str(port)
         dist.init_process_group("gloo", rank=rank, world_size=ranks)
-    trainer = Trainer(config, lr_muon=lr_muon, lr_adam=lr_adam, rank=rank, ranks=ranks)
+    trainer = Trainer(config, lr_muon=lr_muon, lr_adam=lr_adam, ranks=ranks)
     if checkpoint.exists():
         trainer.load(torch.load(checkpoint, weights_only=True))
     draw = seed * 1000 + rank * 100_000 + trainer.step_count
@@ -165,10 +128,7 @@ def run(
         finished = refined >= 1 or (progress >= 1 and refine_minutes == 0)
         now = time.monotonic()
         if rank == 0 and (finished or now - saved > 120):
-            part = checkpoint.with_suffix(".part")
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(trainer.state(), part)
-            part.replace(checkpoint)
+            save_checkpoint(trainer.state(), checkpoint)
             saved = now
         if finished:
             break

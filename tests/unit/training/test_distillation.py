@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="the train extra")
 
 from training.minigrid import distill, matching, pose  # noqa: E402
 from training.minigrid.data import pack, record  # noqa: E402
-from training.minigrid.distill import Distillation, Learner  # noqa: E402
+from training.minigrid.distill import Distillation, learner  # noqa: E402
 from training.minigrid.model import QUALITY_BOUNDS, WorldModel, gather_past  # noqa: E402
 from training.minigrid.rollout import Crops, gaps, open_sessions, seeds  # noqa: E402
 from training.minigrid.states import load_state, save_state  # noqa: E402
@@ -108,7 +108,7 @@ def test_an_update_changes_the_student_and_never_the_teacher(
 ) -> None:
     ids, actions = crop
     frozen = load_state(TEACHER)
-    learners = [Learner(load_state(TEACHER), lr=(1e-3, 1e-4)) for _ in range(2)]
+    learners = [learner(load_state(TEACHER), lr=(1e-3, 1e-4)) for _ in range(2)]
     job = Distillation(method, frozen, *learners)  # type: ignore[arg-type]
     _, generator = seeds(0, 2)
     everything = torch.ones_like(ids[:, :10], dtype=torch.bool)

@@ -23,8 +23,8 @@ from training.minigrid.export import DEFAULT_PACKAGE, strip
 from training.minigrid.scene_manifest import FILE, GUIDANCE, add_scene
 from training.minigrid.scene_model import Scene, SceneConfig, SceneModel
 from training.minigrid.scene_train import DEFAULT_CHECKPOINT
-from training.minigrid.verify import BATCHES
 from training.minigrid.vocabulary import EXAMPLES, tokenize
+from training.verify import BATCHES
 
 app = typer.Typer(add_completion=False)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import numpy.typing as npt
+from worldtree_runtime.model_package import PromptSpec
+from worldtree_video.prompt import read_prompt
 
 TOKENS = 20  # most words of a prompt that the scene model reads
 
@@ -77,24 +77,11 @@ EXAMPLES = (
     "an agent carrying a blue key, a blue locked door ahead",
     "an obstructed maze with many doors",
 )
-_IDS = {word: k + 1 for k, word in enumerate(WORDS)}
-
-
-def split_words(text: str) -> list[str]:
-    """Lower-case words, as the service splits them."""
-    return re.findall(r"\w+", text.lower())
+# As the service's reader of prompts takes it: what is learnt from is read by the same code.
+_SPEC = PromptSpec(tokens=TOKENS, words=WORDS, aliases=ALIASES, schedule=(1.0,))
 
 
 def tokenize(text: str) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Word ids [TOKENS], padded with 0, and the words that are unknown. What is beyond TOKENS is left out."""
-    ids: list[int] = []
-    unknown: list[str] = []
-    for word in split_words(text):
-        known = _IDS.get(ALIASES.get(word, word))
-        if known is None:
-            unknown.append(word)
-        else:
-            ids.append(known)
-    row = np.zeros(TOKENS, np.int64)
-    row[: len(ids)] = ids[:TOKENS]
-    return row, unknown
+    prompt = read_prompt(text, _SPEC)
+    return np.array(prompt.tokens, np.int64), list(prompt.unknown)

@@ -12,9 +12,13 @@ _SHOWN = 8  # unknown words that a warning names
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model is told. `tokens`: an id of 1 or more for each word, 0 to fill up. `warnings`: what it is not."""
+    """What a model is told. `tokens`: an id of 1 or more for each word, 0 to fill up.
+
+    `unknown`: words that are left out, each once. `warnings`: what it is not told, for people.
+    """
 
     tokens: tuple[int, ...]
+    unknown: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -24,7 +28,7 @@ def read_prompt(text: str, spec: PromptSpec) -> Prompt:
     ids |= {alias: ids[word] for alias, word in spec.aliases.items()}
     words = _WORD.findall(unicodedata.normalize("NFKC", text).lower())
     known = [word for word in words if word in ids]
-    unknown = list(dict.fromkeys(word for word in words if word not in ids))
+    unknown = tuple(dict.fromkeys(word for word in words if word not in ids))
     warnings = []
     if unknown:
         named = ", ".join(word[:40] for word in unknown[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
@@ -34,4 +38,4 @@ def read_prompt(text: str, spec: PromptSpec) -> Prompt:
     if len(known) > spec.tokens:
         warnings.append(f"the model heeds the first {spec.tokens} words that it knows, of {len(known)}")
     heeded = [ids[word] for word in known[: spec.tokens]]
-    return Prompt((*heeded, *(0,) * (spec.tokens - len(heeded))), tuple(warnings))
+    return Prompt((*heeded, *(0,) * (spec.tokens - len(heeded))), unknown, tuple(warnings))

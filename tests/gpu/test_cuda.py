@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from worldtree_runtime.inference import open_session
 from worldtree_runtime.model_repository import ModelRepository, StoredPackage
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.video_package import VideoPackage
 from worldtree_video import formats
 from worldtree_video.block_store import BlockStore
 from worldtree_video.catalog import Served, load_catalog
@@ -64,7 +65,7 @@ async def test_a_gpu_gives_the_frames_of_the_cpu_within_rounding(storage: Storag
 @every_format
 def test_blocks_go_to_a_gpu_and_come_back_as_they_were(tmp_path: Path, storage: Storage) -> None:
     TinyWorld(pose=True).write(tmp_path)
-    (stored,) = ModelRepository(tmp_path).scan()
+    (stored,) = ModelRepository(tmp_path, VideoPackage).scan()
     store = BlockStore(stored, storage, block_count=16, device="cuda")
     before = store.addresses()
     rng = np.random.default_rng(0)
@@ -102,7 +103,7 @@ def pool_names(stored: StoredPackage, storage: Storage) -> set[str]:
 @every_format
 def test_no_graph_copies_a_pool_between_device_and_host(tmp_path: Path, storage: Storage) -> None:
     """As ONNX Runtime will run them: it says where it copies by Memcpy nodes, and none may take a pool."""
-    (stored,) = ModelRepository(MODELS).scan("video")
+    (stored,) = ModelRepository(MODELS, VideoPackage).scan()
     for number, (path, graph) in enumerate(graphs_of(stored, storage)):
         file = tmp_path / f"{number}.onnx"
         open_session(path, graph=graph, device="cuda", optimized=file)

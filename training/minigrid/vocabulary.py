@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from worldtree_runtime.model_package import PromptSpec
+from worldtree_runtime.video_package import PromptSpec
 from worldtree_video.prompt import read_prompt
 
 TOKENS = 20  # most words of a prompt that the scene model reads

@@ -1,22 +1,27 @@
 """A folder of model packages, `name/version/`, and the digest that names each package's content."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from worldtree_runtime.errors import NotFound
-from worldtree_runtime.model_package import PackageError, VideoPackage, read_package
+from worldtree_runtime.model_package import OtherKind, Package, PackageError, read_package
 
 # The card describes a package; correcting a sentence in it must not make a new model of it.
 _NOT_DIGESTED = frozenset({"MODEL_CARD.md"})
 
 
+P = TypeVar("P", bound=Package)
+
+
 @dataclass(frozen=True, slots=True)
-class StoredPackage:
+class StoredPackage(Generic[P]):
     """A package that was read and checked. `digest`: SHA-256 over its files, 64 hex digits."""
 
     folder: Path
-    package: VideoPackage
+    package: P
     digest: str
 
     @property
@@ -28,19 +33,26 @@ class StoredPackage:
         return self.package.version
 
 
-class ModelRepository:
-    """The packages under one folder. Reading is explicit (`scan`), so a server sees a change only when it asks."""
+class ModelRepository(Generic[P]):
+    """The packages of one kind under a folder, beside those of others.
 
-    def __init__(self, root: Path) -> None:
+    Reading is explicit (`scan`), so a server sees a change only when it asks.
+    """
+
+    def __init__(self, root: Path, package_class: type[P]) -> None:
         self.root = root
+        self._package_class = package_class
 
-    def scan(self, kind: str = "video") -> list[StoredPackage]:
-        """Reads every package of a kind, by name and version. Raises PackageError at the first that is broken."""
-        packages = [self.read(folder) for folder in self.folders()]
-        return [stored for stored in packages if stored.package.kind == kind]
+    def scan(self) -> list[StoredPackage[P]]:
+        """Reads every package of the kind, by name and version. Raises PackageError at the first that is broken."""
+        packages: list[StoredPackage[P]] = []
+        for folder in self.folders():
+            with suppress(OtherKind):
+                packages.append(self.read(folder))
+        return packages
 
     def folders(self) -> list[Path]:
-        """Where its packages lie. Raises PackageError when there is none."""
+        """Where packages lie, of whatever kind. Raises PackageError when there is none."""
         if not self.root.is_dir():
             raise PackageError(self.root, "models", "must be a folder of name/version/model.yaml packages")
         folders = [file.parent for file in sorted(self.root.glob("*/*/model.yaml"))]
@@ -52,20 +64,19 @@ class ModelRepository:
         """Whether a version lies there, be it broken or sound."""
         return (self.root / name / version / "model.yaml").is_file()
 
-    def read(self, folder: Path) -> StoredPackage:
-        """Reads one package. Raises PackageError when a file is missing or a name does not match its folder."""
+    def read(self, folder: Path) -> StoredPackage[P]:
+        """Reads one package. Raises PackageError when a file is missing or a name does not match its folder, OtherKind
+        when it is of another kind.
+        """
         file = folder / "model.yaml"
-        package = read_package(file)
+        package = read_package(file, self._package_class)
         for field, value, expected in (
             ("name", package.name, folder.parent.name),
             ("version", package.version, folder.name),
         ):
             if value != expected:
                 raise PackageError(file, field, f"must be {expected!r} like its folder, got {value!r}")
-        for field, path in (
-            *((f"files.{name}", path) for name, path in package.files.named().items()),
-            *((f"starts.{start.name}.file", start.file) for start in package.starts),
-        ):
+        for field, path in package.paths().items():
             if not (folder / path).is_file():
                 raise PackageError(file, field, f"names {path}, which is missing")
         return StoredPackage(folder, package, package_digest(folder))

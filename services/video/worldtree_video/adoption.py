@@ -7,6 +7,7 @@ from contextlib import suppress
 from worldtree.common.v1 import common_pb2 as common
 from worldtree_runtime.errors import NotFound, WorldtreeError
 from worldtree_runtime.model_repository import ModelRepository
+from worldtree_runtime.video_package import VideoPackage
 
 from worldtree_video.caller import Caller
 from worldtree_video.catalog import Catalog, Served
@@ -30,7 +31,11 @@ class Adoption:
     """Finds the model of a session; one that is not here is looked up in the journal. For one event loop."""
 
     def __init__(
-        self, catalog: Catalog, repository: ModelRepository, journal: Journal | None, scribe: Scribe | None = None
+        self,
+        catalog: Catalog,
+        repository: ModelRepository[VideoPackage],
+        journal: Journal | None,
+        scribe: Scribe | None = None,
     ) -> None:
         self._catalog = catalog
         self._repository = repository

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from worldtree_runtime.inference import open_session
-from worldtree_runtime.model_repository import StoredPackage
+from worldtree_runtime.video_package import StoredVideo
 
 from worldtree_video import formats
 from worldtree_video.domain import Storage, Summary, SummaryKind
@@ -31,7 +31,13 @@ class BlockStore:
     """
 
     def __init__(
-        self, stored: StoredPackage, storage: Storage, *, block_count: int, device: str = "cpu", threads: int = 1
+        self,
+        stored: StoredVideo,
+        storage: Storage,
+        *,
+        block_count: int,
+        device: str = "cpu",
+        threads: int = 1,
     ) -> None:
         kv = stored.package.kv
         self._pose = kv.pose

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from worldtree.common.v1 import common_pb2 as common
-from worldtree_runtime.model_package import DiscreteActions, PackageError, StartSpec, VideoPackage
-from worldtree_runtime.model_repository import ModelRepository, StoredPackage, resolve
+from worldtree_runtime.model_package import OtherKind, PackageError
+from worldtree_runtime.model_repository import ModelRepository, resolve
+from worldtree_runtime.pictures import PictureError, read_png, split_strip
+from worldtree_runtime.video_package import DiscreteActions, StartSpec, StoredVideo, VideoPackage
 
 from worldtree_video import formats
 from worldtree_video.archive import Archive
@@ -21,7 +23,6 @@ from worldtree_video.errors import SessionNotFound
 from worldtree_video.host_tier import HostTier
 from worldtree_video.metrics import Reading, VideoMetrics
 from worldtree_video.model import VideoModel
-from worldtree_video.pictures import PictureError, read_png, split_strip
 from worldtree_video.scene import SceneModel
 from worldtree_video.scribe import Dump, Scribe
 from worldtree_video.tiers import Tiers
@@ -35,7 +36,7 @@ _MIB = 1 << 20
 class Served:
     """One version of a model being served. `starts`: its start scenes by name."""
 
-    stored: StoredPackage
+    stored: StoredVideo
     worlds: Worlds
     archive: Archive
     starts: dict[str, Origin]
@@ -194,17 +195,19 @@ def load_catalog(
     """Loads every package of the model repository that can be served; one that is broken is logged, and must not keep
     the others from being served. Raises PackageError when there is none, or only broken ones: that of the first.
     """
-    repository = ModelRepository(Path(settings.models))
+    repository = ModelRepository(Path(settings.models), VideoPackage)
     tiers = tiers or Tiers(HostTier(settings.host_mib * _MIB), None, metrics)
     served: list[Served] = []
     refused: list[PackageError] = []
     for folder in repository.folders():
         try:
             served.append(load_model(repository.read(folder), settings, metrics, tiers, scribe))
+        except OtherKind:
+            continue  # another service's
         except PackageError as error:
             refused.append(error)
     if not served:
-        raise refused[0]
+        raise refused[0] if refused else PackageError(repository.root, "models", "holds no package of kind video")
     for each in refused:
         log_refused(each)
     return Catalog(served)
@@ -218,7 +221,7 @@ def log_refused(error: PackageError) -> None:
 
 
 def load_model(
-    stored: StoredPackage,
+    stored: StoredVideo,
     settings: VideoSettings,
     metrics: VideoMetrics,
     tiers: Tiers | None = None,
@@ -271,11 +274,11 @@ def load_model(
     return Served(stored, worlds, Archive(worlds), starts, scene)
 
 
-def _key(stored: StoredPackage) -> tuple[str, str]:
+def _key(stored: StoredVideo) -> tuple[str, str]:
     return stored.name, stored.version
 
 
-def _block_counts(stored: StoredPackage, settings: VideoSettings) -> dict[Storage, int]:
+def _block_counts(stored: StoredVideo, settings: VideoSettings) -> dict[Storage, int]:
     """Blocks of each format offered. Raises PackageError when a pool is too small to hold one session."""
     kv = stored.package.kv
     sizes_mib = {
@@ -299,7 +302,7 @@ def _block_counts(stored: StoredPackage, settings: VideoSettings) -> dict[Storag
     return counts
 
 
-def read_start(stored: StoredPackage, start: StartSpec) -> Origin:
+def read_start(stored: StoredVideo, start: StartSpec) -> Origin:
     """A start scene from its PNG strip. Raises PackageError when it does not fit the model."""
     package = stored.package
     file = stored.folder / start.file
@@ -321,7 +324,7 @@ def read_start(stored: StoredPackage, start: StartSpec) -> Origin:
     return Origin(chunks, tuple(_start_action(stored, start, action) for action in start.actions), start.name)
 
 
-def _start_action(stored: StoredPackage, start: StartSpec, value: str | int | tuple[float, ...]) -> Action:
+def _start_action(stored: StoredVideo, start: StartSpec, value: str | int | tuple[float, ...]) -> Action:
     space = stored.package.action
     if isinstance(space, DiscreteActions):
         if isinstance(value, str) and value in space.names:

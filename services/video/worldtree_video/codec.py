@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from worldtree_runtime.inference import TensorSpec, check_signature, open_session
-from worldtree_runtime.model_repository import StoredPackage
+from worldtree_runtime.video_package import StoredVideo
 
 Array = NDArray[np.float32]
 
@@ -19,7 +19,7 @@ class Codec:
     made again from its frames is the same to the last bit.
     """
 
-    def __init__(self, stored: StoredPackage, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, stored: StoredVideo, *, device: str = "cpu", threads: int = 1) -> None:
         package = stored.package
         self._encode: ort.InferenceSession | None = None
         self._decode: ort.InferenceSession | None = None

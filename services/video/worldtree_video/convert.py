@@ -7,13 +7,13 @@ from google.protobuf.duration_pb2 import Duration
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.errors import InvalidRequest, NotFound
-from worldtree_runtime.model_package import ContinuousActions, DiscreteActions, VideoPackage
+from worldtree_runtime.pictures import PictureError, read_png
+from worldtree_runtime.video_package import ContinuousActions, DiscreteActions, VideoPackage
 
 from worldtree_video import domain
 from worldtree_video.catalog import Served
 from worldtree_video.config import VideoSettings
 from worldtree_video.errors import OutOfRange, UnknownPolicy
-from worldtree_video.pictures import PictureError, read_png
 from worldtree_video.policies import plugin_names, resolve
 from worldtree_video.prompt import Prompt, read_prompt
 

@@ -20,7 +20,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from worldtree_runtime.model_package import KvSpec, PackageError
+from worldtree_runtime.model_package import PackageError
+from worldtree_runtime.video_package import KvSpec
 
 from worldtree_video.domain import Storage
 

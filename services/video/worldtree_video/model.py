@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from worldtree_runtime.inference import TensorSpec, check_signature, fingerprint
-from worldtree_runtime.model_package import DiscreteActions, VideoPackage
-from worldtree_runtime.model_repository import StoredPackage
+from worldtree_runtime.video_package import DiscreteActions, StoredVideo, VideoPackage
 
 from worldtree_video import noise
 from worldtree_video.block_store import BlockStore
@@ -56,7 +55,12 @@ class VideoModel:
     """
 
     def __init__(
-        self, stored: StoredPackage, *, block_counts: Mapping[Storage, int], device: str = "cpu", threads: int = 1
+        self,
+        stored: StoredVideo,
+        *,
+        block_counts: Mapping[Storage, int],
+        device: str = "cpu",
+        threads: int = 1,
     ) -> None:
         self.stored = stored
         self.package: VideoPackage = stored.package

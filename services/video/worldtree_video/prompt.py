@@ -4,7 +4,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from worldtree_runtime.model_package import PromptSpec
+from worldtree_runtime.video_package import PromptSpec
 
 _WORD = re.compile(r"[^\W_]+")
 _SHOWN = 8  # unknown words that a warning names

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from stat import S_ISREG
 
-from worldtree_runtime.model_package import PackageError
+from worldtree_runtime.model_package import OtherKind, PackageError
 from worldtree_runtime.model_repository import ModelRepository, package_digest, version_order
+from worldtree_runtime.video_package import VideoPackage
 
 from worldtree_video.catalog import Catalog, Served, log_refused
 from worldtree_video.metrics import VideoMetrics
@@ -32,7 +33,11 @@ class Reload:
     """
 
     def __init__(
-        self, catalog: Catalog, repository: ModelRepository, load: Callable[[Path], Served], metrics: VideoMetrics
+        self,
+        catalog: Catalog,
+        repository: ModelRepository[VideoPackage],
+        load: Callable[[Path], Served],
+        metrics: VideoMetrics,
     ) -> None:
         self._catalog = catalog
         self._root = repository.root
@@ -111,6 +116,8 @@ class Reload:
         try:
             served = await asyncio.to_thread(self._load, folder)
             changed = await asyncio.to_thread(signature, folder) != still
+        except OtherKind:
+            pass  # another service's
         except PackageError as error:
             log_refused(error)
             self._metrics.reloads.labels(name, "refused").inc()

@@ -6,7 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
-from worldtree_runtime.model_package import DiscreteActions, VideoPackage
+from worldtree_runtime.video_package import DiscreteActions, VideoPackage
 
 from worldtree_video import domain
 from worldtree_video.catalog import Served

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from worldtree_runtime.inference import TensorSpec, check_signature, open_session
-from worldtree_runtime.model_package import PromptSpec
-from worldtree_runtime.model_repository import StoredPackage
+from worldtree_runtime.video_package import PromptSpec, StoredVideo
 
 from worldtree_video import noise
 from worldtree_video.codec import Codec, to_uint8
@@ -22,7 +21,7 @@ class SceneModel:
 
     def __init__(
         self,
-        stored: StoredPackage,
+        stored: StoredVideo,
         prompt: PromptSpec,
         codec: Codec,
         *,

@@ -13,6 +13,7 @@ from worldtree_runtime.metrics import process_registry
 from worldtree_runtime.model_repository import ModelRepository
 from worldtree_runtime.server import RunningServer, start_server
 from worldtree_runtime.stores import FolderStore, MemoryStore, RedisStore, Store, StoreUnavailable, open_store
+from worldtree_runtime.video_package import VideoPackage
 
 from worldtree_video.adoption import Adoption
 from worldtree_video.catalog import Catalog, Served, load_catalog, load_model
@@ -69,7 +70,7 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
             )
             stack.push_async_callback(scribe.close)
         catalog = load_catalog(settings, metrics, tiers, scribe)
-        repository = ModelRepository(Path(settings.models))
+        repository = ModelRepository(Path(settings.models), VideoPackage)
 
         def load(folder: Path) -> Served:
             return load_model(repository.read(folder), settings, metrics, tiers, scribe)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from worldtree_runtime.model_package import VideoPackage
+from worldtree_runtime.video_package import VideoPackage
 
 from worldtree_video.domain import SEED_MAX, Action, KvPolicy, Origin, PolicyKind, Storage
 from worldtree_video.errors import SnapshotCorrupt

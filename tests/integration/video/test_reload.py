@@ -21,6 +21,7 @@ from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.model_repository import ModelRepository
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.video_package import VideoPackage
 from worldtree_video import reload as reloading
 from worldtree_video.catalog import Served, load_model
 from worldtree_video.metrics import VideoMetrics
@@ -68,7 +69,7 @@ async def walk(video: Any, session: str, count: int) -> list[bytes]:
 
 def watched(video: Any, models: Path, load: Callable[[Path], Served] | None = None) -> Reload:
     """One whose looks are the test's, for a service that looks at nothing itself."""
-    repository, metrics = ModelRepository(models), VideoMetrics(CollectorRegistry())
+    repository, metrics = ModelRepository(models, VideoPackage), VideoMetrics(CollectorRegistry())
     return Reload(
         video.catalog,
         repository,
@@ -372,7 +373,7 @@ async def test_a_disk_that_fails_once_keeps_no_version_away(
     first = [OSError(errno.EIO, "the disk fails after the package was loaded")]
 
     def load(folder: Path) -> Served:
-        repository = ModelRepository(models)
+        repository = ModelRepository(models, VideoPackage)
         served = load_model(repository.read(folder), video.settings, VideoMetrics(CollectorRegistry()))
         failures.extend(first)
         first.clear()

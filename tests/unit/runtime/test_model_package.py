@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
-from worldtree_runtime.model_package import ContinuousActions, DiscreteActions, PackageError, VideoPackage, read_package
+from worldtree_runtime.model_package import PackageError, read_package
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.video_package import ContinuousActions, DiscreteActions, VideoPackage
 
 SHIPPED = Path(__file__).parents[3] / "models" / "minigrid" / "1" / "model.yaml"
 
@@ -14,7 +15,7 @@ SHIPPED = Path(__file__).parents[3] / "models" / "minigrid" / "1" / "model.yaml"
 def read(folder: Path, manifest: Any) -> VideoPackage:
     file = folder / "model.yaml"
     file.write_text(manifest if isinstance(manifest, str) else yaml.safe_dump(manifest))
-    return read_package(file)
+    return read_package(file, VideoPackage)
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def test_a_package_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_the_shipped_world_is_a_package() -> None:
-    package = read_package(SHIPPED)
+    package = read_package(SHIPPED, VideoPackage)
     assert package.name == "minigrid"
     assert len(package.starts) >= 12
 
@@ -166,9 +167,9 @@ def test_what_is_no_mapping_or_no_yaml_is_refused(tmp_path: Path, text: str) -> 
 def test_bytes_that_are_no_text_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PackageError, match="must be readable YAML"):
-        read_package(tmp_path / "model.yaml")
+        read_package(tmp_path / "model.yaml", VideoPackage)
     with pytest.raises(PackageError, match="must be readable YAML"):
-        read_package(tmp_path / "nowhere" / "model.yaml")
+        read_package(tmp_path / "nowhere" / "model.yaml", VideoPackage)
 
 
 def test_the_box_of_a_continuous_space_is_that_of_the_wire() -> None:

@@ -4,24 +4,32 @@ from pathlib import Path
 
 import pytest
 from worldtree_runtime.errors import NotFound
-from worldtree_runtime.model_package import PackageError
+from worldtree_runtime.model_package import OtherKind, PackageError
 from worldtree_runtime.model_repository import ModelRepository, package_digest, resolve, version_order
+from worldtree_runtime.multitask_package import MultitaskPackage
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.video_package import VideoPackage
 
 
 def test_every_package_is_found_by_name_and_version(tmp_path: Path) -> None:
     for name, version in (("b", "1"), ("a", "2"), ("a", "10")):
         TinyWorld(name=name, version=version).write(tmp_path)
-    found = [(stored.name, stored.version) for stored in ModelRepository(tmp_path).scan()]
+    found = [(stored.name, stored.version) for stored in ModelRepository(tmp_path, VideoPackage).scan()]
     assert sorted(found) == [("a", "10"), ("a", "2"), ("b", "1")]
-    assert ModelRepository(tmp_path).scan("reward") == []
+    assert ModelRepository(tmp_path, MultitaskPackage).scan() == []
+
+
+def test_a_package_of_another_service_is_said_to_be_one(tmp_path: Path) -> None:
+    folder = TinyWorld().write(tmp_path)
+    with pytest.raises(OtherKind, match="must be 'multitask' for this service, got 'video'"):
+        ModelRepository(tmp_path, MultitaskPackage).read(folder)
 
 
 def test_a_repository_that_is_no_folder_or_holds_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="must be a folder"):
-        ModelRepository(tmp_path / "nowhere").scan()
+        ModelRepository(tmp_path / "nowhere", VideoPackage).scan()
     with pytest.raises(PackageError, match=r"holds no name/version/model\.yaml"):
-        ModelRepository(tmp_path).scan()
+        ModelRepository(tmp_path, VideoPackage).scan()
 
 
 @pytest.mark.parametrize(
@@ -36,7 +44,7 @@ def test_a_missing_file_is_named_with_the_field_that_wants_it(tmp_path: Path, fi
     folder = TinyWorld().write(tmp_path)
     (folder / file).unlink()
     with pytest.raises(PackageError, match=f"names {file}, which is missing") as caught:
-        ModelRepository(tmp_path).scan()
+        ModelRepository(tmp_path, VideoPackage).scan()
     assert caught.value.field == field
 
 
@@ -54,7 +62,7 @@ def test_a_package_in_a_folder_of_another_name_is_refused(
     (tmp_path / new).parent.mkdir(exist_ok=True)
     (tmp_path / old).rename(tmp_path / new)
     with pytest.raises(PackageError, match=said) as caught:
-        ModelRepository(tmp_path).scan()
+        ModelRepository(tmp_path, VideoPackage).scan()
     assert caught.value.field == field
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from worldtree_runtime.model_package import read_package
+from worldtree_runtime.video_package import VideoPackage
 
 pytest.importorskip("onnxruntime")
 
@@ -43,7 +44,7 @@ def played(actions: list[int], rows: slice = slice(None)) -> np.ndarray:
 
 
 def test_the_manifest_is_a_latent_package_of_at_most_24_mb() -> None:
-    spec = read_package(FOLDER / "model.yaml")
+    spec = read_package(FOLDER / "model.yaml", VideoPackage)
     assert spec.latent is not None
     assert spec.latent.shape == (8, 10, 96)
     assert spec.frames_per_chunk == 4

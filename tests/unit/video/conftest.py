@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from worldtree_runtime.model_repository import ModelRepository
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.video_package import VideoPackage
 from worldtree_video.catalog import Served, load_model
 from worldtree_video.config import VideoSettings
 from worldtree_video.metrics import VideoMetrics
@@ -34,7 +35,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
                 **settings,
             },
         )
-        (stored,) = ModelRepository(repository).scan()
+        (stored,) = ModelRepository(repository, VideoPackage).scan()
         served = load_model(stored, known, VideoMetrics(CollectorRegistry()))
         served.worlds.engine.start()
         running.append(served)

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
-from worldtree_runtime.model_package import FilesSpec, VideoPackage
+from worldtree_runtime.video_package import FilesSpec, VideoPackage
 from worldtree_video.tools.dry_run import BATCHES
 from worldtree_video.tools.scaffold import Plan, new
 

@@ -11,8 +11,8 @@ from PIL import Image
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.errors import InvalidRequest, Kind, NotFound, WorldtreeError
-from worldtree_runtime.model_package import VideoPackage
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.video_package import VideoPackage
 from worldtree_video import convert, replies
 from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action, KvPolicy, PolicyKind

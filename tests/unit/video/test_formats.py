@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from worldtree_runtime.inference import open_session
-from worldtree_runtime.model_package import KvSpec, PackageError, PoseSpec, VideoPackage, read_package
-from worldtree_runtime.model_repository import ModelRepository, StoredPackage
+from worldtree_runtime.model_package import PackageError, read_package
+from worldtree_runtime.model_repository import ModelRepository
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.video_package import KvSpec, PoseSpec, StoredVideo, VideoPackage
 from worldtree_video import formats
 from worldtree_video.block_store import BlockStore
 from worldtree_video.domain import Action, KvPolicy, Origin, PolicyKind, Storage, SummaryKind
@@ -28,14 +29,14 @@ every_format = pytest.mark.parametrize("storage", list(Storage), ids=lambda stor
 small_formats = pytest.mark.parametrize("storage", SMALL, ids=lambda storage: storage.value)
 
 
-def stored_package(folder: Path, tiny: TinyWorld) -> StoredPackage:
+def stored_package(folder: Path, tiny: TinyWorld) -> StoredVideo:
     tiny.write(folder)
-    (stored,) = ModelRepository(folder).scan()
+    (stored,) = ModelRepository(folder, VideoPackage).scan()
     return stored
 
 
 def test_a_block_of_the_shipped_world_costs_half_and_about_a_quarter() -> None:
-    kv = read_package(MINIGRID / "model.yaml").kv
+    kv = read_package(MINIGRID / "model.yaml", VideoPackage).kv
     fp32, fp16, int8 = (formats.block_bytes(kv, storage) for storage in Storage)
     assert (fp32, fp16, int8) == (102400, 51200, 25088 + 1024 + 1024)
     assert fp32 / int8 >= 3.6
@@ -149,7 +150,7 @@ def test_a_pose_is_told_in_steps_and_turns_where_it_looks(tmp_path: Path) -> Non
     pose = PoseSpec(layer=0, part="key", head=0, token=2, step=0.5, turn=4.0, ahead=3.0)
     kv = stored.package.kv.model_copy(update={"pose": pose})
     package = stored.package.model_copy(update={"kv": kv})
-    store = BlockStore(StoredPackage(stored.folder, package, stored.digest), Storage.FP32, block_count=4)
+    store = BlockStore(StoredVideo(stored.folder, package, stored.digest), Storage.FP32, block_count=4)
     block = np.zeros(package.kv.block_shape, np.float32)
     block[0, 0, 0, 2, :3] = (3.0, -1.0, 1.0)  # it looks along y
     store.write([0], [StoredBlock({"kv": block}, np.zeros((1, 4, 6, 3), np.uint8))])
@@ -192,7 +193,7 @@ def test_a_mean_of_keys_is_the_same_alone_and_among_others(storage: Storage, hea
 
 @small_formats
 def test_the_shipped_world_knows_its_pose_exactly_after_1000_chunks(storage: Storage) -> None:
-    stored = StoredPackage(MINIGRID, read_package(MINIGRID / "model.yaml"), "")
+    stored = StoredVideo(MINIGRID, read_package(MINIGRID / "model.yaml", VideoPackage), "")
     window = stored.package.kv.window
     exact, small = (BlockStore(stored, each, block_count=window + 1) for each in (Storage.FP32, storage))
     pixels = np.zeros((1, *stored.package.chunk_shape), np.uint8)
@@ -223,7 +224,7 @@ def test_of_the_shipped_graphs_only_gathers_and_scatters_touch_a_pool(
     tmp_path: Path, storage: Storage, graph: str
 ) -> None:
     """As ONNX Runtime runs them: a Cast of a whole pool would cost as much as the pool is large, each tick."""
-    kv = read_package(MINIGRID / "model.yaml").kv
+    kv = read_package(MINIGRID / "model.yaml", VideoPackage).kv
     path = MINIGRID / f"{graph}.onnx"
     rewritten = getattr(formats, f"{graph}_graph")(path, kv, storage)
     open_session(path, graph=rewritten, optimized=tmp_path / "optimized.onnx")

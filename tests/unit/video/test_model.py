@@ -12,6 +12,7 @@ from worldtree_runtime.model_package import PackageError
 from worldtree_runtime.model_repository import ModelRepository
 from worldtree_runtime.settings import SettingsError
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.video_package import VideoPackage
 from worldtree_video import noise
 from worldtree_video.branch import Branch
 from worldtree_video.domain import Action, KvPolicy, Origin, PolicyKind, Storage
@@ -32,7 +33,7 @@ class Bench:
         self.tiny = tiny
         self.storage = storage
         tiny.write(folder)
-        (stored,) = ModelRepository(folder).scan()
+        (stored,) = ModelRepository(folder, VideoPackage).scan()
         self.model = VideoModel(stored, block_counts=dict.fromkeys(Storage, BLOCK_COUNT))
         self.pools = {storage: BlockPool(BLOCK_COUNT, storage) for storage in Storage}
         self.pool = self.pools[storage]
@@ -224,7 +225,7 @@ def test_a_picture_that_cannot_be_decoded_fails_alone_and_writes_no_block(tmp_pa
     decode = tiny.decode_graph()
     # The square root of what is below -0.5 is no number.
     onnx.save(broken_below(decode, -0.5), folder / "decode.onnx")
-    (stored,) = ModelRepository(tmp_path / "made").scan()
+    (stored,) = ModelRepository(tmp_path / "made", VideoPackage).scan()
     table = Bench(tmp_path / "whole", tiny, Storage.FP32)
     table.model = VideoModel(stored, block_counts={Storage.FP32: BLOCK_COUNT})
     dark, light = table.branch(), table.branch(seed=8)
@@ -330,7 +331,7 @@ def test_a_tick_is_measured_at_every_size_that_the_pool_allows(bench: Callable[.
 
 
 def load(folder: Path) -> VideoModel:
-    (stored,) = ModelRepository(folder).scan()
+    (stored,) = ModelRepository(folder, VideoPackage).scan()
     return VideoModel(stored, block_counts={Storage.FP32: BLOCK_COUNT})
 
 

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worldtree_runtime.model_package import PromptSpec
+from worldtree_runtime.video_package import PromptSpec
 from worldtree_video.prompt import read_prompt
 
 SPEC = PromptSpec(

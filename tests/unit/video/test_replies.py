@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from worldtree_runtime.model_package import VideoPackage
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.video_package import VideoPackage
 from worldtree_video import replies
 from worldtree_video.catalog import Served
 

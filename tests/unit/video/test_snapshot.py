@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
-from worldtree_runtime.model_package import VideoPackage
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.video_package import VideoPackage
 from worldtree_video import snapshot as snapshots
 from worldtree_video.domain import SEED_MAX, Action, KvPolicy, Origin, PolicyKind, Storage
 from worldtree_video.errors import SnapshotCorrupt

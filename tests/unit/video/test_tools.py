@@ -18,6 +18,7 @@ from worldtree_runtime.model_package import PackageError, read_package
 from worldtree_runtime.model_repository import ModelRepository, package_digest
 from worldtree_runtime.settings import SettingsError
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.video_package import VideoPackage
 from worldtree_video.codec import Codec
 from worldtree_video.model import BATCH_CANDIDATES
 from worldtree_video.tools import validate as validation
@@ -350,7 +351,7 @@ def test_the_other_action_that_is_tried_lies_in_the_box(tmp_path: Path, low: flo
     described = yaml.safe_load((folder / "model.yaml").read_text())
     described["action"] |= {"low": low, "high": high}
     (folder / "model.yaml").write_text(yaml.safe_dump(described))
-    stored = ModelRepository(tmp_path).read(folder)
+    stored = ModelRepository(tmp_path, VideoPackage).read(folder)
     run = DryRun(stored, Codec(stored), None)
     (other,) = run._other_action().values()
     assert other.dtype == np.float32
@@ -366,7 +367,7 @@ def test_bench_times_what_a_chunk_is_made_of(package: Path) -> None:
         assert chunk.chunk_ms == pytest.approx(chunk.nfe * one + timed.commit_ms)
         assert chunk.fps == pytest.approx(1e3 / chunk.chunk_ms)
     fp32, fp16, _ = timed.blocks
-    window = read_package(package / "model.yaml").kv.window
+    window = read_package(package / "model.yaml", VideoPackage).kv.window
     assert (fp32.block_bytes, fp32.frames_bytes) == (192, 4 * 6 * 3)
     assert fp32.session_bytes == (192 + 72) * (window + 1)
     assert fp16.sessions_per_gib == (1 << 30) // ((96 + 72) * (window + 1))
@@ -523,7 +524,7 @@ def test_a_zip_that_cannot_be_unpacked_is_refused_by_name(
 def test_a_new_package_lacks_nothing_but_its_graphs(tmp_path: Path, plan: Plan) -> None:
     folder = new(plan, tmp_path)
     package = folder / plan.version
-    read_package(package / "model.yaml")
+    read_package(package / "model.yaml", VideoPackage)
     assert bad(package) == [("model.yaml", "files.denoise", "names denoise.onnx, which is missing")]
     assert {path.name for path in folder.iterdir()} == {"README.md", "export.py", plan.version}
     source = (folder / "export.py").read_text()

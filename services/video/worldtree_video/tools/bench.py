@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from worldtree_runtime.model_package import VideoPackage
 from worldtree_runtime.model_repository import ModelRepository
+from worldtree_runtime.video_package import VideoPackage
 
 from worldtree_video import formats
 from worldtree_video.codec import Codec
@@ -77,7 +77,7 @@ class Bench:
 def bench(folder: Path, *, threads: int = 1, repeats: int = 15, device: str = "cpu") -> Bench:
     """Times a package. Raises PackageError for a broken one."""
     folder = folder.resolve()
-    stored = ModelRepository(folder.parent.parent).read(folder)
+    stored = ModelRepository(folder.parent.parent, VideoPackage).read(folder)
     package = stored.package
     block_count = max(package.kv.window, 16)  # a full window, and a batch's own
     model = VideoModel(stored, block_counts={Storage.FP32: block_count}, device=device, threads=threads)

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from worldtree_runtime.model_package import DiscreteActions
-from worldtree_runtime.model_repository import StoredPackage
+from worldtree_runtime.video_package import DiscreteActions, StoredVideo
 
 from worldtree_video import noise
 from worldtree_video.block_store import BlockStore
@@ -34,7 +33,12 @@ class DryRun:
     """
 
     def __init__(
-        self, stored: StoredPackage, codec: Codec, origin: Origin | None, *, store: BlockStore | None = None
+        self,
+        stored: StoredVideo,
+        codec: Codec,
+        origin: Origin | None,
+        *,
+        store: BlockStore | None = None,
     ) -> None:
         self._package = stored.package
         self._codec = codec

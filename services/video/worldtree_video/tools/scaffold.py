@@ -11,7 +11,8 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
-from worldtree_runtime.model_package import PackageError, VideoPackage
+from worldtree_runtime.model_package import PackageError
+from worldtree_runtime.video_package import VideoPackage
 
 _TEMPLATE = Path(__file__).parent / "template"
 _PATCH = 4  # pixels of a cell's side

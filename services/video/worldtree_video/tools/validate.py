@@ -8,9 +8,10 @@ from pathlib import Path
 import onnx
 import yaml
 from pydantic import ValidationError
-from worldtree_runtime.model_package import PackageError, VideoPackage
-from worldtree_runtime.model_repository import ModelRepository, StoredPackage
+from worldtree_runtime.model_package import PackageError
+from worldtree_runtime.model_repository import ModelRepository
 from worldtree_runtime.settings import SettingsError
+from worldtree_runtime.video_package import StoredVideo, VideoPackage
 
 from worldtree_video import formats
 from worldtree_video.block_store import BlockStore
@@ -38,7 +39,7 @@ def validate(folder: Path) -> Report:
     digest = ""
     if not any(finding.verdict is Verdict.BAD for finding in findings):
         try:
-            stored = ModelRepository(folder.parent.parent).read(folder)
+            stored = ModelRepository(folder.parent.parent, VideoPackage).read(folder)
         except PackageError as error:
             findings.append(bad(error))
         else:
@@ -62,7 +63,7 @@ def _manifest(folder: Path) -> Iterator[Finding]:
         yield Finding(Verdict.OK, _MANIFEST, "schema", "every field is what it must be")
 
 
-def _starts(stored: StoredPackage) -> Iterator[Finding]:
+def _starts(stored: StoredVideo) -> Iterator[Finding]:
     starts = stored.package.starts
     readable = 0
     for start in starts:
@@ -80,7 +81,7 @@ def _starts(stored: StoredPackage) -> Iterator[Finding]:
         yield Finding(Verdict.OK, _MANIFEST, "starts", f"{readable} readable, of the model's frames and actions")
 
 
-def _weights(stored: StoredPackage) -> Iterator[Finding]:
+def _weights(stored: StoredVideo) -> Iterator[Finding]:
     """Weights in files of their own must be inside: the package travels as one folder. Traces should not be."""
     for name in stored.package.files.named().values():
         try:
@@ -101,7 +102,7 @@ def _weights(stored: StoredPackage) -> Iterator[Finding]:
             )
 
 
-def _graphs(stored: StoredPackage) -> Iterator[Finding]:
+def _graphs(stored: StoredVideo) -> Iterator[Finding]:
     package, files = stored.package, stored.package.files
     try:
         VideoModel(stored, block_counts={Storage.FP32: 1})  # opens the package's own graphs, and checks their signature
@@ -154,7 +155,7 @@ def _broken(file: str, field: str, must: str, error: Exception) -> Finding:
     return Finding(Verdict.BAD, file, field, f"{must}: {' '.join(str(error).split())}")
 
 
-def _origin(stored: StoredPackage) -> Origin | None:
+def _origin(stored: StoredVideo) -> Origin | None:
     for start in stored.package.starts:
         try:
             return read_start(stored, start)
@@ -176,7 +177,7 @@ def _scene(scene: SceneModel) -> Iterator[Look]:
         yield Verdict.OK, "x0", f"finite for each of {len(words)} words and for none"
 
 
-def _storage(stored: StoredPackage) -> Iterator[Look]:
+def _storage(stored: StoredVideo) -> Iterator[Look]:
     """Whether blocks bear being stored in fewer bits."""
     kv, lines = stored.package.kv, []
     for storage in Storage:
@@ -188,7 +189,7 @@ def _storage(stored: StoredPackage) -> Iterator[Look]:
     yield Verdict.OK, "kv", f"a block: {', '.join(lines)}"
 
 
-def _papers(stored: StoredPackage) -> Iterator[Finding]:
+def _papers(stored: StoredVideo) -> Iterator[Finding]:
     if not (stored.folder / _CARD).is_file():
         yield Finding(Verdict.NOTE, _CARD, _CARD, "none: say what it was trained on, how, and what it cannot do")
     for field in ("license", "description"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from worldtree_video.pictures import PictureError, png_size, read_png, split_strip
+from worldtree_runtime.pictures import PictureError, png_size, read_png, split_strip
 
 
 def png(image: Image.Image) -> bytes:

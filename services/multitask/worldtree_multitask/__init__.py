@@ -1,0 +1,1 @@
+"""The multi-task service: one network, many experts merged into it, any preference, at request time."""

@@ -16,7 +16,7 @@ _NOT_DIGESTED = frozenset({"MODEL_CARD.md"})
 P = TypeVar("P", bound=Package)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what a generic one is an instance of is written to it
 class StoredPackage(Generic[P]):
     """A package that was read and checked. `digest`: SHA-256 over its files, 64 hex digits."""
 

@@ -8,8 +8,12 @@ from worldtree_multitask.merging.method import Method
 
 ENTRY_POINT_GROUP = "worldtree.merge_methods"
 _BUILT_IN = {
+    "base": "worldtree_multitask.merging.single:Base",
+    "expert": "worldtree_multitask.merging.single:Expert",
     "average": "worldtree_multitask.merging.arithmetic:Average",
     "task_arithmetic": "worldtree_multitask.merging.arithmetic:TaskArithmetic",
+    "ties": "worldtree_multitask.merging.sparse:Ties",
+    "dare": "worldtree_multitask.merging.sparse:Dare",
 }
 
 

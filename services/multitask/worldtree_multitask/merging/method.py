@@ -45,7 +45,10 @@ class Step:
 
 
 class Network(Protocol):
-    """The network as methods see it: weights and images in, logits out. Counts what it is asked."""
+    """The network as methods see it: weights and images in, logits out. Counts what it is asked.
+
+    `weights` is the caller's and may change after the call: a network that keeps any of it keeps a copy.
+    """
 
     evaluation_count: int
 
@@ -59,8 +62,10 @@ class Context:
 
     `experts`: names of the task vectors, in their order. `images`: by task, where the caller or the package has some;
     `labels`: of the same images, by task. `corners`: the package's learned map from preferences to coefficients,
-    [tasks, layers, experts]; None: it has none. `tell` is called at least once a second or so; it raises Cancelled
-    when nobody wants the merge any more. `rng` is the only source of chance: the same seed gives the same merge.
+    [tasks, layers, experts]; None: it has none. `tasks`: in their order; empty: the experts' names. A task's own expert
+    has its name; an expert of another name belongs to no task. `tell` is called at least once a second or so; it raises
+    Cancelled when nobody wants the merge any more. `rng` is the only source of chance: the same seed gives the same
+    merge.
     """
 
     layout: Layout
@@ -69,6 +74,7 @@ class Context:
     images: Mapping[str, Images] = field(default_factory=dict)
     labels: Mapping[str, Labels] = field(default_factory=dict)
     corners: NDArray[np.float32] | None = None
+    tasks: tuple[str, ...] = ()
     tell: Callable[[Step], None] = lambda _: None
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 

@@ -14,6 +14,7 @@ _BUILT_IN = {
     "task_arithmetic": "worldtree_multitask.merging.arithmetic:TaskArithmetic",
     "ties": "worldtree_multitask.merging.sparse:Ties",
     "dare": "worldtree_multitask.merging.sparse:Dare",
+    "preference": "worldtree_multitask.merging.preference:Preference",
 }
 
 

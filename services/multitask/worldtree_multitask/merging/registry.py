@@ -15,6 +15,7 @@ _BUILT_IN = {
     "ties": "worldtree_multitask.merging.sparse:Ties",
     "dare": "worldtree_multitask.merging.sparse:Dare",
     "preference": "worldtree_multitask.merging.preference:Preference",
+    "adamerging": "worldtree_multitask.merging.adamerging:AdaMerging",
 }
 
 

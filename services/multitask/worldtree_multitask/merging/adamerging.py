@@ -1,0 +1,119 @@
+"""Coefficients learned on images without labels (Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task
+Learning", section 3): one an expert, or one an expert and layer."""
+
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from worldtree_multitask.merging.directions import Directions, Granularity, Mixer, Theta
+from worldtree_multitask.merging.label_free import Lesson, Objective, lesson
+from worldtree_multitask.merging.layout import Flat
+from worldtree_multitask.merging.method import Context, Merged, Needs, Parameters
+from worldtree_multitask.merging.optimizers import Watch, adam, evolution, gauss_newton
+from worldtree_multitask.merging.progress import Progress
+
+
+class AdaMergingParameters(Parameters):
+    """Of `adamerging`."""
+
+    granularity: Annotated[
+        Granularity, Field(description="task: one coefficient an expert; layer: one an expert and layer")
+    ] = "layer"
+    objective: Annotated[
+        Objective,
+        Field(
+            description="entropy: of the answers, as published; infomax: less the entropy of the mean answer; "
+            "distill: divergence from each expert's answers on its own task's images"
+        ),
+    ] = "distill"
+    optimizer: Annotated[
+        Literal["gauss_newton", "gradient", "evolution"],
+        Field(description="gauss_newton: few steps, for distill only; gradient: Adam; evolution: without gradients"),
+    ] = "gauss_newton"
+    start: Annotated[float, Field(ge=-2.0, le=2.0, description="every coefficient at first")] = 0.3
+    steps: Annotated[
+        int | None,
+        Field(ge=1, le=2000, description="at most so many; null: 10 of gauss_newton, 60 gradient, 100 evolution"),
+    ] = None
+    learning_rate: Annotated[
+        float, Field(gt=0.0, le=1.0, description="of gradient: Adam's rate; of evolution: the first spread")
+    ] = 0.02
+    images_per_task: Annotated[
+        int, Field(ge=1, le=4096, description="images of each task in one step; gauss_newton keeps the first ones")
+    ] = 64
+
+
+_STEPS = {"gauss_newton": 10, "gradient": 60, "evolution": 100}
+
+
+class AdaMerging:
+    """Adaptive merging. Learns on every task that has images and an expert of its name.
+
+    Entropy is guarded: where the answers collapse to a constant, the merge is the best point before (`Guard`).
+    """
+
+    name: ClassVar[str] = "adamerging"
+    description: ClassVar[str] = "coefficients learned on images without labels (AdaMerging)"
+    needs: ClassVar[Needs] = Needs.IMAGES
+    immediate: ClassVar[bool] = False
+    parameters: ClassVar[type[Parameters]] = AdaMergingParameters
+
+    def merge(
+        self, base: Flat, task_vectors: NDArray[np.float32], context: Context, parameters: AdaMergingParameters
+    ) -> Merged:
+        if parameters.optimizer == "gauss_newton" and parameters.objective != "distill":
+            raise ValueError(
+                f"optimizer must be gradient or evolution for objective {parameters.objective}, got gauss_newton: "
+                "it needs objective distill"
+            )
+        steps = parameters.steps or _STEPS[parameters.optimizer]
+        progress = Progress(context.tell, "coefficients", steps)
+        directions = Directions(context.layout, len(context.experts), parameters.granularity)
+        known = lesson(context, Mixer(base, task_vectors, directions), progress)
+        start = np.full(directions.count, parameters.start)
+        if parameters.objective == "distill":
+            found = _search(known, start, steps, parameters)
+            return Merged(coefficients=directions.coefficients(found))
+        return _guarded_search(known, start, steps, parameters)
+
+
+def _optimize(known: Lesson, theta: Theta, steps: int, parameters: AdaMergingParameters, watch: Watch) -> Theta:
+    draw = known.draws(parameters.objective, parameters.images_per_task)
+    if parameters.optimizer == "gauss_newton":
+        first = slice(parameters.images_per_task)
+        return gauss_newton(
+            known.exam(parameters.objective, dict.fromkeys(known.images, first)), theta, steps=steps, watch=watch
+        )
+    if parameters.optimizer == "gradient":
+        return adam(draw, theta, steps=steps, learning_rate=parameters.learning_rate, watch=watch)
+    rng, spread = known.context.rng, parameters.learning_rate
+    return evolution(draw, theta, steps=steps, spread=spread, rng=rng, watch=watch)
+
+
+def _search(known: Lesson, theta: Theta, steps: int, parameters: AdaMergingParameters) -> Theta:
+    """Each step told as it is done."""
+
+    def watch(step: int, _: Theta, value: float) -> bool:
+        known.progress.step(step, value)
+        return False
+
+    return _optimize(known, theta, steps, parameters, watch)
+
+
+def _guarded_search(known: Lesson, theta: Theta, steps: int, parameters: AdaMergingParameters) -> Merged:
+    guard = known.guard()
+    collapsed = known.look(guard, theta)  # the start is a point before, too
+
+    def watch(step: int, here: Theta, value: float) -> bool:
+        nonlocal collapsed
+        known.progress.step(step, value)
+        collapsed = known.look(guard, here)
+        return collapsed
+
+    found = _optimize(known, theta, steps, parameters, watch)
+    if collapsed and guard.best is not None:
+        coefficients = known.mixer.directions.coefficients(guard.best)
+        return Merged(coefficients=coefficients, notes=(guard.warning,), guarded=True)
+    return Merged(coefficients=known.mixer.directions.coefficients(found))

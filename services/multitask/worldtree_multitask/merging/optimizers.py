@@ -1,0 +1,81 @@
+"""Three ways down a loss of few numbers. Each calls `watch(step, theta, value)` after a step; True stops it there."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+
+from worldtree_multitask.merging.directions import Theta
+from worldtree_multitask.merging.exam import Exam
+
+Watch: TypeAlias = Callable[[int, Theta, float], bool]
+
+_SETTLED = 1e-4  # of the loss: a step of Gauss-Newton that gains less is the last
+_MOST_DAMPING = 1e6
+
+
+def adam(exam: Callable[[], Exam], theta: Theta, *, steps: int, learning_rate: float, watch: Watch) -> Theta:
+    """Adam (Kingma and Ba, Algorithm 1) with measured gradients. `exam`: the images of the next step."""
+    mean, square = np.zeros_like(theta), np.zeros_like(theta)
+    for step in range(1, steps + 1):
+        slope = exam().slope(theta)
+        mean += 0.1 * (slope.gradient - mean)
+        square += 0.001 * (slope.gradient**2 - square)
+        unbiased, scale = mean / (1 - 0.9**step), np.sqrt(square / (1 - 0.999**step))
+        theta = theta - learning_rate * unbiased / (scale + 1e-8)
+        if watch(step, theta, slope.value):
+            break
+    return theta
+
+
+def gauss_newton(exam: Exam, theta: Theta, *, steps: int, watch: Watch) -> Theta:
+    """Damped least squares in the metric of the answers (Levenberg and Marquardt): only for `Divergence`, whose
+    curvature J^T F J is. A step that gains nothing is not taken but damped more, so the loss never rises.
+    """
+    damping = 1e-2
+    for step in range(1, steps + 1):
+        slope = exam.slope(theta, curved=True)
+        assert slope.curvature is not None
+        # Damped by the mean curvature, not by each direction's own: one that hardly matters must not run away.
+        unit = max(float(np.trace(slope.curvature)) / len(theta), 1e-12)
+        while True:
+            curvature = slope.curvature + damping * unit * np.eye(len(theta))
+            tried = theta - np.linalg.solve(curvature, slope.gradient)
+            value = exam.value(tried)
+            if value < slope.value or damping > _MOST_DAMPING:
+                break
+            damping *= 8
+        if not value < slope.value:
+            break
+        theta, gain, damping = tried, slope.value - value, damping / 4
+        if watch(step, theta, value) or gain < _SETTLED * abs(slope.value):
+            break
+    return theta
+
+
+def evolution(
+    exam: Callable[[], Exam],
+    theta: Theta,
+    *,
+    steps: int,
+    spread: float,
+    rng: np.random.Generator,
+    watch: Watch,
+) -> Theta:
+    """A separable CMA-ES without paths (after Ros and Hansen, "A simple modification in CMA-ES"): each generation the
+    better half, weighted by rank, gives the next mean and each direction's own spread. `spread`: the first.
+    """
+    count = 4 + int(3 * np.log(len(theta)))
+    weights = np.log((count + 1) / 2) - np.log(np.arange(1, count // 2 + 1))
+    weights /= weights.sum()
+    spreads = np.full_like(theta, spread)
+    for step in range(1, steps + 1):
+        here = exam()  # one draw of images for the whole generation, or its members are not comparable
+        moves = rng.standard_normal((count, len(theta)))
+        values = np.array([here.value(theta + spreads * move) for move in moves])
+        best = moves[np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")[: count // 2]]
+        theta = theta + spreads * (weights @ best)
+        spreads = spreads * np.exp(0.1 * (weights @ best**2 - 1.0))
+        if watch(step, theta, float(values.min())):
+            break
+    return theta

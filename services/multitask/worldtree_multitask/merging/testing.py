@@ -4,7 +4,7 @@ Three tasks of four classes, each with images of its own look. The base has seen
 trained on one task and lost some of the others, so that what a method makes of them can be measured.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -17,12 +17,13 @@ TASKS = ("stripes", "spots", "waves")
 _CLASSES = 4
 _SIZE_PX = 4
 _PIXELS = 3 * _SIZE_PX**2
-_HIDDEN = 24
-_NOISE = 60.0  # of 255
+_HIDDEN = 8
+_NOISE = 80.0  # of 255
+_CONTRAST = 60.0
 
 
 class SmallNetwork:
-    """pixels -> 24 -> 24 by tanh, then a fixed head a task."""
+    """pixels -> 8 -> 8 by tanh, then a fixed head a task."""
 
     def __init__(self) -> None:
         self.layout = Layout(
@@ -73,10 +74,10 @@ class Study:
     network: SmallNetwork
     base: Flat
     task_vectors: NDArray[np.float32]
-    calibration: dict[str, Images] = field(default_factory=dict)
-    calibration_labels: dict[str, Labels] = field(default_factory=dict)
-    scoring: dict[str, Images] = field(default_factory=dict)
-    scoring_labels: dict[str, Labels] = field(default_factory=dict)
+    calibration: dict[str, Images]
+    calibration_labels: dict[str, Labels]
+    scoring: dict[str, Images]
+    scoring_labels: dict[str, Labels]
 
     def context(self, *, labelled: bool = False, seed: int = 0) -> Context:
         """With the calibration images of all tasks."""
@@ -103,10 +104,10 @@ def small_study() -> Study:
     network = SmallNetwork()
     rng = np.random.default_rng(11)
     base = (rng.normal(size=network.layout.size) * 0.15).astype(np.float32)
-    looks = {task: rng.uniform(40, 215, size=(_CLASSES, _PIXELS)) for task in TASKS}
+    looks = {task: np.clip(127 + rng.normal(size=(_CLASSES, _PIXELS)) * _CONTRAST, 0, 255) for task in TASKS}
     train, calibration, scoring = ({task: _draw(looks[task], count, rng) for task in TASKS} for count in (160, 48, 200))
-    base = _train(network, base, {task: (images[:24], labels[:24]) for task, (images, labels) in train.items()}, 25)
-    experts = [_train(network, base, {task: train[task]}, 120) for task in TASKS]
+    base = _train(network, base, {task: (images[:24], labels[:24]) for task, (images, labels) in train.items()}, 10)
+    experts = [_train(network, base, {task: train[task]}, 300) for task in TASKS]
     task_vectors = np.stack(experts) - base
     for array in (base, task_vectors, *(images for images, _ in calibration.values())):
         array.flags.writeable = False
@@ -114,7 +115,10 @@ def small_study() -> Study:
         network,
         base,
         task_vectors,
-        *({task: pair[part] for task, pair in known.items()} for known in (calibration, scoring) for part in (0, 1)),
+        {task: images for task, (images, _) in calibration.items()},
+        {task: labels for task, (_, labels) in calibration.items()},
+        {task: images for task, (images, _) in scoring.items()},
+        {task: labels for task, (_, labels) in scoring.items()},
     )
 
 

@@ -1,7 +1,7 @@
 """Watches a merge that learns without labels, since being sure and answering everything alike also has low entropy.
 
 Each task's own expert is the witness: how often the merge answers as it does, and whether the answers stay as spread
-over the classes as the expert's on the same images.
+over the classes as the expert's on the same images. Answers that are sure, spread and wrong show as lost agreement.
 """
 
 from collections.abc import Mapping
@@ -53,13 +53,18 @@ class Guard:
         fallen = (sight.spread < _SPREAD_LOST * self._best_spread) & (
             sight.agreement < self._best_agreement - _AGREEMENT_LOST
         )
-        if not fallen.any():
+        if fallen.any():
+            worst = int(np.argmin(np.where(fallen, sight.spread, np.inf)))
+            found = (
+                f"on {self.tasks[worst]} the spread of answers fell to {sight.spread[worst]:.2f} of the expert's and "
+                f"agreement with it from {self._best_agreement[worst]:.2f} to {sight.agreement[worst]:.2f}"
+            )
+        elif mean < self._best_mean - _AGREEMENT_LOST:
+            found = f"mean agreement with the experts fell from {self._best_mean:.2f} to {mean:.2f}"
+        else:
             return False
-        worst = int(np.argmin(np.where(fallen, sight.spread, np.inf)))
         self.warning = (
-            f"the guard stopped a collapse: on {self.tasks[worst]} the spread of answers fell to "
-            f"{sight.spread[worst]:.2f} of the expert's and agreement with it from {self._best_agreement[worst]:.2f} "
-            f"to {sight.agreement[worst]:.2f}; the merge is the point before with the best mean agreement, "
+            f"the guard stopped a collapse: {found}; the merge is the point before with the best mean agreement, "
             f"{self._best_mean:.2f}"
         )
         return True

@@ -16,6 +16,8 @@ _BUILT_IN = {
     "dare": "worldtree_multitask.merging.sparse:Dare",
     "preference": "worldtree_multitask.merging.preference:Preference",
     "adamerging": "worldtree_multitask.merging.adamerging:AdaMerging",
+    "fw_merging": "worldtree_multitask.merging.fw_merging:FwMerging",
+    "scalearn": "worldtree_multitask.merging.scalearn:ScaLearn",
 }
 
 

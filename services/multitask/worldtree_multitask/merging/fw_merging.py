@@ -1,0 +1,127 @@
+"""Frank-Wolfe over a pool of experts (Chen et al., "FW-Merging: Scaling Model Merging with Frank-Wolfe Optimization").
+
+The merge stays in the hull of the base and `radius` times each task vector, layer by layer. Each step asks which corner
+of the hull lies most downhill and moves towards it; a corner that never does has no part, so that a pool may hold
+experts that do not help.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from worldtree_multitask.merging.directions import Directions, Granularity, Mixer, Theta
+from worldtree_multitask.merging.exam import Exam
+from worldtree_multitask.merging.guard import Guard
+from worldtree_multitask.merging.label_free import Lesson, Objective, lesson
+from worldtree_multitask.merging.layout import Flat
+from worldtree_multitask.merging.method import Context, Merged, Needs, Parameters
+from worldtree_multitask.merging.progress import Progress
+
+_HALVINGS = 6  # of a step that does not go down
+_SETTLED = 1e-3  # of the loss: as far as a step may be from what any corner promises
+
+
+class FwMergingParameters(Parameters):
+    """Of `fw_merging`."""
+
+    radius: Annotated[
+        float, Field(gt=0.0, le=10.0, description="times each task vector: how large a layer's coefficients may sum to")
+    ] = 2.0
+    objective: Annotated[Objective, Field(description="as of adamerging: entropy, infomax or distill")] = "distill"
+    granularity: Annotated[
+        Granularity, Field(description="layer: a corner for each layer; task: one for the whole network")
+    ] = "layer"
+    step: Annotated[
+        Literal["classic", "line_search"],
+        Field(description="classic: 2 / (t + 2), as published; line_search: the best of some lengths, never up"),
+    ] = "classic"
+    start: Annotated[
+        Literal["base", "average"], Field(description="the base alone, or the mean of all experts in the pool")
+    ] = "base"
+    steps: Annotated[int, Field(ge=1, le=1000, description="at most so many")] = 30
+    images_per_task: Annotated[int, Field(ge=1, le=4096, description="the first so many images of each task")] = 64
+
+
+class FwMerging:
+    """Frank-Wolfe merging with hard selection: the linear minimisation oracle, min over experts of the inner product of
+    gradient and task vector, needs nothing but the gradient by coefficients, which is measured (`Exam.slope`).
+
+    Learns on every task that has images and an expert of its name; the pool may hold more experts. Guarded as
+    `adamerging` is, but at the end: then the merge is the best point on the way.
+    """
+
+    name: ClassVar[str] = "fw_merging"
+    description: ClassVar[str] = "Frank-Wolfe over a pool of experts: only those that help are picked (FW-Merging)"
+    needs: ClassVar[Needs] = Needs.IMAGES
+    immediate: ClassVar[bool] = False
+    parameters: ClassVar[type[Parameters]] = FwMergingParameters
+
+    def merge(
+        self, base: Flat, task_vectors: NDArray[np.float32], context: Context, parameters: FwMergingParameters
+    ) -> Merged:
+        progress = Progress(context.tell, "corners", parameters.steps)
+        count = len(context.experts)
+        directions = Directions(context.layout, count, parameters.granularity)
+        known = lesson(context, Mixer(base, task_vectors, directions), progress)
+        exam = known.exam(parameters.objective, dict.fromkeys(known.images, slice(parameters.images_per_task)))
+        # The mean of experts is within the hull for a radius of 1 or more.
+        share = min(1.0, parameters.radius) / count if parameters.start == "average" else 0.0
+        theta = np.full(directions.count, share)
+        guard = None if parameters.objective == "distill" else known.guard()
+        if guard is not None:
+            known.look(guard, theta)
+        return _descend(known, exam, guard, theta, parameters)
+
+
+def _descend(known: Lesson, exam: Exam, guard: Guard | None, theta: Theta, parameters: FwMergingParameters) -> Merged:
+    directions = known.mixer.directions
+    collapsed = False
+    for step in range(parameters.steps):
+        slope = exam.slope(theta)
+        towards = corner(slope.gradient, directions.expert_count, parameters.radius) - theta
+        # The Frank-Wolfe gap: were the loss convex, no point of the hull would be better by more.
+        promised = -float(slope.gradient @ towards)
+        if promised < _SETTLED * abs(slope.value):
+            break
+        if parameters.step == "classic":
+            theta, value = theta + 2.0 / (step + 2.0) * towards, slope.value
+        else:
+            length, value = _line_search(exam, theta, towards, slope.value)
+            if length == 0.0:
+                break
+            theta = theta + length * towards
+        known.progress.step(step + 1, value)
+        if guard is not None:
+            # Kept for the end: the first steps lie at single corners, where the other tasks suffer for a while.
+            collapsed = known.look(guard, theta)
+    if collapsed and guard is not None and guard.best is not None:
+        coefficients = directions.coefficients(guard.best)
+        return Merged(coefficients=coefficients, notes=(guard.warning,), guarded=True)
+    return Merged(coefficients=directions.coefficients(theta))
+
+
+def corner(gradient: NDArray[np.float64], expert_count: int, radius: float) -> Theta:
+    """The point of the hull that is lowest by `gradient` [rows x experts]: in each row one expert, or none where
+    every expert would go up (the base's corner).
+    """
+    rows = gradient.reshape(-1, expert_count)
+    lowest = rows.argmin(axis=1)
+    picked = np.zeros_like(rows)
+    each = np.arange(len(rows))
+    picked[each, lowest] = np.where(rows[each, lowest] < 0, radius, 0.0)
+    return picked.reshape(-1)
+
+
+def _line_search(exam: Exam, theta: Theta, towards: Theta, value: float) -> tuple[float, float]:
+    """The best of lengths 1, 1/2, 1/4, ... as long as shorter is better, and its loss; 0 where none goes down."""
+    best = (0.0, value)
+    for halvings in range(_HALVINGS + 1):
+        length = 0.5**halvings
+        tried = exam.value(theta + length * towards)
+        if tried < best[1]:
+            best = (length, tried)
+        elif best[0] > 0:
+            break
+    return best

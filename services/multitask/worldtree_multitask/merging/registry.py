@@ -18,6 +18,7 @@ _BUILT_IN = {
     "adamerging": "worldtree_multitask.merging.adamerging:AdaMerging",
     "fw_merging": "worldtree_multitask.merging.fw_merging:FwMerging",
     "scalearn": "worldtree_multitask.merging.scalearn:ScaLearn",
+    "mm_mo": "worldtree_multitask.merging.mm_mo:MmMo",
 }
 
 

@@ -1,5 +1,6 @@
 """AdaMerging on a small network whose experts hurt each other's tasks."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_the_guard_returns_to_before_the_collapse_and_says_so_with_numbers() -> 
     context = replace(study.context(), experts=(*TASKS, "constant"))
     merged = _learn(context, vectors, objective="entropy", optimizer="gradient", start=1.0, learning_rate=0.05)
     assert merged.guarded
-    assert "the guard stopped a collapse: on waves the spread of answers fell to 0." in merged.notes[0]
+    assert re.match(r"the guard stopped a collapse: on \w+ the spread of answers fell to 0\.\d\d", merged.notes[0])
     start = Merged(coefficients=np.ones((2, 4), np.float32))
     assert _mean_score(study, merged, vectors) >= _mean_score(study, start, vectors) - 0.02
 

@@ -105,7 +105,7 @@ def test_the_search_beats_chance() -> None:
     covered = np.mean([hypervolume(chance[best_rows(chance)]) for chance in chances])
     assert np.mean([merged.hypervolume for merged in found]) > covered
     means = chances.mean(axis=2).max(axis=1)
-    assert np.mean([np.mean(merged.front[0].objectives) for merged in found]) > means.mean() + 0.01
+    assert np.mean([np.mean(merged.front[0].objectives) for merged in found]) > means.mean()
 
 
 def test_the_front_spans_from_each_expert_to_the_best_mean() -> None:

@@ -25,13 +25,25 @@ def test_scales_make_a_task_as_good_as_its_expert(target: str) -> None:
     assert f"held-out images of {target}" in merged.notes[0]
 
 
-def test_experts_of_other_tasks_help_a_target_that_has_none() -> None:
+def test_a_target_needs_no_expert_of_its_own() -> None:
     study = small_study()
-    merged = _learn(study.context(labelled=True), target="spots", experts=("waves", "stripes"))
+    merged = _learn(study.context(labelled=True), target="waves", experts=("spots", "stripes"))
     assert merged.coefficients is not None
-    np.testing.assert_array_equal(merged.coefficients[:, 1], 0)
-    weights = study.network.layout.combine(study.base, study.task_vectors, merged.coefficients)
-    assert study.scores(weights)[1] > study.scores(study.base)[1]
+    np.testing.assert_array_equal(merged.coefficients[:, 2], 0)
+    assert merged.coefficients[:, :2].any()
+    layout, average = study.network.layout, np.array([[0.5, 0.5, 0]] * 2, np.float32)
+    start = study.scores(layout.combine(study.base, study.task_vectors, average))[2]
+    assert study.scores(layout.combine(study.base, study.task_vectors, merged.coefficients))[2] > start
+
+
+def test_where_no_expert_helps_the_merge_is_the_base() -> None:
+    study, found = small_study(), method("scalearn")
+    assert found is not None
+    context = study.context(labelled=True)
+    broken = np.zeros_like(study.task_vectors) + np.where(np.arange(study.base.size) % 2, 3.0, -3.0).astype(np.float32)
+    merged = found.merge(study.base, broken, context, found.parameters(target="spots", start=2.0, steps=1))
+    assert merged.coefficients is not None
+    np.testing.assert_array_equal(merged.coefficients, 0)
 
 
 def test_labels_without_meaning_are_not_learned_by_heart() -> None:

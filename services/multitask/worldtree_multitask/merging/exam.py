@@ -45,9 +45,9 @@ class Exam:
 
     def value(self, theta: Theta) -> float:
         """The mean loss over tasks. Not finite where the network's answers are not."""
-        return float(np.mean([self.losses[task].value(logits) for task, logits in self.logits(theta).items()]))
+        return mean_loss(self.losses, self.logits(theta))
 
-    def slope(self, theta: Theta, *, curved: bool = False) -> Slope:
+    def tangent(self, theta: Theta) -> "Tangent":
         """Forward differences: directions + 1 passes over each task's images."""
         weights = self.mixer.weights(theta)
         here = dict(self._answers(weights))
@@ -58,17 +58,48 @@ class Exam:
             for task, logits in self._answers(weights):
                 jacobians[task][direction] = (logits - here[task]) / _REACH
             self.mixer.restore(weights, direction, kept)
-        gradient = np.zeros(count)
-        curvature = np.zeros((count, count)) if curved else None
-        for task, jacobian in jacobians.items():
-            gradient += np.einsum("dnc,nc->d", jacobian, self.losses[task].gradient(here[task]))
-            if curvature is not None:
-                curvature += fisher_product(here[task], jacobian)
-        tasks = len(here)
-        value = float(np.mean([self.losses[task].value(logits) for task, logits in here.items()]))
-        return Slope(value, gradient / tasks, None if curvature is None else curvature / tasks)
+        return Tangent(self.losses, here, jacobians)
+
+    def slope(self, theta: Theta, *, curved: bool = False) -> Slope:
+        """At theta; costs what `tangent` does."""
+        tangent = self.tangent(theta)
+        return tangent.slope(tangent.logits, curved=curved)
 
     def _answers(self, weights: NDArray[np.float32]) -> Iterator[tuple[str, Matrix]]:
         for task, images in self.images.items():
             yield task, self.network.logits(weights, images, task).astype(np.float64)
             self.progress.beat()
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """`logits` at one theta, and how they move with it: `jacobians` by task, [directions, images, classes].
+
+    Measured anew it is dear, and it turns slowly: logits of a theta near by cost one pass, and their loss, by the old
+    Jacobian, still has a good slope.
+    """
+
+    losses: Mapping[str, Loss]
+    logits: dict[str, Matrix]
+    jacobians: dict[str, NDArray[np.float64]]
+
+    def along(self, direction: Theta) -> dict[str, Matrix]:
+        """By task, how logits move with a step along the direction, [images, classes]."""
+        return {task: np.tensordot(direction, jacobian, 1) for task, jacobian in self.jacobians.items()}
+
+    def slope(self, logits: Mapping[str, Matrix], *, curved: bool = False) -> Slope:
+        """Of the loss at these logits, where the Jacobian is taken to be the same."""
+        count = len(next(iter(self.jacobians.values())))
+        gradient = np.zeros(count)
+        curvature = np.zeros((count, count)) if curved else None
+        for task, jacobian in self.jacobians.items():
+            gradient += np.einsum("dnc,nc->d", jacobian, self.losses[task].gradient(logits[task]))
+            if curvature is not None:
+                curvature += fisher_product(logits[task], jacobian)
+        tasks = len(self.jacobians)
+        return Slope(mean_loss(self.losses, logits), gradient / tasks, None if curvature is None else curvature / tasks)
+
+
+def mean_loss(losses: Mapping[str, Loss], logits: Mapping[str, Matrix]) -> float:
+    """Over tasks, each counting the same."""
+    return float(np.mean([losses[task].value(each) for task, each in logits.items()]))

@@ -5,6 +5,7 @@ of the hull lies most downhill and moves towards it; a corner that never does ha
 experts that do not help.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -12,14 +13,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from worldtree_multitask.merging.directions import Directions, Granularity, Mixer, Theta
-from worldtree_multitask.merging.exam import Exam
+from worldtree_multitask.merging.exam import Exam, Tangent, mean_loss
 from worldtree_multitask.merging.guard import Guard
 from worldtree_multitask.merging.label_free import Lesson, Objective, lesson
 from worldtree_multitask.merging.layout import Flat
+from worldtree_multitask.merging.losses import Matrix
 from worldtree_multitask.merging.method import Context, Merged, Needs, Parameters
 from worldtree_multitask.merging.progress import Progress
 
-_HALVINGS = 6  # of a step that does not go down
+_FRESH = 2  # first steps with a Jacobian each: they go from corner to corner
+_REUSED = 10  # later ones are short: so many by one Jacobian end as well, for a third of the passes
+_LENGTHS = np.geomspace(1.0, 1 / 64, 25)  # of a step, 1: all the way to the corner
+_HALVINGS = 4  # of a step that does not go down
 _SETTLED = 1e-3  # of the loss: as far as a step may be from what any corner promises
 
 
@@ -28,15 +33,15 @@ class FwMergingParameters(Parameters):
 
     radius: Annotated[
         float, Field(gt=0.0, le=10.0, description="times each task vector: how large a layer's coefficients may sum to")
-    ] = 2.0
+    ] = 3.0
     objective: Annotated[Objective, Field(description="as of adamerging: entropy, infomax or distill")] = "distill"
     granularity: Annotated[
         Granularity, Field(description="layer: a corner for each layer; task: one for the whole network")
     ] = "layer"
     step: Annotated[
-        Literal["classic", "line_search"],
-        Field(description="classic: 2 / (t + 2), as published; line_search: the best of some lengths, never up"),
-    ] = "classic"
+        Literal["line_search", "classic"],
+        Field(description="line_search: as long as the loss falls; classic: 2 / (t + 2), whatever the loss does"),
+    ] = "line_search"
     start: Annotated[
         Literal["base", "average"], Field(description="the base alone, or the mean of all experts in the pool")
     ] = "base"
@@ -79,7 +84,12 @@ def _descend(known: Lesson, exam: Exam, guard: Guard | None, theta: Theta, param
     directions = known.mixer.directions
     collapsed = False
     for step in range(parameters.steps):
-        slope = exam.slope(theta)
+        if step < _FRESH or step % _REUSED == 0:
+            tangent = exam.tangent(theta)
+            logits = tangent.logits
+        else:
+            logits = exam.logits(theta)
+        slope = tangent.slope(logits)
         towards = corner(slope.gradient, directions.expert_count, parameters.radius) - theta
         # The Frank-Wolfe gap: were the loss convex, no point of the hull would be better by more.
         promised = -float(slope.gradient @ towards)
@@ -88,7 +98,7 @@ def _descend(known: Lesson, exam: Exam, guard: Guard | None, theta: Theta, param
         if parameters.step == "classic":
             theta, value = theta + 2.0 / (step + 2.0) * towards, slope.value
         else:
-            length, value = _line_search(exam, theta, towards, slope.value)
+            length, value = _line_search(exam, tangent, logits, theta, towards, slope.value)
             if length == 0.0:
                 break
             theta = theta + length * towards
@@ -114,14 +124,21 @@ def corner(gradient: NDArray[np.float64], expert_count: int, radius: float) -> T
     return picked.reshape(-1)
 
 
-def _line_search(exam: Exam, theta: Theta, towards: Theta, value: float) -> tuple[float, float]:
-    """The best of lengths 1, 1/2, 1/4, ... as long as shorter is better, and its loss; 0 where none goes down."""
-    best = (0.0, value)
-    for halvings in range(_HALVINGS + 1):
-        length = 0.5**halvings
+def _line_search(
+    exam: Exam, tangent: Tangent, logits: Mapping[str, Matrix], theta: Theta, towards: Theta, value: float
+) -> tuple[float, float]:
+    """The best length by the Jacobian, which costs no pass, shortened until the loss is truly lower than `value`; and
+    that loss. 0 where it never is.
+    """
+    moves = tangent.along(towards)
+    promised = [
+        mean_loss(exam.losses, {task: logits[task] + length * move for task, move in moves.items()})
+        for length in _LENGTHS
+    ]
+    length = _LENGTHS[int(np.argmin(promised))]
+    for _ in range(_HALVINGS):
         tried = exam.value(theta + length * towards)
-        if tried < best[1]:
-            best = (length, tried)
-        elif best[0] > 0:
-            break
-    return best
+        if tried < value:
+            return length, tried
+        length /= 2
+    return 0.0, value

@@ -6,12 +6,13 @@ from typing import TypeAlias
 import numpy as np
 
 from worldtree_multitask.merging.directions import Theta
-from worldtree_multitask.merging.exam import Exam
+from worldtree_multitask.merging.exam import Exam, mean_loss
 
 Watch: TypeAlias = Callable[[int, Theta, float], bool]
 
-_SETTLED = 1e-4  # of the loss: a step of Gauss-Newton that gains less is the last
-_MOST_DAMPING = 1e6
+_SETTLED = 1e-3  # of the loss: a step of Gauss-Newton that gains less is the last
+_MOVES = 4  # by one Jacobian: each costs a pass, a Jacobian one for each direction
+_LEAST_DAMPING = 1e-6
 
 
 def adam(exam: Callable[[], Exam], theta: Theta, *, steps: int, learning_rate: float, watch: Watch) -> Theta:
@@ -30,25 +31,28 @@ def adam(exam: Callable[[], Exam], theta: Theta, *, steps: int, learning_rate: f
 
 def gauss_newton(exam: Exam, theta: Theta, *, steps: int, watch: Watch) -> Theta:
     """Damped least squares in the metric of the answers (Levenberg and Marquardt): only for `Divergence`, whose
-    curvature J^T F J is. A step that gains nothing is not taken but damped more, so the loss never rises.
+    curvature J^T F J is. A step is a Jacobian measured anew and some moves by it; a move that gains nothing is not
+    made, so the loss never rises.
     """
     damping = 1e-2
     for step in range(1, steps + 1):
-        slope = exam.slope(theta, curved=True)
-        assert slope.curvature is not None
-        # Damped by the mean curvature, not by each direction's own: one that hardly matters must not run away.
-        unit = max(float(np.trace(slope.curvature)) / len(theta), 1e-12)
-        while True:
-            curvature = slope.curvature + damping * unit * np.eye(len(theta))
-            tried = theta - np.linalg.solve(curvature, slope.gradient)
-            value = exam.value(tried)
-            if value < slope.value or damping > _MOST_DAMPING:
-                break
-            damping *= 8
-        if not value < slope.value:
-            break
-        theta, gain, damping = tried, slope.value - value, damping / 4
-        if watch(step, theta, value) or gain < _SETTLED * abs(slope.value):
+        tangent = exam.tangent(theta)
+        logits = tangent.logits
+        before = value = mean_loss(exam.losses, logits)
+        for _ in range(_MOVES):
+            slope = tangent.slope(logits, curved=True)
+            assert slope.curvature is not None
+            # By the mean curvature, not by each direction's own: one that hardly matters must not run away.
+            unit = max(float(np.trace(slope.curvature)) / len(theta), 1e-12)
+            damped = slope.curvature + damping * unit * np.eye(len(theta))
+            tried = theta - np.linalg.solve(damped, slope.gradient)
+            tried_logits = exam.logits(tried)
+            tried_value = mean_loss(exam.losses, tried_logits)
+            if tried_value < value:
+                theta, logits, value, damping = tried, tried_logits, tried_value, max(damping / 4, _LEAST_DAMPING)
+            else:
+                damping *= 8
+        if watch(step, theta, value) or before - value < _SETTLED * abs(before):
             break
     return theta
 

@@ -41,7 +41,8 @@ class ScaLearnParameters(Parameters):
 
 class ScaLearn:
     """Minimises the cross-entropy on two thirds of the target's images; the merge is the step that was best on the
-    third that is held out, so it is never worse there than its start.
+    third that is held out, so it is never worse there than its start, nor than the base: where no expert helps,
+    that is the merge.
     """
 
     name: ClassVar[str] = "scalearn"
@@ -90,6 +91,9 @@ def _learn(learnt: Exam, tested: Exam, theta: Theta, parameters: ScaLearnParamet
     """The best theta on what is held out, its loss at the start and at the best."""
     first = tested.value(theta)
     best, best_value, best_step = theta, first, 0
+    nothing = np.zeros_like(theta)
+    if (without := tested.value(nothing)) < first:
+        best, best_value = nothing, without
 
     def watch(step: int, here: Theta, value: float) -> bool:
         nonlocal best, best_value, best_step

@@ -17,13 +17,13 @@ TASKS = ("stripes", "spots", "waves")
 _CLASSES = 4
 _SIZE_PX = 4
 _PIXELS = 3 * _SIZE_PX**2
-_HIDDEN = 8
+_HIDDEN = 16
 _NOISE = 80.0  # of 255
 _CONTRAST = 60.0
 
 
 class SmallNetwork:
-    """pixels -> 8 -> 8 by tanh, then a fixed head a task."""
+    """pixels -> 16 -> 16 by tanh, then a fixed head a task."""
 
     def __init__(self) -> None:
         self.layout = Layout(

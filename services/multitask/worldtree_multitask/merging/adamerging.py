@@ -35,7 +35,7 @@ class AdaMergingParameters(Parameters):
     start: Annotated[float, Field(ge=-2.0, le=2.0, description="every coefficient at first")] = 0.3
     steps: Annotated[
         int | None,
-        Field(ge=1, le=2000, description="at most so many; null: 2 of gauss_newton, 60 gradient, 100 evolution"),
+        Field(ge=1, le=2000, description="at most so many; null: 3 of gauss_newton, 60 gradient, 100 evolution"),
     ] = None
     learning_rate: Annotated[
         float, Field(gt=0.0, le=1.0, description="of gradient: Adam's rate; of evolution: the first spread")
@@ -45,7 +45,7 @@ class AdaMergingParameters(Parameters):
     ] = 64
 
 
-_STEPS = {"gauss_newton": 2, "gradient": 60, "evolution": 100}
+_STEPS = {"gauss_newton": 3, "gradient": 60, "evolution": 100}
 
 
 class AdaMerging:

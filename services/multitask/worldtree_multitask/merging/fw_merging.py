@@ -22,10 +22,10 @@ from worldtree_multitask.merging.method import Context, Merged, Needs, Parameter
 from worldtree_multitask.merging.progress import Progress
 
 _FRESH = 2  # first steps with a Jacobian each: they go from corner to corner
-_REUSED = 10  # later ones are short: so many by one Jacobian end as well, for a third of the passes
+_REUSED = 10  # later ones are short: so many by one Jacobian end as well
 _LENGTHS = np.geomspace(1.0, 1 / 64, 25)  # of a step, 1: all the way to the corner
 _HALVINGS = 4  # of a step that does not go down
-_SETTLED = 1e-3  # of the loss: as far as a step may be from what any corner promises
+_SETTLED = 1e-2  # of the loss: a step that promises less gain is not made
 
 
 class FwMergingParameters(Parameters):

@@ -24,7 +24,7 @@ from worldtree_multitask.merging.progress import Progress
 from worldtree_multitask.merging.surrogate import Points
 
 _SCALES = (0.2, 0.3, 0.5, 0.8)  # of task arithmetic, times the sum of all task vectors
-_DISTILL_STEPS = 2
+_DISTILL_STEPS = 3
 
 
 class MmMoParameters(Parameters):

@@ -12,6 +12,7 @@ Watch: TypeAlias = Callable[[int, Theta, float], bool]
 
 _SETTLED = 1e-3  # of the loss: a step of Gauss-Newton that gains less is the last
 _MOVES = 4  # by one Jacobian: each costs a pass, a Jacobian one for each direction
+_TRUSTED = 0.05  # of what is gained and of what is left: a Jacobian that foretold a step so well hardly turned on it
 _LEAST_DAMPING = 1e-6
 
 
@@ -36,7 +37,7 @@ def gauss_newton(exam: Exam, theta: Theta, *, steps: int, watch: Watch) -> Theta
     """
     damping = 1e-2
     for step in range(1, steps + 1):
-        tangent = exam.tangent(theta)
+        tangent, began = exam.tangent(theta), theta
         logits = tangent.logits
         before = value = mean_loss(exam.losses, logits)
         for _ in range(_MOVES):
@@ -53,6 +54,10 @@ def gauss_newton(exam: Exam, theta: Theta, *, steps: int, watch: Watch) -> Theta
             else:
                 damping *= 8
         if watch(step, theta, value) or before - value < _SETTLED * abs(before):
+            break
+        moved = tangent.along(theta - began)
+        promised = mean_loss(exam.losses, {task: tangent.logits[task] + each for task, each in moved.items()})
+        if abs(promised - value) < _TRUSTED * min(before - value, value):
             break
     return theta
 

@@ -102,7 +102,7 @@ class CachedCalls:
             return None
         unpinned = parsed.unpinned
         if unpinned is not None:
-            digest = await self._digests.resolve(unpinned) if self._digests and unpinned.name else None
+            digest = await self._digests.resolve(unpinned) if self._digests else None
             if digest is None:
                 return None
             parsed = parsed.with_digest(digest)

@@ -5,21 +5,29 @@ import time
 from collections.abc import Awaitable, Callable
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 from worldtree.common.v1 import common_pb2
-from worldtree.video.v1 import video_generator_pb2
 from worldtree_runtime.errors import WorldtreeError
+
+from worldtree_gateway.domain import Describe
 
 _NAME_COUNT_MAX = 1024
 
-# Asks GetModel; raw bytes both ways. Raises AioRpcError or WorldtreeError.
+# Asks the describing method; raw bytes both ways. Raises AioRpcError or WorldtreeError.
 Ask = Callable[[bytes], Awaitable[bytes]]
 _Name = tuple[str, str]
 
 
 class ModelDigests:
-    """A new version is noticed `ttl_s` seconds after it is served, at the latest."""
+    """A new version is noticed `ttl_s` seconds after it is served, at the latest.
 
-    def __init__(self, ask: Ask, *, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    A name may be empty where the service has a model for it: what it means is the backend's to say.
+    """
+
+    def __init__(
+        self, describe: Describe, ask: Ask, *, ttl_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._describe = describe
         self._ask = ask
         self._ttl_s = ttl_s
         self._clock = clock
@@ -45,14 +53,12 @@ class ModelDigests:
         self._known.pop((model.name, model.version), None)
 
     async def _resolve(self, name: _Name) -> str | None:
-        ref = common_pb2.ModelRef(name=name[0], version=name[1])
-        request = video_generator_pb2.GetModelRequest(model=ref)
+        request = self._describe.request(common_pb2.ModelRef(name=name[0], version=name[1]))
         asked_s = self._clock()
         try:
-            response = video_generator_pb2.GetModelResponse.FromString(await self._ask(request.SerializeToString()))
-        except (grpc.aio.AioRpcError, WorldtreeError):
+            digest = self._describe.digest(await self._ask(request))
+        except (grpc.aio.AioRpcError, WorldtreeError, DecodeError):
             return None
-        digest = response.model.ref.digest
         if not digest:
             return None
         if len(self._known) >= _NAME_COUNT_MAX:

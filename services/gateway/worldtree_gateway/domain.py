@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
+from typing import Any
 
 from google.protobuf import message_factory
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from worldtree.common.v1 import common_pb2
+from worldtree.multitask.v1 import multi_task_pb2
 from worldtree.options.v1 import options_pb2
 from worldtree.video.v1 import video_generator_pb2
 
@@ -46,6 +48,30 @@ class Method:
     request_class: type[Message] | None = None  # None: no proto here knows it
 
 
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """The method that resolves a ModelRef: asked with one that may lack its digest, it answers with one that has it."""
+
+    method: Method
+    request_class: type[Message]
+    response_class: type[Message]
+    request_field: str
+    response_path: tuple[str, ...]  # names of fields, from the response down to the ModelRef
+
+    def request(self, model: common_pb2.ModelRef) -> bytes:
+        message = self.request_class()
+        getattr(message, self.request_field).CopyFrom(model)
+        return message.SerializeToString()
+
+    def digest(self, response: bytes) -> str:
+        """Empty: the answer names none. Raises DecodeError."""
+        found: Any = self.response_class.FromString(response)
+        for name in self.response_path:
+            found = getattr(found, name)
+        digest: str = found.digest
+        return digest
+
+
 @dataclass(frozen=True)
 class Service:
     """One service that may stand behind the gateway. `section` names its backends in the settings."""
@@ -54,7 +80,7 @@ class Service:
     full_name: str
     descriptor: ServiceDescriptor | None
     probe: str | None = None  # a cheap method that any live backend answers; None: ask its health only
-    describe: str | None = None  # the method that resolves a ModelRef to its digest
+    describe_path: str | None = None  # of the method that resolves a ModelRef to its digest; None: it has no models
 
     @cached_property
     def methods(self) -> dict[str, Method]:
@@ -63,6 +89,24 @@ class Service:
             return {}
         return {method.path: method for method in map(self._method, self.descriptor.methods)}
 
+    @cached_property
+    def describe(self) -> Describe | None:
+        """None: the service has no models."""
+        if self.descriptor is None or self.describe_path is None:
+            return None
+        method = self.descriptor.methods_by_name[self.describe_path.rpartition("/")[2]]
+        request_path, response_path = _path_to_ref(method.input_type), _path_to_ref(method.output_type)
+        assert request_path is not None, f"{self.describe_path} is asked without a ModelRef"
+        assert len(request_path) == 1, f"the ModelRef that {self.describe_path} is asked with is {request_path}"
+        assert response_path is not None, f"{self.describe_path} answers without a ModelRef"
+        return Describe(
+            method=self.methods[self.describe_path],
+            request_class=message_factory.GetMessageClass(method.input_type),
+            response_class=message_factory.GetMessageClass(method.output_type),
+            request_field=request_path[0],
+            response_path=response_path,
+        )
+
     def _method(self, method: MethodDescriptor) -> Method:
         path = f"/{self.full_name}/{method.name}"
         return Method(
@@ -70,7 +114,7 @@ class Service:
             client_streaming=method.client_streaming,
             server_streaming=method.server_streaming,
             affinity=_affinity(method),
-            cache=_cache_rule(method, resolves=path != self.describe),
+            cache=_cache_rule(method, resolves=path != self.describe_path),
             request_class=message_factory.GetMessageClass(method.input_type),
         )
 
@@ -90,11 +134,7 @@ def _cache_rule(method: MethodDescriptor, *, resolves: bool) -> CacheRule | None
     if not options.HasExtension(options_pb2.cache) or method.client_streaming:
         return None
     policy = options.Extensions[options_pb2.cache]
-    model_fields = [
-        field.name
-        for field in method.input_type.fields
-        if field.message_type is not None and field.message_type.full_name == common_pb2.ModelRef.DESCRIPTOR.full_name
-    ]
+    model_fields = [name for name, kind in _singular_messages(method.input_type) if kind == _REF_NAME]
     return CacheRule(
         ttl_s=policy.ttl.ToTimedelta().total_seconds() if policy.HasField("ttl") else DEFAULT_TTL_S,
         shared=policy.scope == options_pb2.CachePolicy.SCOPE_SHARED,
@@ -104,17 +144,47 @@ def _cache_rule(method: MethodDescriptor, *, resolves: bool) -> CacheRule | None
     )
 
 
+_REF_NAME = common_pb2.ModelRef.DESCRIPTOR.full_name
+
+
+def _singular_messages(message: Descriptor | None) -> list[tuple[str, str]]:
+    """Names and types of the fields that hold one message."""
+    return [
+        (field.name, field.message_type.full_name)
+        for field in (message.fields if message is not None else ())
+        if field.message_type is not None and not field.is_repeated
+    ]
+
+
+def _path_to_ref(message: Descriptor) -> tuple[str, ...] | None:
+    """Where a message names its model: in a field of its own, else in one of the messages it holds. None: nowhere."""
+    for name, kind in _singular_messages(message):
+        if kind == _REF_NAME:
+            return (name,)
+    for name, _ in _singular_messages(message):
+        for inner, kind in _singular_messages(message.fields_by_name[name].message_type):
+            if kind == _REF_NAME:
+                return (name, inner)
+    return None
+
+
 SERVICES = (
     Service(
         section="video",
         full_name="worldtree.video.v1.VideoGenerator",
         descriptor=video_generator_pb2.DESCRIPTOR.services_by_name["VideoGenerator"],
         probe="/worldtree.video.v1.VideoGenerator/ListModels",
-        describe="/worldtree.video.v1.VideoGenerator/GetModel",
+        describe_path="/worldtree.video.v1.VideoGenerator/GetModel",
+    ),
+    Service(
+        section="multitask",
+        full_name="worldtree.multitask.v1.MultiTask",
+        descriptor=multi_task_pb2.DESCRIPTOR.services_by_name["MultiTask"],
+        # Its health is enough: no call is bound to a replica by name, and ListTasks fails where there is no model yet.
+        describe_path="/worldtree.multitask.v1.MultiTask/ListTasks",
     ),
     # Their protos come with their services; until then they are proxied as bytes, and a session in their field 1 is a
     # video session, which says nothing about where these calls belong.
     Service(section="navigator", full_name="worldtree.navigator.v1.Navigator", descriptor=None),
-    Service(section="multitask", full_name="worldtree.multitask.v1.MultiTask", descriptor=None),
     Service(section="reward", full_name="worldtree.reward.v1.RewardScorer", descriptor=None),
 )

@@ -149,10 +149,11 @@ def _open_router(service: Service, settings: GatewaySettings, metrics: GatewayMe
 
 
 def _open_digests(service: Service, relay: Relay, settings: GatewaySettings) -> ModelDigests | None:
-    if service.describe is None:
+    describe = service.describe
+    if describe is None:
         return None
-    ask = partial(relay.ask, service.methods[service.describe], metadata=(), timeout_s=settings.probe_timeout_s)
-    return ModelDigests(ask, ttl_s=settings.digest_ttl_s)
+    ask = partial(relay.ask, describe.method, metadata=(), timeout_s=settings.probe_timeout_s)
+    return ModelDigests(describe, ask, ttl_s=settings.digest_ttl_s)
 
 
 def _open_shared(settings: GatewaySettings, metrics: GatewayMetrics) -> SharedAnswers | None:

@@ -9,22 +9,26 @@ import worldtree
 import worldtree.aio
 
 PUBLIC = {
-    "Aborted", "Action", "Begun", "Cancelled", "Chunk", "Client", "Clip", "ContinuousActions", "DataLoss",
-    "DeadlineExceeded", "FailedPrecondition", "Forked", "FpsUnavailable", "InternalError", "InvalidRequest",
-    "KvPolicy", "LiveActions", "MissingExtra", "ModelInfo", "ModelStatus", "NotFound", "Paused", "PermissionDenied",
-    "Play", "PlayStatus", "PlayedChunk", "PromptSpace", "ReplicaStatus", "ResourceExhausted", "Resumed", "Rewound",
-    "Rollout", "SessionBusy", "SessionClosed", "SessionInfo", "SessionStatus", "Sharing", "Snapshot", "Start",
-    "StorageFormat", "TenantShare", "Tick", "Tier", "Timing", "Unauthenticated", "Unavailable", "Unimplemented",
-    "World", "WorldtreeError", "__version__", "aio",
+    "Aborted", "Action", "Answer", "Begun", "Cancelled", "Chunk", "Client", "Clip", "ContinuousActions", "DataLoss",
+    "DeadlineExceeded", "FailedPrecondition", "Forked", "FpsUnavailable", "FrontPoint", "ImageSet", "InternalError",
+    "InvalidRequest", "KvPolicy", "LiveActions", "Merge", "MergeProgress", "MethodInfo", "MissingExtra",
+    "ModelInfo", "ModelStatus", "MultiTask", "NotFound", "ParetoFront", "Paused", "PermissionDenied", "Play",
+    "PlayStatus", "PlayedChunk", "PredictTiming", "PromptSpace", "Recipe", "ReplicaStatus", "ResourceExhausted",
+    "Resumed", "Rewound", "Rollout", "SessionBusy", "SessionClosed", "SessionInfo", "SessionStatus", "Sharing",
+    "Snapshot", "Start", "StorageFormat", "TaskAnswer", "TaskInfo", "TaskModel", "TaskScore", "TenantShare", "Tick",
+    "Tier", "Timing", "Unauthenticated", "Unavailable", "Unimplemented", "World", "WorldtreeError", "__version__",
+    "aio",
 }  # fmt: skip
 CLIENT = {
-    "address", "close", "generate", "introspect", "model", "models", "replicas", "restore", "session", "sessions",
-    "wait_ready", "world",
+    "address", "close", "generate", "introspect", "model", "models", "multitask", "replicas", "restore", "session",
+    "sessions", "wait_ready", "world",
 }  # fmt: skip
 WORLD = {
     "chunk_index", "close", "fork", "id", "keep_alive", "last_frame", "model", "nfe", "play", "refresh", "rewind",
     "rollout", "save", "seed", "start_frames", "state_hash", "step", "warnings",
 }  # fmt: skip
+MULTITASK = {"create_merge", "delete_merge", "merge", "merges", "pareto_front", "predict", "tasks"}
+NAMES = {"Client": CLIENT, "World": WORLD, "MultiTask": MULTITASK}
 FOR_PLAY = {"open_play", "adopt", "action_names"}
 
 
@@ -36,7 +40,7 @@ def test_the_public_names_are_these() -> None:
     assert set(worldtree.__all__) == PUBLIC
     for name in PUBLIC:
         assert getattr(worldtree, name) is not None
-    assert set(worldtree.aio.__all__) == {"Client", "Play", "World"}
+    assert set(worldtree.aio.__all__) == {"Client", "MultiTask", "Play", "World"}
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -44,15 +48,16 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = worldtree.nonsense
 
 
-def test_both_clients_and_both_worlds_have_the_same_names() -> None:
+def test_both_sides_have_the_same_names() -> None:
     assert public(worldtree.Client) == public(worldtree.aio.Client) == CLIENT
     assert public(worldtree.World) - FOR_PLAY == public(worldtree.aio.World) - FOR_PLAY == WORLD
+    assert public(worldtree.MultiTask) == public(worldtree.aio.MultiTask) == MULTITASK
 
 
-@pytest.mark.parametrize("name", ["Client", "World"])
+@pytest.mark.parametrize("name", NAMES)
 def test_both_sides_take_the_same_arguments_and_only_the_first_is_positional(name: str) -> None:
     ours, theirs = getattr(worldtree, name), getattr(worldtree.aio, name)
-    for method in (CLIENT if name == "Client" else WORLD) - {"address"}:
+    for method in NAMES[name] - {"address", "multitask"}:
         if not callable(inspect.getattr_static(ours, method)):
             continue
         parameters = inspect.signature(getattr(ours, method)).parameters

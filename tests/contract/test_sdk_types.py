@@ -38,6 +38,19 @@ def synchronous() -> None:
         world.play(["left"], degrade="nfe").rehomed_count + 1
         world.play(["left"], degrade="fps")  # type: ignore[arg-type]
         world.rollout([["left"]], detail="some")  # type: ignore[arg-type]
+        answer = client.multitask.predict(world.last_frame, merge={"front_object": 0.7, "door_state": 0.3})
+        assert_type(answer, worldtree.Answer)
+        assert_type(answer["front_object"].labels, list[str])
+        assert_type(answer["front_object"].class_ids, npt.NDArray[np.int32])
+        client.multitask.predict([b"png"], tasks=["front_object"], merge=worldtree.Recipe("ties", density=0.2))
+        client.multitask.predict([b"png"], merge=[0.7, 0.3])
+        merge = client.multitask.create_merge("mm_mo", name="front", progress=lambda now: print(now.done), budget=9)
+        assert_type(merge, worldtree.Merge)
+        assert_type(merge.coefficients, npt.NDArray[np.float32] | None)
+        assert_type(client.multitask.pareto_front(merge).points[0], worldtree.FrontPoint)
+        assert_type(client.multitask.tasks().methods[0], worldtree.MethodInfo)
+        client.multitask.predict([b"png"], merge=0.7)  # type: ignore[arg-type]
+        client.multitask.predict([b"png"], ["front_object"])  # type: ignore[call-arg]
         client.world("minigrid", "four-rooms")  # type: ignore[call-arg]
         world.play(["left"], idle="dance")  # type: ignore[arg-type]
 
@@ -48,6 +61,8 @@ async def asynchronous() -> None:
         assert_type(world, worldtree.aio.World)
         assert_type(await world.step("forward"), Pixels)
         assert_type(await world.fork(), worldtree.aio.World)
+        assert_type(await client.multitask.predict([b"png"]), worldtree.Answer)
+        assert_type(await client.multitask.create_merge("average"), worldtree.Merge)
         assert_type(await world.fork(8), list[worldtree.aio.World])
         assert_type(await world.rollout([["left"]]), list[worldtree.Rollout])
         assert_type(await client.introspect(), worldtree.ReplicaStatus)

@@ -5,12 +5,15 @@ A frame is drawn from its session's state hash, so every promise about identity 
 
 import asyncio
 import hashlib
+import importlib.util
 import itertools
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import grpc
@@ -18,8 +21,22 @@ import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from worldtree.common.v1 import common_pb2
+from worldtree.multitask.v1 import multi_task_pb2_grpc
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1 import video_generator_pb2_grpc as pb_grpc
+
+
+def _load(name: str) -> ModuleType:
+    """A module beside this one: `tests` is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_echo_multitask = _load("echo_multitask")
 
 SIDE_PX = 8
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
@@ -549,10 +566,11 @@ def unknown_words(prompt: str) -> list[str]:
 
 
 class EchoServer:
-    """The servicer on a real socket, on an event loop of its own thread."""
+    """The servicers on a real socket, on an event loop of its own thread."""
 
     def __init__(self) -> None:
         self.servicer = EchoServicer()
+        self.multitask = _echo_multitask.EchoMultiTask()
         self.address = ""
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -572,6 +590,7 @@ class EchoServer:
     async def _serve(self) -> None:
         server = grpc.aio.server()
         pb_grpc.add_VideoGeneratorServicer_to_server(self.servicer, server)
+        multi_task_pb2_grpc.add_MultiTaskServicer_to_server(self.multitask, server)
         self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         self._started.set()

@@ -11,6 +11,7 @@ from uuid import uuid4
 from google.protobuf.message import Message
 
 from worldtree import convert
+from worldtree._stubs import Service
 from worldtree.actions import ActionsLike, actions_to_pb
 from worldtree.common.v1 import common_pb2
 from worldtree.errors import InvalidRequest
@@ -39,7 +40,7 @@ class Fold(Protocol[T_co]):
 class Call(Generic[T]):
     """A unary call. `retry`: a repeat changes nothing, because it reads only or carries a request_id.
 
-    `heed` is for a call whose answer lies partly in its initial metadata: given what was read, and those.
+    `heed` is for a call whose answer lies partly in its metadata: given what was read, and what came before and after.
     """
 
     method: str
@@ -47,15 +48,17 @@ class Call(Generic[T]):
     read: Callable[[Any], T]
     retry: bool
     heed: Callable[[T, Metadata], T] | None = None
+    service: Service = "video"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamCall(Generic[T]):
-    """A call whose answer is a stream. It changes nothing on the server, so it may be repeated until it has begun."""
+    """A call whose answer is a stream. A repeat changes no more than one call does: it may come until one has begun."""
 
     method: str
     request: Message
     fold: Callable[[], Fold[T]]
+    service: Service = "video"
 
 
 @dataclass(frozen=True, slots=True)

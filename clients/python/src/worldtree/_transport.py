@@ -11,9 +11,9 @@ from worldtree._calls import Call, StreamCall
 from worldtree._channel import ChannelSettings, client_closed
 from worldtree._retry import Attempts
 from worldtree._status import error_from_rpc
+from worldtree._stubs import Service, Stubs
 from worldtree.errors import NotFound
 from worldtree.types import Seconds, SessionInfo
-from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class Transport:
             if settings.credentials is None
             else grpc.secure_channel(settings.address, settings.credentials, settings.options)
         )
-        self._stub = VideoGeneratorStub(self._channel)
+        self._stubs = Stubs(self._channel)
         self._closed = False
         self._action_names: dict[str, tuple[str, ...]] = {}
 
@@ -36,7 +36,7 @@ class Transport:
         attempts = self.settings.attempts(
             safe=call.retry, timeout=self.settings.timeout_s if timeout is None else timeout
         )
-        method = self._method(call.method)
+        method = self._method(call.method, call.service)
         while True:
             try:
                 answer, done = method.with_call(
@@ -46,12 +46,14 @@ class Transport:
                 self._wait_or_raise(attempts, error)
             else:
                 value = call.read(answer)
-                return value if call.heed is None else call.heed(value, done.initial_metadata())
+                if call.heed is None:
+                    return value
+                return call.heed(value, (*done.initial_metadata(), *done.trailing_metadata()))
 
     def gather(self, call: StreamCall[T], *, timeout: Seconds | None = None) -> T:
         """Runs a stream to its end. Without a timeout it may take as long as its frames do."""
         attempts = self.settings.attempts(safe=True, timeout=timeout)
-        method = self._method(call.method)
+        method = self._method(call.method, call.service)
         while True:
             fold = call.fold()
             begun = False
@@ -88,10 +90,10 @@ class Transport:
         self._closed = True
         self._channel.close()
 
-    def _method(self, name: str) -> Any:
+    def _method(self, name: str, service: Service = "video") -> Any:
         if self._closed:
             raise client_closed()
-        return getattr(self._stub, name)
+        return self._stubs.method(service, name)
 
     def _wait_or_raise(self, attempts: Attempts, error: grpc.RpcError) -> None:
         known = error_from_rpc(error)

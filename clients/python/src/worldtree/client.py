@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worldtree import _calls
 from worldtree._channel import ChannelSettings
@@ -15,6 +15,9 @@ from worldtree.errors import Unavailable
 from worldtree.introspection import ReplicaStatus
 from worldtree.types import Clip, KvPolicy, ModelInfo, Progress, Seconds, SessionInfo, Snapshot
 from worldtree.world import World
+
+if TYPE_CHECKING:
+    from worldtree.multitask_client import MultiTask
 
 READY_POLL_S = 0.2
 
@@ -36,10 +39,20 @@ class Client:
         timeout: Seconds | None = None,
     ) -> None:
         self._transport = Transport(ChannelSettings.resolve(address, api_key=api_key, tls=tls, timeout=timeout))
+        self._multitask: MultiTask | None = None
 
     @property
     def address(self) -> str:
         return self._transport.settings.address
+
+    @property
+    def multitask(self) -> "MultiTask":
+        """Tasks answered by merged experts, and the merges themselves."""
+        if self._multitask is None:
+            from worldtree.multitask_client import MultiTask
+
+            self._multitask = MultiTask(self._transport)
+        return self._multitask
 
     def wait_ready(self, timeout: Seconds = 30.0) -> list[ModelInfo]:
         """Waits until the server answers; what it serves. Raises Unavailable when it does not within `timeout`."""

@@ -14,6 +14,10 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "MODEL_NOT_FOUND": "list what is served with client.models() or `worldtree models`",
         "START_NOT_FOUND": "list the starts with client.models()[0].starts or `worldtree models`",
         "SNAPSHOT_NOT_FOUND": "snapshots expire: keep one with world.save(include_data=True) and restore its bytes",
+        "TASK_NOT_FOUND": "list the tasks with client.multitask.tasks() or `worldtree merge tasks`",
+        "MERGE_NOT_FOUND": "list the merges with client.multitask.merges() or `worldtree merge list`",
+        "MERGE_NAME_TAKEN": "choose another name, or none: the method and the digest then name it",
+        "NOT_A_FRONT": "make a front with client.multitask.create_merge('mm_mo') or `worldtree merge create mm_mo`",
         "CONNECTION_FAILED": "start a server with `worldtree up`, or name one with address= or WORLDTREE_ADDRESS",
     }
 )
@@ -75,7 +79,7 @@ class InvalidRequest(WorldtreeError):
 
 
 class NotFound(WorldtreeError):
-    """No such model, start, session or snapshot."""
+    """No such model, start, session, snapshot, task or merge."""
 
     code = "NOT_FOUND"
     resource_type = ""

@@ -1,7 +1,8 @@
 """The asyncio side of the SDK: the same names as `worldtree`, awaited."""
 
 from worldtree.aio.client import Client
+from worldtree.aio.multitask_client import MultiTask
 from worldtree.aio.play import Play
 from worldtree.aio.world import World
 
-__all__ = ["Client", "Play", "World"]
+__all__ = ["Client", "MultiTask", "Play", "World"]

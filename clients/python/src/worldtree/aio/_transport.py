@@ -11,11 +11,11 @@ from worldtree._calls import Call, StreamCall
 from worldtree._channel import ChannelSettings, client_closed
 from worldtree._retry import Attempts
 from worldtree._status import error_from_rpc
+from worldtree._stubs import Service, Stubs
 from worldtree._transport import Transport as ThreadedTransport
 from worldtree.aio._stream import Stream
 from worldtree.errors import NotFound
 from worldtree.types import Seconds, SessionInfo
-from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class Transport:
     def __init__(self, settings: ChannelSettings) -> None:
         self.settings = settings
         self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
+        self._stubs: Stubs | None = None
         self._threaded: ThreadedTransport | None = None
         self._closed = False
         self._action_names: dict[str, tuple[str, ...]] = {}
@@ -35,7 +35,7 @@ class Transport:
         attempts = self.settings.attempts(
             safe=call.retry, timeout=self.settings.timeout_s if timeout is None else timeout
         )
-        method = self._method(call.method)
+        method = self._method(call.method, call.service)
         while True:
             try:
                 under_way = method(call.request, timeout=attempts.remaining_s, metadata=self.settings.metadata)
@@ -44,12 +44,15 @@ class Transport:
                 await self._wait_or_raise(attempts, error)
             else:
                 value = call.read(answer)
-                return value if call.heed is None else call.heed(value, await under_way.initial_metadata())
+                if call.heed is None:
+                    return value
+                head, tail = await under_way.initial_metadata(), await under_way.trailing_metadata()
+                return call.heed(value, (*head, *tail))
 
     async def gather(self, call: StreamCall[T], *, timeout: Seconds | None = None) -> T:
         """Runs a stream to its end. Without a timeout it may take as long as its frames do."""
         attempts = self.settings.attempts(safe=True, timeout=timeout)
-        method = self._method(call.method)
+        method = self._method(call.method, call.service)
         while True:
             fold = call.fold()
             begun = False
@@ -94,10 +97,10 @@ class Transport:
         if self._threaded is not None:
             self._threaded.close()
 
-    def _method(self, name: str) -> Any:
+    def _method(self, name: str, service: Service = "video") -> Any:
         if self._closed:
             raise client_closed()
-        if self._channel is None:
+        if self._stubs is None:
             # Not in __init__: the channel belongs to the loop that is running now.
             settings = self.settings
             self._channel = (
@@ -105,8 +108,8 @@ class Transport:
                 if settings.credentials is None
                 else grpc.aio.secure_channel(settings.address, settings.credentials, settings.options)
             )
-            self._stub = VideoGeneratorStub(self._channel)
-        return getattr(self._stub, name)
+            self._stubs = Stubs(self._channel)
+        return self._stubs.method(service, name)
 
     async def _wait_or_raise(self, attempts: Attempts, error: grpc.RpcError) -> None:
         known = error_from_rpc(error)

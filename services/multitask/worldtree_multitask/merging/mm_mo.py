@@ -51,7 +51,8 @@ class MmMoParameters(Parameters):
 class MmMo:
     """Objectives: on each task's images the share answered right where labels are known, else as its expert does.
 
-    The front is what no tried merge beats, the best mean first, which is also the merge itself.
+    The front is what no tried merge beats, the best mean first, which is also the merge itself. It is the best of many
+    on a few images, so on others it keeps less than it shows here: for one merge alone, take `adamerging`.
     """
 
     name: ClassVar[str] = "mm_mo"

@@ -167,7 +167,10 @@ class EchoMultiTask(pb_grpc.MultiTaskServicer):
             pb.FrontPoint(
                 merge=f"{front.name}.{index}",
                 preference=[share, 1 - share],
-                scores=[pb.TaskScore(task=task, score=share, expert_score=0.9, base_score=0.5) for task in TASKS],
+                scores=[
+                    pb.TaskScore(task=task, score=score, expert_score=0.9, base_score=0.5)
+                    for task, score in zip(TASKS, (share, 1 - 0.6 * share), strict=True)
+                ],
                 objectives=[share, 1 - share],
                 sparsity=0.25,
             )

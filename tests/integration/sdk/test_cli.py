@@ -41,7 +41,11 @@ def run(echo: Any, tmp_path: Path) -> Run:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "up", "serve", "demo", "play", "generate", "rollout", "models", "sessions", "sessions list", "top", "doctor"],
+    ["", "up", "serve", "demo", "play", "generate", "rollout", "models", "sessions", "sessions list", "top", "doctor"]
+    + [
+        f"merge {name}".rstrip()
+        for name in ("", "create", "list", "show", "predict", "pareto", "plot", "tasks", "methods")
+    ],
 )
 def test_help_of_each_command_says_what_it_does(run: Run, command: str) -> None:
     done = run(*command.split(), "--help")

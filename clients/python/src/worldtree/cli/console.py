@@ -7,6 +7,7 @@ import sys
 from datetime import datetime
 from typing import Any, TextIO
 
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
@@ -50,6 +51,8 @@ def _plain(value: Any) -> Any:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if isinstance(value, WorldtreeError):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")

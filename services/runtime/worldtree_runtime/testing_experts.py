@@ -115,7 +115,7 @@ class TinyExperts:
     def graph(self) -> Any:
         """images and the four weights in, a task's logits out. `bright` compares its feature with a half."""
         pixels = 3 * self.size_px**2
-        size = ["batch", self.size_px, self.size_px, 3]
+        size: list[str | int] = ["batch", self.size_px, self.size_px, 3]
         weights = {name: list(array.shape) for name, array in self.base().items()}
         constants = {"shape": np.array([-1, pixels], np.int64), "white": np.float32(255)}
         nodes = [

@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.errors import InvalidRequest, NotFound
-from worldtree_runtime.pictures import PictureError, read_png
+from worldtree_runtime.frames import read_frames
 from worldtree_runtime.video_package import ContinuousActions, DiscreteActions, VideoPackage
 
 from worldtree_video import domain
@@ -117,16 +117,15 @@ def to_origin(message: pb.Origin, served: Served, policy: domain.KvPolicy, setti
 
 def to_chunks(message: common.Frames, package: VideoPackage, settings: VideoSettings) -> list[bytes]:
     """A client's frames as chunks of uint8 pixels [frames_per_chunk, height, width, 3]."""
-    if message.HasField("tensor") == bool(message.png):
-        raise InvalidRequest("origin.frames", "origin.frames must set exactly one of tensor and png")
     limit = package.kv.window * package.frames_per_chunk
-    if message.png:
-        _check_frame_count(len(message.png), package, limit)
-        pixels = b"".join(
-            _png_frame(data, package, settings, f"origin.frames.png[{index}]") for index, data in enumerate(message.png)
-        )
-    else:
-        pixels = _tensor_frames(message.tensor, package, limit)
+    pixels = read_frames(
+        message,
+        "origin.frames",
+        height_px=package.frame.height_px,
+        width_px=package.frame.width_px,
+        max_pixels=settings.max_image_pixels,
+        check_count=lambda count: _check_frame_count(count, package, limit),
+    )
     size = package.chunk_bytes
     return [pixels[offset : offset + size] for offset in range(0, len(pixels), size)]
 
@@ -336,39 +335,7 @@ def _check_frame_count(count: int, package: VideoPackage, limit: int) -> None:
         )
 
 
-def _tensor_frames(tensor: common.Tensor, package: VideoPackage, limit: int) -> bytes:
-    field = "origin.frames.tensor"
-    if tensor.dtype != common.Tensor.D_TYPE_UINT8:
-        raise InvalidRequest(f"{field}.dtype", f"{field}.dtype must be D_TYPE_UINT8, got {_enum_name(tensor, 'dtype')}")
-    size = [package.frame.height_px, package.frame.width_px, package.frame.channels]
-    shape = list(tensor.shape)
-    if len(shape) != 4 or shape[1:] != size:
-        raise InvalidRequest(
-            f"{field}.shape", f"{field}.shape must be [frames, {', '.join(map(str, size))}], got {shape}"
-        )
-    _check_frame_count(shape[0], package, limit)
-    if len(tensor.data) != math.prod(shape):
-        raise InvalidRequest(
-            f"{field}.data",
-            f"{field}.data must hold {math.prod(shape)} bytes for shape {shape}, got {len(tensor.data)}",
-        )
-    return tensor.data
-
-
-def _png_frame(data: bytes, package: VideoPackage, settings: VideoSettings, field: str) -> bytes:
-    try:
-        width, height, pixels = read_png(data, max_pixels=settings.max_image_pixels)
-    except PictureError as error:
-        raise InvalidRequest(field, f"{field} {error}", limit=settings.max_image_pixels) from error
-    frame = package.frame
-    if (width, height) != (frame.width_px, frame.height_px):
-        raise InvalidRequest(
-            field, f"{field} must be {frame.width_px} x {frame.height_px} pixels, got {width} x {height}"
-        )
-    return pixels
-
-
-def _enum_name(message: common.Tensor | pb.KvPolicy, field: str) -> str:
+def _enum_name(message: pb.KvPolicy, field: str) -> str:
     number = getattr(message, field)
     enum = message.DESCRIPTOR.fields_by_name[field].enum_type
     value = enum.values_by_number.get(number) if enum else None

@@ -11,13 +11,18 @@ import compose_spec
 import pytest
 import yaml
 from worldtree_gateway.config import GatewaySettings
+from worldtree_multitask.config import MultitaskSettings
 from worldtree_runtime.settings import ServiceSettings
 from worldtree_video.config import VideoSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "services/Dockerfile"
-SETTINGS: dict[str, type[ServiceSettings]] = {"gateway": GatewaySettings, "video": VideoSettings}
+SETTINGS: dict[str, type[ServiceSettings]] = {
+    "gateway": GatewaySettings,
+    "video": VideoSettings,
+    "multitask": MultitaskSettings,
+}
 # each with an edit that it must refuse
 BREAKS = {
     "an unknown key": ("    ports:", "    portz:"),
@@ -112,22 +117,26 @@ def image_variables() -> dict[str, str]:
     return dict(re.findall(r"^\s+(WORLDTREE_\w+)=(\S+)", DOCKERFILE.read_text(), re.MULTILINE))
 
 
-def test_the_gateway_starts_with_the_settings_of_compose_and_finds_the_video_service(
+def test_the_gateway_starts_with_the_settings_of_compose_and_finds_the_services_behind_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     gateway = settings_in_compose("gateway", monkeypatch, tmp_path)
     assert isinstance(gateway, GatewaySettings)
     assert gateway.host == "0.0.0.0"
     assert gateway.video == [f"video:{VideoSettings.load().port}"]
+    assert gateway.multitask == [f"multitask:{MultitaskSettings.load().port}"]
     assert gateway.redis_url == "redis://redis:6379/0"
     published = [port.split(":", 1)[1] for port in services()["gateway"]["ports"]]
     assert published == [f"{gateway.port}:{gateway.port}", f"{gateway.metrics_port}:{gateway.metrics_port}"]
 
 
-def test_the_video_service_starts_with_the_settings_of_compose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    video = settings_in_compose("video", monkeypatch, tmp_path)
-    assert video.host == "0.0.0.0"
-    assert video.redis_url == "redis://redis:6379/0"
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "gateway"])
+def test_a_service_with_models_starts_with_the_settings_of_compose(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    service = settings_in_compose(name, monkeypatch, tmp_path)
+    assert service.host == "0.0.0.0"
+    assert service.redis_url == "redis://redis:6379/0"
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -1,4 +1,4 @@
-"""The real processes on free ports: a video service with the shipped world, and a gateway before it."""
+"""The real processes on free ports: the services with the shipped models, and a gateway before them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,8 +33,9 @@ def deployment() -> Iterator[Deployment]:
 
     try:
         video = start("video", "--models", str(ROOT / "models"))
-        gateway = start("gateway", "--video", video.grpc_address)
-        http = {"video": video.metrics_address, "gateway": gateway.metrics_address}
+        multitask = start("multitask", "--models", str(ROOT / "models"))
+        gateway = start("gateway", "--video", video.grpc_address, "--multitask", multitask.grpc_address)
+        http = {each.service: each.metrics_address for each in (video, multitask, gateway)}
         yield Deployment(video.grpc_address, gateway.grpc_address, http)
     finally:
         for child in reversed(children):

@@ -222,10 +222,29 @@ def test_doctor_finds_the_server_and_names_what_is_wrong(run: Run, tmp_path: Pat
     (package / "model.yaml").write_text("files: {denoise: denoise.onnx}\n")
     (package / "denoise.onnx").touch()
     assert run("doctor").returncode == 0
+    experts = tmp_path / "models" / "experts" / "1"
+    experts.mkdir(parents=True)
+    (experts / "model.yaml").write_text(
+        "kind: multitask\nfiles: {}\ntasks: [{expert: hue.safetensors}]\nimage_sets: [{file: sets.npz}]\n"
+        "preference: map\n"
+    )
+    assert "hue.safetensors, sets.npz, map missing" in run("doctor").stdout
+    for name in ("hue.safetensors", "sets.npz", "map"):
+        (experts / name).touch()
     assert "redis://HOST:PORT" in run("doctor", "--redis-url", "redis://localhost:port").stdout
     down = run("doctor", "--redis-url", "redis://127.0.0.1:1")
     assert down.returncode == 1
     assert "WORLDTREE_REDIS_URL" in down.stdout
+
+
+def test_doctor_tells_of_the_multi_task_service(run: Run, echo: Any) -> None:
+    def found() -> dict[str, str]:
+        findings: list[dict[str, str]] = json.loads(run("doctor", "--json").stdout)
+        return next(each for each in findings if each["subject"] == "multitask")
+
+    assert found()["found"] == "serves echo-tasks: 2 tasks, 0 merges that have a name"
+    echo.multitask.gone = True
+    assert (found()["verdict"], found()["found"]) == ("note", "no such model")
 
 
 def test_doctor_tells_of_each_replica_s_tiers_and_journal(run: Run, echo: Any) -> None:

@@ -92,10 +92,14 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_up_serves_says_so_in_one_line_and_ends_well(up: Up, number: signal.Signals) -> None:
-    assert sorted(up.children) == ["worldtree_gateway", "worldtree_video"]
+    assert sorted(up.children) == ["worldtree_gateway", "worldtree_multitask", "worldtree_video"]
     with worldtree.Client(up.address) as client:
         models = client.models()
-        assert [model.name for model in models] == sorted(path.name for path in (ROOT / "models").iterdir())
+        experts = client.multitask.tasks()
+        names = sorted([*(model.name for model in models), *experts.models])
+        assert names == sorted(path.name for path in (ROOT / "models").iterdir())
+        pictures = np.zeros((2, experts.height_px, experts.width_px, 3), np.uint8)
+        assert len(client.multitask.predict(pictures)[experts.tasks[0].name].labels) == 2
         for model in models:
             with client.world(model, start=model.starts[0], seed=1) as world:
                 shape = (model.frames_per_chunk, model.height_px, model.width_px, 3)
@@ -111,7 +115,7 @@ def test_killing_up_outright_leaves_no_orphan(up: Up) -> None:
     wait_gone(list(up.children.values()))
 
 
-@pytest.mark.parametrize("service", ["worldtree_video", "worldtree_gateway"])
+@pytest.mark.parametrize("service", ["worldtree_video", "worldtree_multitask", "worldtree_gateway"])
 def test_a_service_that_dies_brings_up_down_with_its_name_and_code(up: Up, service: str) -> None:
     os.kill(up.children[service], signal.SIGKILL)
     assert up.process.wait(40) == 1

@@ -4,24 +4,23 @@ import platform
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
 import typer
-import yaml
 from rich.table import Table
 from rich.text import Text
 
 from worldtree.cli.connection import AddressOption, Connection, connection
 from worldtree.cli.console import out, print_json
+from worldtree.cli.finding import Finding, Verdict
 from worldtree.cli.gauges import size_text
+from worldtree.cli.model_folder import model_repository
 from worldtree.cli.top import Watch
 from worldtree.client import Client
-from worldtree.errors import Unavailable, WorldtreeError
+from worldtree.errors import NotFound, Unavailable, Unimplemented, WorldtreeError
 from worldtree.introspection import ModelStatus, Tier
 
 PYTHONS = ((3, 11), (3, 13))
@@ -34,25 +33,17 @@ PACKAGES = (
     ("onnxruntime", "pip install 'worldtree-server[cpu]' (or [gpu]) to serve from this machine", False),
     ("pillow", "pip install 'worldtree[media]' to save pictures", False),
     ("av", "pip install 'worldtree[media]' to save films", False),
+    ("matplotlib", "pip install 'worldtree[cli]' to draw merges", False),
 )
-PORTS = ((7070, "gateway"), (7071, "gateway metrics"), (7110, "video"), (7111, "video metrics"))
+PORTS = (
+    (7070, "gateway"),
+    (7071, "gateway metrics"),
+    (7110, "video"),
+    (7111, "video metrics"),
+    (7120, "multitask"),
+    (7121, "multitask metrics"),
+)
 PROBE_TIMEOUT_S = 2.0
-
-
-class Verdict(StrEnum):
-    OK = "ok"
-    NOTE = "note"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at: what was found, and what to do about it where that is not well."""
-
-    subject: str
-    verdict: Verdict
-    found: str
-    advice: str = ""
 
 
 def doctor(
@@ -115,6 +106,22 @@ def server(to: Connection) -> Iterator[Finding]:
         else:
             yield Finding(subject, Verdict.OK, f"reachable, serves {', '.join(model.name for model in served)}")
         yield from replicas(client)
+        yield experts(client)
+
+
+def experts(client: Client) -> Finding:
+    """The multi-task service: a server may do without, or have no model for it."""
+    subject = "multitask"
+    try:
+        model = client.multitask.tasks()
+        merge_count = len(client.multitask.merges())
+    except (Unimplemented, NotFound) as error:
+        advice = "" if isinstance(error, Unimplemented) else "put a package of kind multitask into the repository"
+        return Finding(subject, Verdict.NOTE, error.message.splitlines()[0], advice)
+    except WorldtreeError as error:
+        return _silence(subject, error)
+    found = f"serves {', '.join(model.models)}: {len(model.tasks)} tasks, {merge_count} merges that have a name"
+    return Finding(subject, Verdict.OK, found)
 
 
 def replicas(client: Client) -> Iterator[Finding]:
@@ -174,32 +181,6 @@ def _journal(replica: str, model: ModelStatus) -> Finding:
             subject, Verdict.NOTE, f"written, behind for {behind} of {sessions}".rstrip(","), "is its store slow?"
         )
     return Finding(subject, Verdict.OK, f"written for all {sessions}".rstrip(","))
-
-
-def model_repository(folder: Path) -> Iterator[Finding]:
-    subject = f"models {folder}"
-    packages_found = sorted(folder.glob("*/*/model.yaml"))
-    if not packages_found:
-        found = "no such folder" if not folder.is_dir() else "no NAME/VERSION/model.yaml in it"
-        yield Finding(subject, Verdict.NOTE, found, "to serve, name a repository with --models or WORLDTREE_MODELS")
-    for path in packages_found:
-        yield _model_package(path)
-
-
-def _model_package(path: Path) -> Finding:
-    subject = f"model {path.parent.parent.name}/{path.parent.name}"
-    try:
-        described = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        return Finding(subject, Verdict.BAD, f"{path}: {' '.join(str(error).split())}", "fix or remove the package")
-    files = described.get("files", {}) if isinstance(described, dict) else {}
-    names = [str(name) for name in (files.values() if isinstance(files, dict) else ())]
-    missing = [name for name in names if not (path.parent / name).is_file()]
-    if missing:
-        return Finding(
-            subject, Verdict.BAD, f"{', '.join(missing)} missing beside model.yaml", "copy the whole package"
-        )
-    return Finding(subject, Verdict.OK, "complete")
 
 
 def redis(url: str | None) -> Finding:

@@ -81,8 +81,10 @@ def _read_sets(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
 
 def _load(path: Path) -> Any:
+    """The array of an .npy file, or those of an .npz by name."""
     try:
-        return np.load(path, allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except ValueError as error:
         raise InvalidRequest(f"{path} holds no array: {error}", field="images") from None
 

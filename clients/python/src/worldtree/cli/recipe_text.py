@@ -49,7 +49,7 @@ def _kinds(method: MethodInfo | None, key: str) -> set[str]:
 
 
 def _parse_value(text: str, kinds: set[str]) -> Any:
-    if "array" in kinds and not text.startswith("["):
+    if "array" in kinds and not text.startswith(("[", "{")):
         return [_plain(part.strip()) for part in text.split(",") if part.strip()]
     return text if kinds == {"string"} else _plain(text)
 

@@ -13,6 +13,7 @@ from worldtree.cli.child import module_of
 
 class Service(StrEnum):
     VIDEO = "video"
+    MULTITASK = "multitask"
     GATEWAY = "gateway"
 
 

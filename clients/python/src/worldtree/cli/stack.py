@@ -35,7 +35,13 @@ class StackOptions:
         journal = _flag("--journal-folder", self.journal_folder)
         return [*ports, *self._shared(), *_flag("--models", self.models), *journal]
 
-    def gateway_arguments(self, *, video: str) -> list[str]:
+    def multitask_arguments(self) -> list[str]:
+        ports = [] if self.port is None else ["--port", "0", "--metrics-port", "0"]
+        # Where sessions outlive the process, merges that have a name do.
+        kept = self.journal_folder / "merges" if self.journal_folder else None
+        return [*ports, *self._shared(), *_flag("--models", self.models), *_flag("--merges-folder", kept)]
+
+    def gateway_arguments(self, *, video: str, multitask: str) -> list[str]:
         metrics_port = 0 if self.port == 0 and self.metrics_port is None else self.metrics_port
         return [
             *_flag("--port", self.port),
@@ -44,6 +50,8 @@ class StackOptions:
             *(["--insecure"] if self.insecure else []),
             "--video",
             video,
+            "--multitask",
+            multitask,
             *self._shared(),
         ]
 
@@ -112,15 +120,18 @@ class Stack:
                 child.kill()
 
     def _start(self) -> None:
-        self._on_stage("starting the video service")
+        self._on_stage("starting the video and the multi-task service")
         video = self._spawn("video", self._options.video_arguments())
+        multitask = self._spawn("multitask", self._options.multitask_arguments())
+        for child in (video, multitask):  # they load their models side by side
+            child.wait_ready(READY_TIMEOUT_S)
         self._on_stage("starting the gateway")
-        self._spawn("gateway", self._options.gateway_arguments(video=video.grpc_address))
+        behind = {"video": video.grpc_address, "multitask": multitask.grpc_address}
+        self._spawn("gateway", self._options.gateway_arguments(**behind)).wait_ready(READY_TIMEOUT_S)
 
     def _spawn(self, service: str, arguments: list[str]) -> Child:
         child = Child(service, arguments, on_log=self._on_log)
         self._children.append(child)
-        child.wait_ready(READY_TIMEOUT_S)
         return child
 
 

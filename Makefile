@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test soak lint format protos bench failover train-minigrid distill-minigrid evaluate-minigrid train-doom evaluate-doom clean
+.PHONY: help install demo up test soak lint format protos bench failover train-minigrid distill-minigrid evaluate-minigrid train-doom evaluate-doom train-perception evaluate-perception clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -84,6 +84,17 @@ train-doom: $(STAMP) ## Train, export and evaluate models/doom (two hours of one
 evaluate-doom: install ## Evaluate models/doom on held-out walks (needs the train extra and what train-doom left in out/)
 	$(BIN)/python -m training.doom.judge
 	$(BIN)/python -m training.doom.evaluate
+
+train-perception: $(STAMP) ## Train, export and evaluate models/perception, three seeds on two cores (under 40 minutes; resumable)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(BIN)/python -m training.perception.data
+	printf '%s\n' 0 1 2 | xargs -P 2 -I {} sh -c '$(BIN)/python -m training.perception.train --seed {} \
+	  && $(BIN)/python -m training.perception.export --seed {}'
+	$(BIN)/python -m training.perception.evaluate
+
+evaluate-perception: install ## Evaluate models/perception on held-out seeds (and the other seeds that train-perception left in out/)
+	$(BIN)/python -m training.perception.data
+	$(BIN)/python -m training.perception.evaluate
 
 clean: ## Remove what the targets made
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -16,6 +16,7 @@ import worldtree
 from google.protobuf.descriptor import MethodDescriptor
 from PIL import Image
 from worldtree.cli.stack import Stack, StackOptions
+from worldtree.multitask.v1 import multi_task_pb2 as multitask_pb
 from worldtree.video.v1 import video_generator_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
@@ -114,15 +115,15 @@ def test_the_sdk_is_shown_in_about_twenty_lines() -> None:
     assert len(lines) <= 20, f"{len(lines)} lines"
 
 
-def test_the_table_of_rpcs_is_the_service() -> None:
+def test_the_tables_of_rpcs_are_the_services() -> None:
     def kind(method: MethodDescriptor) -> str:
         if method.client_streaming and method.server_streaming:
             return "bidirectional"
         return "server stream" if method.server_streaming else "unary"
 
     rows = re.findall(r"^\| `(\w+)` \| ([a-z ]+) \| .+ \|$", README.read_text(), re.MULTILINE)
-    service = pb.DESCRIPTOR.services_by_name["VideoGenerator"]
-    assert rows == [(method.name, kind(method)) for method in service.methods]
+    services = pb.DESCRIPTOR.services_by_name["VideoGenerator"], multitask_pb.DESCRIPTOR.services_by_name["MultiTask"]
+    assert rows == [(method.name, kind(method)) for service in services for method in service.methods]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Card:
-    """A merge that has a name, as it is kept and shown. Times in seconds, `create_s` since the epoch."""
+    """A merge that has a name, as it is kept and shown. Times in seconds, `create_s` since the epoch.
+
+    `evaluation_count`: images that went through the network while it was made, each as often as it did.
+    """
 
     name: str
     digest: str
@@ -94,6 +97,11 @@ class Card:
         """Mean score over the experts' mean score."""
         experts = _mean([each.expert_score for each in self.scores])
         return self.mean_score / experts if experts else 0.0
+
+    @property
+    def tried_count(self) -> int:
+        """Sets of weights that its making tried on all the images."""
+        return round(self.evaluation_count / self.image_count) if self.image_count else 0
 
     @property
     def base_score(self) -> float:

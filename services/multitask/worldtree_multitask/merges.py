@@ -104,7 +104,7 @@ class Merges:
         names = await self._names()
         found = await self._store.get_many([_card_key(name) for name in names])
         cards = [card for data in found if data is not None and (card := read_card(data)) is not None]
-        return sorted(cards, key=lambda card: (card.create_s, card.name))
+        return sorted(cards, key=_age)
 
     async def _names(self) -> list[str]:
         data = await self._store.get(_INDEX)
@@ -123,6 +123,12 @@ class Merges:
             finally:
                 if await self._store.get(_LOCK) == own:
                     await self._store.delete(_LOCK)
+
+
+def _age(card: Card) -> tuple[float, str, int]:
+    """Points of a front stand behind it, in their order."""
+    index = int(card.name.rpartition(".")[2]) if card.front else -1
+    return (card.create_s, card.front or card.name, index)
 
 
 def _card_key(name: str) -> str:

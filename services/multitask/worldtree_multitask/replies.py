@@ -143,7 +143,7 @@ def from_front(card: Card, points: Sequence[Card]) -> pb.ParetoFrontResponse:
             for point, own in zip(card.points, points, strict=True)
         ],
         hypervolume=card.hypervolume,
-        evaluation_count=card.evaluation_count,
+        evaluation_count=card.tried_count,
     )
 
 

@@ -23,10 +23,15 @@ MergeArgument = Annotated[str, typer.Argument(help="A merge's name.", metavar="N
 
 
 @app.command("list")
-def list_(context: typer.Context, address: AddressOption = None, as_json: JsonOption = False) -> None:
+def list_(
+    context: typer.Context,
+    points: Annotated[bool, typer.Option("--points", help="The points of fronts, too.")] = False,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the merges that have a name, oldest first."""
     with connect(context, address) as client:
-        merges = client.multitask.merges()
+        merges = [merge for merge in client.multitask.merges() if points or not merge.front]
     if as_json:
         print_json(merges)
         return

@@ -46,7 +46,7 @@ def card(merge: Merge) -> list[Table]:
     for label, value in (
         ("method", recipe_text(merge.recipe)),
         ("model", f"{merge.model}/{merge.version} ({merge.model_digest[:16]})"),
-        ("learned from", f"{merge.image_count} images in {merge.evaluation_count} forward passes"),
+        ("learned from", f"{merge.image_count} images, {merge.evaluation_count} passes of one through the network"),
         ("made", f"{merge.create_time:%Y-%m-%d %H:%M:%S} UTC in {merge.make_s:.2f} s"),
         ("front", front or (f"a point of {merge.front}" if merge.front else "")),
         ("guard", "stopped it: it was becoming sure of one answer" if merge.guarded else ""),

@@ -13,7 +13,7 @@ from worldtree.cli.pictures.film import Film, Panel
 from worldtree.cli.pictures.ink import INK
 from worldtree.cli.pictures.tree import Kind, Node, branch_colour
 from worldtree.client import Client
-from worldtree.errors import FpsUnavailable
+from worldtree.errors import FpsUnavailable, NotFound, Unimplemented
 from worldtree.live import LiveActions
 from worldtree.types import Frames, ModelInfo, PlayedChunk
 from worldtree.world import World
@@ -81,6 +81,7 @@ class Story:
             self._imagine()
             self._play()
             self._generate()
+            self._ask_experts()
             if self._model.prompt_space and self._model.prompt_space.examples:
                 self._prompt(self._model.prompt_space.examples)
         finally:
@@ -278,6 +279,35 @@ class Story:
                 self._model, start=self._start, actions=self._trunk_actions, seed=SEED, nfe=self._nfe
             )
         self.report.checks["clip_equals_the_session"] = np.array_equal(clip.frames, np.concatenate(self._trunk_chunks))
+
+    def _ask_experts(self) -> None:
+        """What merged experts see in the trunk's frames; nothing where none are served, or for other pictures."""
+        try:
+            asked = self._client.multitask.tasks()
+        except (NotFound, Unimplemented):
+            return
+        frames = np.concatenate(self._trunk_chunks)
+        if frames.shape[1:3] != (asked.height_px, asked.width_px):
+            return
+        self._progress("asking merged experts")
+        first, *_ = names = [task.name for task in asked.tasks]
+        with self.report.step("answer tasks for the trunk's frames, a preference at a time"):
+            answers = [self._client.multitask.predict(frames, merge={name: 1.0, first: 0.5}) for name in names]
+        run_s = [answer.timing.merge_s + answer.timing.run_s for answer in answers if not answer.cached]
+        if run_s:
+            self.report.figures["new_preference_ms"] = 1e3 * statistics.median(run_s)
+        self.report.checks["each_preference_is_a_merge"] = len({answer.merge_digest for answer in answers}) == len(
+            names
+        )
+        labels = answers[0][first].labels
+        self.film.add(
+            "Ask merged experts",
+            *(
+                Panel(chunk[-1:], first.replace("_", " "), label)
+                for chunk, label in zip(self._trunk_chunks, labels, strict=False)
+            ),
+            hold=8,
+        )
 
     def _prompt(self, examples: Sequence[str]) -> None:
         """Opens worlds with words, three of each prompt, and looks around in them."""

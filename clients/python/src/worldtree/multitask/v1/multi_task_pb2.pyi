@@ -683,7 +683,7 @@ class Merge(google.protobuf.message.Message):
     image_count: builtins.int
     """Images that it learned from."""
     evaluation_count: builtins.int
-    """Forward passes over those images that the making took."""
+    """Images that went through the network while it was made, each as often as it did."""
     front_point_count: builtins.int
     """Points of its front (method mm_mo), which are merges themselves; else 0."""
     front: builtins.str
@@ -976,7 +976,7 @@ class ParetoFrontResponse(google.protobuf.message.Message):
     hypervolume: builtins.float
     """Volume between the points' objectives and the origin, 0 to 1."""
     evaluation_count: builtins.int
-    """Merges that the search tried."""
+    """Sets of weights that the search tried on all its images."""
     @property
     def points(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FrontPoint]:
         """The points, by their mean score, best first."""

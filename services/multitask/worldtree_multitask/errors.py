@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from worldtree_runtime.errors import Aborted, Exhausted, FailedPrecondition, InvalidRequest, NotFound
+from worldtree_runtime.errors import Aborted, Exhausted, FailedPrecondition, InvalidRequest, NotFound, Unavailable
 
 
 class MergeNotFound(NotFound):
@@ -77,6 +77,13 @@ class TooManyCreations(Exhausted):
         super().__init__(
             "CREATIONS_FULL", f"{limit} merges are being made or wait for it", retry_after_s=5.0, limit=str(limit)
         )
+
+
+class MakingStopped(Unavailable):
+    """The service stops, and with it what it was making."""
+
+    def __init__(self) -> None:
+        super().__init__("MAKING_STOPPED", "the service stops: the merge was not made", retry_after_s=1.0)
 
 
 class TooManyMerges(Exhausted):

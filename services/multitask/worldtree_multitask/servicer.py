@@ -16,10 +16,10 @@ from worldtree_multitask.catalog import Catalog
 from worldtree_multitask.config import MultitaskSettings
 from worldtree_multitask.creations import Creations
 from worldtree_multitask.domain import Blend, Card, Recipe
-from worldtree_multitask.errors import NotAFront
+from worldtree_multitask.errors import MakingStopped, NotAFront
 from worldtree_multitask.making import made_key, named
 from worldtree_multitask.merges import Merges
-from worldtree_multitask.merging import Method, Needs, Step, method, methods
+from worldtree_multitask.merging import Cancelled, Method, Needs, Step, method, methods
 from worldtree_multitask.metrics import MultitaskMetrics
 from worldtree_multitask.served import Made, Served
 
@@ -85,6 +85,8 @@ class MultiTaskServicer(Base):
                     card = await self._merges.add(named(step, name, served))
                     result = "made"
                     yield pb.CreateMergeResponse(merge=self._message(card, step.blend))
+        except Cancelled as stopped:  # it was wanted, and is not made all the same
+            raise MakingStopped from stopped
         except Exception:
             result = "failed"
             raise

@@ -4,14 +4,19 @@ from pathlib import Path
 
 from worldtree.cli.stack import StackOptions
 
+BEHIND = {"video": "127.0.0.1:7110", "multitask": "127.0.0.1:7120"}
 
-def test_only_the_video_service_is_told_where_to_journal() -> None:
+
+def test_each_service_is_told_where_it_keeps_what_outlives_it() -> None:
     options = StackOptions(journal_folder=Path("kept"))
-    arguments = options.video_arguments()
-    assert arguments[arguments.index("--journal-folder") + 1] == "kept"
-    assert "--journal-folder" not in options.gateway_arguments(video="127.0.0.1:7110")
+    video, multitask = options.video_arguments(), options.multitask_arguments()
+    assert video[video.index("--journal-folder") + 1] == "kept"
+    assert multitask[multitask.index("--merges-folder") + 1] == "kept/merges"
+    assert not {"--journal-folder", "--merges-folder"} & set(options.gateway_arguments(**BEHIND))
 
 
 def test_without_options_the_services_have_their_own_defaults() -> None:
     assert StackOptions().video_arguments() == []
-    assert StackOptions().gateway_arguments(video="127.0.0.1:7110") == ["--video", "127.0.0.1:7110"]
+    assert StackOptions().multitask_arguments() == []
+    addresses = ["--video", "127.0.0.1:7110", "--multitask", "127.0.0.1:7120"]
+    assert StackOptions().gateway_arguments(**BEHIND) == addresses

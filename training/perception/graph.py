@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from training.minigrid import tiles
 from training.perception.model import Backbone
@@ -26,8 +27,10 @@ class Predictor(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        known = self.backbone(images)
-        return tuple(head(known) for head in self.heads.values())
+        # A row more than there are images: a product with one row is rounded otherwise than one with more, and an image
+        # alone must be answered as in a batch.
+        known = self.backbone.summary(functional.pad(self.backbone.tiles(images), (0, 0, 0, 0, 0, 1)))
+        return tuple(head(known)[:-1] for head in self.heads.values())
 
 
 def export_graph(backbone: Backbone, heads: dict[str, nn.Linear], path: Path) -> None:

@@ -108,6 +108,7 @@ class Engine:
                 self._metrics.waiting_images.labels(self._name).set(self._scheduler.waiting_images)
                 if batch or self._stopping:
                     return batch
+                self.model.prepare()
                 self._wake.wait()
 
     def _answer(self, batch: list[_Request]) -> None:

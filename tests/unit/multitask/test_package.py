@@ -183,10 +183,9 @@ def test_the_merge_graph_is_the_layouts_arithmetic(model: Model) -> None:
     coefficients = rng.normal(0, 1, (len(contents.layout.layers), len(model.task_names))).astype(np.float32)
     made = model.make(blend_of("", coefficients, None))
     expected = contents.layout.combine(contents.base, contents.task_vectors, coefficients)
-    for name, view in contents.layout.views(expected).items():
-        assert np.allclose(made.values[name].numpy(), view, atol=2e-5), name
-    linear = model.predict(made, contents.image_sets["scoring"].images[model.task_names[0]][:9], model.task_names)
     whole = model.make(blend_of("", None, expected))
+    assert np.allclose(made.flat, whole.flat, atol=2e-5)
+    linear = model.predict(made, contents.image_sets["scoring"].images[model.task_names[0]][:9], model.task_names)
     given = model.predict(whole, contents.image_sets["scoring"].images[model.task_names[0]][:9], model.task_names)
     for task in model.task_names:
         assert np.allclose(linear[task], given[task], atol=1e-3)

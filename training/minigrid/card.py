@@ -12,7 +12,7 @@ from typing import Any
 from training.markdown import number, table
 from training.minigrid.compare import COLUMNS
 from training.minigrid.recipe import CHUNKS, SESSIONS, UPDATES
-from training.minigrid.scene_card import kept_section
+from training.minigrid.scene_card import EXPERTS_HEADING, kept_section
 from training.minigrid.worlds import ENVIRONMENTS
 
 TEACHER_STEPS = "3,600"
@@ -225,7 +225,7 @@ def write_card(folder: Path, document: dict[str, Any]) -> None:
         for r in stored
     ]
     text = _TEXT.format(
-        scenes=kept_section(folder / "MODEL_CARD.md"),
+        scenes=kept_section(folder / "MODEL_CARD.md") + kept_section(folder / "MODEL_CARD.md", EXPERTS_HEADING),
         methods=_methods(rows),
         method_bars=table(
             ["bar", "difference", "at least", "holds"],

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from training.markdown import number, table
+from training.markdown import number, put_section, section_of, table
 from training.minigrid.scene_data import MIN_SEEN
 from training.minigrid.scene_evaluate import QUESTIONS, VARIETY_SEEDS
 from training.minigrid.scene_manifest import GUIDANCE
 from training.minigrid.vocabulary import ALIASES, EXAMPLES, TOKENS, WORDS
 
 HEADING = "## Scene prompts"
+EXPERTS_HEADING = "## What experts see"  # written by benchmarks/probe_generated.py
 _NEXT_HEADING = "## Limits"
 TEXT = (
     HEADING
@@ -86,14 +87,11 @@ def scene_section(document: dict[str, Any]) -> str:
     )
 
 
-def kept_section(card: Path) -> str:
-    """The section of a card that is there, for whoever writes the rest anew; empty when there is none."""
-    text = card.read_text() if card.exists() else ""
-    _, found, rest = text.partition(HEADING)
-    return found + rest.partition(_NEXT_HEADING)[0] if found else ""
+def kept_section(card: Path, heading: str = HEADING) -> str:
+    """A section of a card that is there, for whoever writes the rest anew; empty when there is none."""
+    return section_of(card.read_text(), heading) if card.exists() else ""
 
 
 def write_section(card: Path, document: dict[str, Any]) -> None:
     """Puts the section in its place in a card, before its limits."""
-    text = card.read_text().replace(kept_section(card), "", 1)
-    card.write_text(text.replace(_NEXT_HEADING, f"{scene_section(document)}\n{_NEXT_HEADING}", 1))
+    card.write_text(put_section(card.read_text(), scene_section(document), before=_NEXT_HEADING))

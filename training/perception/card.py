@@ -46,9 +46,10 @@ def _recipe() -> str:
         f"Base: {STEPS} steps of {BATCH} frames of all environments, through all six cameras at severities "
         f"{LOWEST_SEVERITY:g} to 1 or none, AdamW; it learns what is unseen, free, wall or thing, cell by cell, once "
         "from each tile's features and once from the summary alone: none of the experts' answers. Heads: linear, "
-        f"fitted on the frozen base, then frozen. Experts: SGD with momentum at {experts.RATE:g}, {experts.STEPS} steps "
-        f"of {experts.BATCH} balanced images, {experts.CLEAN_SHARE:.0%} of them clean, and {experts.ANCHORS} frames of "
-        "the other cameras on which the summary should stay the base's (squared distance relative to its size, weight "
+        f"fitted on the frozen base, then frozen. Experts: SGD with momentum at {experts.RATE:g}, "
+        f"{experts.STEPS} steps of {experts.BATCH} balanced images, {experts.CLEAN_SHARE:.0%} of them clean, and "
+        f"{experts.ANCHORS} frames of the other cameras on which the summary should stay the base's (squared distance "
+        "relative to its size, weight "
         f"{experts.ANCHOR_WEIGHT:g}). Map of preferences: {preference.STEPS} steps on {preference.IMAGES} training "
         "images of each task, without labels. Train, validation and test are disjoint by the seeds of their episodes."
     )

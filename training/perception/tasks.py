@@ -39,7 +39,7 @@ _SAFE = _of_tiles(lambda code: code in (tiles.EMPTY, tiles.GOAL) or tiles.is_ope
 
 def nearest(found: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """The nearest of the cells found [frames, 49], by steps, then in reading order; and whether there is one."""
-    return np.where(found, _STEPS, _FAR).argmin(axis=1), found.any(axis=1)
+    return np.where(found, _STEPS, _FAR).argmin(axis=1), np.asarray(found.any(axis=1))
 
 
 def front_object(ids: Ids) -> Labels:
@@ -63,7 +63,8 @@ def carried(ids: Ids) -> Labels:
 
 
 def free_ahead(ids: Ids) -> Labels:
-    return np.minimum(np.cumprod(_SAFE[ids[:, _AHEAD]], axis=1).sum(axis=1), 5).astype(np.int64)
+    free: Labels = np.cumprod(_SAFE[ids[:, _AHEAD]], axis=1).sum(axis=1).astype(np.int64)
+    return np.minimum(free, 5)
 
 
 def danger(ids: Ids) -> Labels:

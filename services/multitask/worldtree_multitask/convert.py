@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from numpy.typing import NDArray
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.multitask.v1 import multi_task_pb2 as pb
@@ -58,7 +58,13 @@ def to_recipe(message: pb.Recipe) -> Recipe:
     """As it was sent; `Served.resolve` looks at it."""
     if not message.method:
         raise InvalidRequest("recipe.method", "recipe.method must name a method, got none")
-    return Recipe(message.method, plain(MessageToDict(message.parameters)))
+    try:
+        parameters = MessageToDict(message.parameters)
+    except (SerializeToJsonError, ValueError) as error:
+        raise InvalidRequest(
+            "recipe.parameters", "recipe.parameters must hold finite numbers, got NaN or inf"
+        ) from error
+    return Recipe(message.method, plain(parameters))
 
 
 def to_preference(message: pb.Preference, package: MultitaskPackage) -> Recipe:

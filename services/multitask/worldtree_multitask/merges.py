@@ -35,10 +35,14 @@ class Merges:
         self._lock = asyncio.Lock()
         self._blends: Shelf[Blend] = Shelf(_BLENDS_BYTES)
 
+    async def find(self, name: str) -> Card | None:
+        """None: there is none."""
+        data = await self._store.get(_card_key(name))
+        return read_card(data) if data is not None else None
+
     async def get(self, name: str) -> Card:
         """Raises MergeNotFound."""
-        data = await self._store.get(_card_key(name))
-        card = read_card(data) if data is not None else None
+        card = await self.find(name)
         if card is None:
             raise MergeNotFound(name, await self._names())
         return card

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.multitask.v1 import multi_task_pb2 as pb
 
-from worldtree_multitask.domain import Answer, Blend, Card, TaskScore
+from worldtree_multitask.domain import Answer, Blend, Card, Point, TaskScore
 from worldtree_multitask.merging import Method, Needs, Step
 from worldtree_multitask.served import Served
 
@@ -128,8 +128,8 @@ def from_card(card: Card, blend: Blend | None, layers: Sequence[str], experts: S
     return message
 
 
-def from_front(card: Card, points: Sequence[Card]) -> pb.ParetoFrontResponse:
-    """`points`: the cards of its points, in their order."""
+def from_front(card: Card, points: Sequence[tuple[Point, Card]]) -> pb.ParetoFrontResponse:
+    """`points`: those that are still there, each with its own card."""
     return pb.ParetoFrontResponse(
         name=card.name,
         points=[
@@ -140,7 +140,7 @@ def from_front(card: Card, points: Sequence[Card]) -> pb.ParetoFrontResponse:
                 objectives=point.objectives,
                 sparsity=point.sparsity,
             )
-            for point, own in zip(card.points, points, strict=True)
+            for point, own in points
         ],
         hypervolume=card.hypervolume,
         evaluation_count=card.tried_count,

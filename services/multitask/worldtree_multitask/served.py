@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from pydantic import ValidationError
@@ -69,13 +68,13 @@ class Served:
         )
         self.blends = Blends(self.make)
         self._metrics = metrics
+        self.reference_scores = self._reference_scores()
 
     @property
     def package(self) -> MultitaskPackage:
         return self.stored.package
 
-    @cached_property
-    def reference_scores(self) -> dict[str, tuple[float, float]]:
+    def _reference_scores(self) -> dict[str, tuple[float, float]]:
         """By task: what its own expert and the base answer right of the scoring set."""
         weights = self.contents.base + self.contents.task_vectors
         return {

@@ -112,7 +112,8 @@ class MultiTaskServicer(Base):
         card = await self._merges.get(request.name)
         if not card.points:
             raise NotAFront(card.name, card.recipe.method)
-        return replies.from_front(card, [await self._merges.get(point.merge) for point in card.points])
+        found = [(point, await self._merges.find(point.merge)) for point in card.points]
+        return replies.from_front(card, [(point, own) for point, own in found if own is not None])
 
     def _served(self, ref: Any) -> Served:
         return self._catalog.get(ref.name, ref.version, ref.digest)

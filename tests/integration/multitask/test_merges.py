@@ -224,6 +224,9 @@ async def test_a_front_has_points_that_are_merges_and_go_with_it(service: Any, t
     assert means == sorted(means, reverse=True)
     assert 0 < front.hypervolume <= 1
     assert (await service.predict(name="front.0")).merge_digest
+    await service.stub.DeleteMerge(pb.DeleteMergeRequest(name=front.points[-1].merge))
+    fewer = await service.stub.ParetoFront(pb.ParetoFrontRequest(name="front"))
+    assert list(fewer.points) == list(front.points)[:-1]
     await service.stub.DeleteMerge(pb.DeleteMergeRequest(name="front"))
     assert (await tools.refused(service.predict(name="front.0"))).reason == "MERGE_NOT_FOUND"
 

@@ -110,6 +110,13 @@ async def test_images_that_are_none(service: Any, tools: Any, case: str) -> None
         ),
         (
             lambda t: pb.PredictRequest(
+                images=t.images(), recipe=pb.Recipe(method="task_arithmetic", parameters=parameters(scale=math.nan))
+            ),
+            INVALID,
+            "must hold finite numbers",
+        ),
+        (
+            lambda t: pb.PredictRequest(
                 images=t.images(), recipe=pb.Recipe(method="task_arithmetic", parameters=parameters(size=1))
             ),
             INVALID,

@@ -18,6 +18,7 @@ from worldtree_runtime.model_package import PackageError, read_package
 from worldtree_runtime.model_repository import ModelRepository, package_digest
 from worldtree_runtime.settings import SettingsError
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.testing_experts import TinyExperts
 from worldtree_runtime.video_package import VideoPackage
 from worldtree_video.codec import Codec
 from worldtree_video.model import BATCH_CANDIDATES
@@ -78,6 +79,12 @@ def test_a_sound_package_has_nothing_bad_and_no_note(package: Path) -> None:
     assert report.valid
     assert not [finding for finding in report.findings if finding.verdict is not Verdict.OK]
     assert (report.package, report.digest) == ("tiny/1", package_digest(package))
+
+
+def test_a_package_of_another_service_is_said_to_be_one_and_no_more(tmp_path: Path) -> None:
+    (finding,) = validate(TinyExperts().write(tmp_path)).findings
+    assert (finding.verdict, finding.field) == (Verdict.BAD, "kind")
+    assert "must be 'video' for this service, got 'multitask'" in finding.found
 
 
 def test_every_wrong_field_of_a_manifest_is_named_at_once(package: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import yaml
 from pydantic import ValidationError
-from worldtree_runtime.model_package import PackageError
+from worldtree_runtime.model_package import OtherKind, PackageError, read_package
 from worldtree_runtime.model_repository import ModelRepository
 from worldtree_runtime.settings import SettingsError
 from worldtree_runtime.video_package import StoredVideo, VideoPackage
@@ -35,7 +35,7 @@ def validate(folder: Path) -> Report:
     where the manifest is right.
     """
     folder = folder.resolve()
-    findings = list(_manifest(folder))
+    findings = list(_other_kind(folder) or _manifest(folder))
     digest = ""
     if not any(finding.verdict is Verdict.BAD for finding in findings):
         try:
@@ -48,6 +48,17 @@ def validate(folder: Path) -> Report:
             if not any(finding.verdict is Verdict.BAD and finding.file.endswith(".onnx") for finding in findings):
                 findings += _graphs(stored)
     return Report(f"{folder.parent.name}/{folder.name}", digest, tuple(findings))
+
+
+def _other_kind(folder: Path) -> list[Finding]:
+    """A package of another service is no broken world, and nothing else need be said of it."""
+    try:
+        read_package(folder / _MANIFEST, VideoPackage)
+    except OtherKind as error:
+        return [bad(error)]
+    except PackageError:
+        pass  # told whole by `_manifest`
+    return []
 
 
 def _manifest(folder: Path) -> Iterator[Finding]:

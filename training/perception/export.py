@@ -19,8 +19,7 @@ from training.perception.graph import export_graph
 from training.perception.places import folder_of, package_of, strangers_of
 from training.perception.preference import Merger, learn_map
 from training.perception.served import Package
-from training.perception.strangers import STRANGER_NAMES
-from training.perception.tasks import TASK_NAMES, TASKS
+from training.perception.tasks import STRANGER_NAMES, TASK_NAMES, TASKS
 from training.perception.train import read_base, read_expert
 
 CALIBRATION, SCORING = 64, 100  # images of each task

@@ -14,8 +14,7 @@ from worldtree_multitask.merging import Context, Merged, method
 
 from training.perception.data import Domain
 from training.perception.served import Package
-from training.perception.strangers import STRANGER_NAMES
-from training.perception.tasks import TASK_NAMES
+from training.perception.tasks import STRANGER_NAMES, TASK_NAMES
 
 Scores: TypeAlias = NDArray[np.float64]  # [tasks], share answered right
 Labelled: TypeAlias = dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]

@@ -12,7 +12,6 @@ from training.perception.experts import Lesson
 from training.perception.tasks import Labels
 
 RATE = 0.03
-STRANGER_NAMES = ("rotation", "brightness", "chance", "camera")
 
 
 def strangers(domains: dict[str, Domain]) -> list[Lesson]:

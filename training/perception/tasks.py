@@ -178,6 +178,7 @@ TASKS = (
     ),
 )
 TASK_NAMES = tuple(task.name for task in TASKS)
+STRANGER_NAMES = ("rotation", "brightness", "chance", "camera")  # of the experts nobody asks for: `strangers`
 
 COARSE_CLASSES = ("unseen", "free", "wall", "thing")
 _COARSE = _of_tiles(

@@ -96,8 +96,9 @@ class Served:
             first = error.errors()[0]
             field = ".".join(["recipe.parameters", *(str(part) for part in first["loc"])])
             given = first.get("input")
-            got = "" if first["type"] in ("missing", "extra_forbidden") else f", got {given!r}"
-            raise InvalidRequest(field, f"{field}: {first['msg']}{got}") from error
+            silent = first["type"] in ("missing", "extra_forbidden") or not first["loc"]
+            got = "" if silent else f", got {given!r}"
+            raise InvalidRequest(field, f"{field}: {first['msg'].removeprefix('Value error, ')}{got}") from error
         return Recipe(recipe.method, parameters.model_dump(mode="json"))
 
     def make(self, recipe: Recipe) -> Blend:

@@ -176,6 +176,16 @@ async def test_labels_that_fit_no_images(service: Any, tools: Any, task: str, la
     assert said in refusal.message
 
 
+async def test_parameters_that_do_not_go_together(service: Any, tools: Any) -> None:
+    recipe = pb.Recipe(method="adamerging", parameters=parameters(objective="entropy", optimizer="gauss_newton"))
+    refusal = await tools.refused(service.stub.CreateMerge(pb.CreateMergeRequest(recipe=recipe)))
+    assert (refusal.code, refusal.field) == (INVALID, "recipe.parameters")
+    assert refusal.message == (
+        "recipe.parameters: optimizer must be gradient or evolution for objective entropy, got gauss_newton: "
+        "it needs objective distill"
+    )
+
+
 async def test_more_images_to_learn_from_than_are_taken(serve: Any, tools: Any) -> None:
     service = await serve(max_learning_images=3)
     own = [pb.TaskImages(task=task, images=tools.images(2)) for task in ("hue", "side")]

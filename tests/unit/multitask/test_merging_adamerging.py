@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from worldtree_multitask.merging import Cancelled, Context, Merged, Step, method
+from worldtree_multitask.merging.adamerging import AdaMergingParameters
 from worldtree_multitask.merging.testing import TASKS, Study, small_study
 
 
@@ -123,10 +124,19 @@ def test_every_pass_of_the_network_is_followed_by_a_word() -> None:
     assert len(told) >= passes
 
 
+def test_the_optimizer_follows_the_objective_and_the_steps_the_optimizer() -> None:
+    default, entropy = AdaMergingParameters(), AdaMergingParameters(objective="entropy")
+    assert (default.optimizer, default.steps) == ("gauss_newton", 3)
+    assert (entropy.optimizer, entropy.steps) == ("gradient", 60)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"objective": "entropy"}, "optimizer must be gradient or evolution for objective entropy, got gauss_newton"),
+        (
+            {"objective": "entropy", "optimizer": "gauss_newton"},
+            "optimizer must be gradient or evolution for objective entropy, got gauss_newton",
+        ),
         ({"steps": 0}, "steps"),
         ({"start": float("nan")}, "start"),
     ],

@@ -8,16 +8,17 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
-from torch import nn
 
-from training.minigrid.data import record
-from training.perception.data import Domain, domains
-from training.perception.experts import Lesson, fine_tune, lesson_of
-from training.perception.graph import Predictor, export_graph, weights_to_inputs
-from training.perception.model import Backbone, CoarseReader, ModelConfig
-from training.perception.preference import Merger, draw_preference, learn_map
-from training.perception.tasks import TASK_NAMES, TASKS, coarse_map
+torch = pytest.importorskip("torch", reason="the train extra")
+from torch import nn  # noqa: E402
+
+from training.minigrid.data import record  # noqa: E402
+from training.perception.data import Domain, domains  # noqa: E402
+from training.perception.experts import Lesson, fine_tune, lesson_of  # noqa: E402
+from training.perception.graph import Predictor, export_graph, weights_to_inputs  # noqa: E402
+from training.perception.model import Backbone, CoarseReader, ModelConfig  # noqa: E402
+from training.perception.preference import Merger, draw_preference, learn_map  # noqa: E402
+from training.perception.tasks import TASK_NAMES, TASKS, coarse_map  # noqa: E402
 
 
 def _network(seed: int) -> Backbone:

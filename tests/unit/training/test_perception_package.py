@@ -9,8 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from training.perception.served import Package
-from training.perception.strangers import STRANGER_NAMES
-from training.perception.tasks import TASK_NAMES
+from training.perception.tasks import STRANGER_NAMES, TASK_NAMES
 
 ROOT = Path(__file__).parents[3]
 FOLDER, STRANGERS = ROOT / "models/perception/1", ROOT / "training/perception/weights/strangers.safetensors"

@@ -1,11 +1,11 @@
 """Coefficients learned on images without labels (Yang et al., "AdaMerging: Adaptive Model Merging for Multi-Task
 Learning", section 3): one an expert, or one an expert and layer."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from worldtree_multitask.merging.directions import Directions, Granularity, Mixer, Theta
 from worldtree_multitask.merging.label_free import Lesson, Objective, lesson
@@ -13,6 +13,19 @@ from worldtree_multitask.merging.layout import Flat
 from worldtree_multitask.merging.method import Context, Merged, Needs, Parameters
 from worldtree_multitask.merging.optimizers import Watch, adam, evolution, gauss_newton
 from worldtree_multitask.merging.progress import Progress
+
+Optimizer = Literal["gauss_newton", "gradient", "evolution"]
+
+_STEPS: dict[Optimizer, int] = {"gauss_newton": 3, "gradient": 60, "evolution": 100}
+
+
+# Asked with the fields before, less those that were refused.
+def _usual_optimizer(known: dict[str, Any]) -> Optimizer:
+    return "gauss_newton" if known.get("objective", "distill") == "distill" else "gradient"
+
+
+def _usual_steps(known: dict[str, Any]) -> int:
+    return _STEPS[known.get("optimizer", "gradient")]
 
 
 class AdaMergingParameters(Parameters):
@@ -29,14 +42,23 @@ class AdaMergingParameters(Parameters):
         ),
     ] = "distill"
     optimizer: Annotated[
-        Literal["gauss_newton", "gradient", "evolution"],
-        Field(description="gauss_newton: few steps, for distill only; gradient: Adam; evolution: without gradients"),
-    ] = "gauss_newton"
+        Optimizer,
+        Field(
+            default_factory=_usual_optimizer,
+            description="gauss_newton: few steps, for distill only, where it is the default; gradient: Adam, the "
+            "default elsewhere; evolution: without gradients",
+        ),
+    ]
     start: Annotated[float, Field(ge=-2.0, le=2.0, description="every coefficient at first")] = 0.3
     steps: Annotated[
-        int | None,
-        Field(ge=1, le=2000, description="at most so many; null: 3 of gauss_newton, 60 gradient, 100 evolution"),
-    ] = None
+        int,
+        Field(
+            ge=1,
+            le=2000,
+            default_factory=_usual_steps,
+            description="at most so many; unless told, 3 of gauss_newton, 60 of gradient, 100 of evolution",
+        ),
+    ]
     learning_rate: Annotated[
         float, Field(gt=0.0, le=1.0, description="of gradient: Adam's rate; of evolution: the first spread")
     ] = 0.02
@@ -44,8 +66,14 @@ class AdaMergingParameters(Parameters):
         int, Field(ge=1, le=4096, description="images of each task in one step; gauss_newton keeps the first ones")
     ] = 64
 
-
-_STEPS = {"gauss_newton": 3, "gradient": 60, "evolution": 100}
+    @model_validator(mode="after")
+    def _suited(self) -> Self:
+        if self.optimizer == "gauss_newton" and self.objective != "distill":
+            raise ValueError(
+                f"optimizer must be gradient or evolution for objective {self.objective}, got gauss_newton: "
+                "it needs objective distill"
+            )
+        return self
 
 
 class AdaMerging:
@@ -63,12 +91,7 @@ class AdaMerging:
     def merge(
         self, base: Flat, task_vectors: NDArray[np.float32], context: Context, parameters: AdaMergingParameters
     ) -> Merged:
-        if parameters.optimizer == "gauss_newton" and parameters.objective != "distill":
-            raise ValueError(
-                f"optimizer must be gradient or evolution for objective {parameters.objective}, got gauss_newton: "
-                "it needs objective distill"
-            )
-        steps = parameters.steps or _STEPS[parameters.optimizer]
+        steps = parameters.steps
         progress = Progress(context.tell, "coefficients", steps)
         directions = Directions(context.layout, len(context.experts), parameters.granularity)
         known = lesson(context, Mixer(base, task_vectors, directions), progress)

@@ -103,13 +103,24 @@ class Engine:
     def _next_batch(self) -> list[_Request]:
         """Waits for work. Empty: the engine is to stop, and nothing waits."""
         with self._wake:
-            while True:
-                batch = [request for request in self._scheduler.next_batch() if isinstance(request, _Request)]
-                self._metrics.waiting_images.labels(self._name).set(self._scheduler.waiting_images)
-                if batch or self._stopping:
-                    return batch
-                self.model.prepare()
+            if batch := self._take():
+                return batch
+        self._prepare()  # not under the lock: whoever asks now must not wait for it in the event loop
+        with self._wake:
+            while not (batch := self._take()) and not self._stopping:
                 self._wake.wait()
+            return batch
+
+    def _take(self) -> list[_Request]:
+        batch = [request for request in self._scheduler.next_batch() if isinstance(request, _Request)]
+        self._metrics.waiting_images.labels(self._name).set(self._scheduler.waiting_images)
+        return batch
+
+    def _prepare(self) -> None:
+        try:
+            self.model.prepare()
+        except Exception:  # the next merge has to bind its own memory, and fails alone if it cannot
+            log.exception("no memory was prepared", extra={"model": self._name})
 
     def _answer(self, batch: list[_Request]) -> None:
         begun_s = time.perf_counter()

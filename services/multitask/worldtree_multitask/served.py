@@ -156,7 +156,7 @@ class Served:
     def _merge(self, recipe: Recipe, images: ImageSet, tell: Callable[[Step], None]) -> tuple[Merged, int]:
         found = self._method(recipe.method)
         network = self.model.network()
-        _check_needs(found, images)
+        check_needs(recipe, images)
         context = Context(
             layout=self.contents.layout,
             experts=self.package.task_names,
@@ -196,11 +196,13 @@ def _known(name: str) -> Method:
     return found
 
 
-def _check_needs(found: Method, images: ImageSet) -> None:
-    if found.needs is not Needs.NOTHING and not images.images:
-        raise InvalidRequest("images", f"images must hold some: method {found.name} learns from images, got none")
-    if found.needs is Needs.LABELS and not images.labels:
-        raise InvalidRequest("images", f"images must have labels: method {found.name} learns from labels, got none")
+def check_needs(recipe: Recipe, images: ImageSet) -> None:
+    """Raises InvalidRequest where a known method lacks the images or the labels that it learns from."""
+    needs = _known(recipe.method).needs
+    if needs is not Needs.NOTHING and not images.images:
+        raise InvalidRequest("images", f"images must hold some: method {recipe.method} learns from images, got none")
+    if needs is Needs.LABELS and not images.labels:
+        raise InvalidRequest("images", f"images must have labels: method {recipe.method} learns from labels, got none")
 
 
 def wire_number(value: float) -> float:

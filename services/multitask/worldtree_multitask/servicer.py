@@ -1,5 +1,6 @@
 """The gRPC edge: validate, convert, call, stream."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -21,7 +22,7 @@ from worldtree_multitask.making import made_key, named
 from worldtree_multitask.merges import Merges
 from worldtree_multitask.merging import Cancelled, Method, Needs, Step, method, methods
 from worldtree_multitask.metrics import MultitaskMetrics
-from worldtree_multitask.served import Made, Served
+from worldtree_multitask.served import Made, Served, check_needs
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -71,7 +72,11 @@ class MultiTaskServicer(Base):
         name = convert.to_name(request.name)
         recipe = served.resolve(convert.to_recipe(request.recipe), immediate=False)
         default = self._default_set(served, recipe)
-        images, content = convert.to_image_set(request, served, self._settings, default=default)
+        # in a thread, as thousands of images may have to be unpacked
+        images, content = await asyncio.to_thread(
+            convert.to_image_set, request, served, self._settings, default=default
+        )
+        check_needs(recipe, images)
         begun_s = time.perf_counter()
         counted = self._metrics.creations.labels
         result = "cancelled"

@@ -257,9 +257,9 @@ def test_what_is_only_a_pity_is_a_note(package: Path) -> None:
     assert notes(package) == {"license", "starts", "MODEL_CARD.md", "action", "metadata_props"}
 
 
-@pytest.mark.parametrize("model", sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("models/*/*/*.yaml")))
-def test_a_shipped_model_is_valid(model: str) -> None:
-    assert bad(ROOT / model) == []
+@pytest.mark.parametrize("world", ["models/doom/1", "models/minigrid/1"])
+def test_a_shipped_world_is_valid(world: str) -> None:
+    assert bad(ROOT / world) == []
 
 
 @pytest.mark.parametrize(

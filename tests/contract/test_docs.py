@@ -144,12 +144,13 @@ def test_the_picture_of_the_readme_is_one_that_the_demo_draws() -> None:
 
 def test_architecture_names_every_room_of_every_service() -> None:
     text = ARCHITECTURE.read_text()
-    parts = re.split(r"^### The (runtime|video service|multi-task service|gateway)$", text, flags=re.MULTILINE)
+    parts = re.split(r"^### The (runtime|video service|multi-task service|reward service|gateway)$", text, flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     for title, package in {
         "runtime": "worldtree_runtime",
         "video service": "worldtree_video",
         "multi-task service": "worldtree_multitask",
+        "reward service": "worldtree_reward",
         "gateway": "worldtree_gateway",
     }.items():
         spec = find_spec(package)

@@ -21,6 +21,7 @@ GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 # Calls that belong to no session; every other call is routed by field 1 of its request.
 SESSIONLESS = {"ListModels", "GetModel", "CreateSession", "Generate", "Restore", "List", "Introspect"}
 SESSIONLESS |= {"ListTasks", "Predict", "CreateMerge", "GetMerge", "ListMerges", "DeleteMerge", "ParetoFront"}
+SESSIONLESS |= {"ListRubrics", "Score", "Compare", "Rank", "ScoreStream"}
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -133,7 +134,11 @@ def test_a_snapshot_is_field_1_of_its_request() -> None:
 
 def test_only_calls_without_a_session_are_cached() -> None:
     cached = [method for method in methods() if method.GetOptions().HasExtension(options_pb2.cache)]
-    assert {method.name for method in cached} == {"ListModels", "GetModel", "Generate", "ListTasks", "Predict"}
+    assert {method.name for method in cached} == {
+        *("ListModels", "GetModel", "Generate"),
+        *("ListTasks", "Predict"),
+        *("ListRubrics", "Score", "Compare", "Rank"),
+    }
     for method in cached:
         assert method.name in SESSIONLESS
         assert not method.client_streaming, f"{method.full_name}: a stream of requests has no one key"

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from worldtree.common.v1 import common_pb2
 from worldtree.multitask.v1 import multi_task_pb2
 from worldtree.options.v1 import options_pb2
+from worldtree.reward.v1 import reward_scorer_pb2
 from worldtree.video.v1 import video_generator_pb2
 
 DEFAULT_TTL_S = 3600.0  # the one that options.proto promises
@@ -183,8 +184,13 @@ SERVICES = (
         # Its health is enough: no call is bound to a replica by name, and ListTasks fails where there is no model yet.
         describe_path="/worldtree.multitask.v1.MultiTask/ListTasks",
     ),
-    # Their protos come with their services; until then they are proxied as bytes, and a session in their field 1 is a
-    # video session, which says nothing about where these calls belong.
+    Service(
+        section="reward",
+        full_name="worldtree.reward.v1.RewardScorer",
+        descriptor=reward_scorer_pb2.DESCRIPTOR.services_by_name["RewardScorer"],
+        describe_path="/worldtree.reward.v1.RewardScorer/ListRubrics",
+    ),
+    # Its proto comes with its service; until then it is proxied as bytes, and a session in its field 1 is a video
+    # session, which says nothing about where these calls belong.
     Service(section="navigator", full_name="worldtree.navigator.v1.Navigator", descriptor=None),
-    Service(section="reward", full_name="worldtree.reward.v1.RewardScorer", descriptor=None),
 )

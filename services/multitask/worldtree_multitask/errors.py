@@ -12,13 +12,6 @@ class MergeNotFound(NotFound):
         super().__init__("merge", name, known=known)
 
 
-class NoModels(NotFound):
-    """The repository holds no model of this service."""
-
-    def __init__(self, folder: str) -> None:
-        super().__init__("model", f"of kind multitask in {folder}", reason="MODEL_NOT_FOUND")
-
-
 class MergeNameTaken(Aborted):
     """The name stands for another merge, or did so until a moment ago."""
 

@@ -1,0 +1,1 @@
+"""The reward service: how good rollouts are, dimension by dimension."""

@@ -1,0 +1,23 @@
+"""Every knob of the reward service."""
+
+from typing import ClassVar
+
+from pydantic import Field
+from worldtree_runtime.settings import ServiceSettings
+
+
+class RewardSettings(ServiceSettings):
+    """The reward service: scores rollouts."""
+
+    section: ClassVar[str] = "reward"
+
+    port: int = Field(7130, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    device: str = Field("cpu", pattern="^(cpu|cuda)$", description="where the networks run: cpu or cuda")
+    threads: int = Field(1, ge=1, le=256, description="threads of one run")
+    max_batch: int = Field(64, ge=2, le=4096, description="clips of one run, a frame of each")
+    max_steps: int = Field(256, ge=1, description="steps of one clip, also of one that is streamed")
+    max_candidates: int = Field(256, ge=2, description="clips of one Rank")
+    max_waiting_frames: int = Field(16384, ge=1, description="frames of one judge that wait for their run")
+    max_image_pixels: int = Field(1 << 20, ge=1, description="pixels of one PNG, read from its header before decoding")
+    max_goal_chars: int = Field(1024, ge=1, description="characters of a goal")
+    max_streams: int = Field(1024, ge=1, description="clips that are streamed at a time")

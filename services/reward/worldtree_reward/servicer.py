@@ -1,0 +1,145 @@
+"""The gRPC edge: validate, convert, call, stream."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc.aio
+from worldtree.common.v1 import common_pb2 as common
+from worldtree.reward.v1 import reward_scorer_pb2 as pb
+from worldtree.reward.v1.reward_scorer_pb2_grpc import RewardScorerServicer as Base
+from worldtree_runtime.errors import InvalidRequest
+
+from worldtree_reward import convert, replies
+from worldtree_reward.catalog import Catalog
+from worldtree_reward.config import RewardSettings
+from worldtree_reward.domain import Judgement, Spent
+from worldtree_reward.errors import TooManyStreams
+from worldtree_reward.judging import ranks
+from worldtree_reward.metrics import RewardMetrics
+from worldtree_reward.served import Asked
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+REPLICA_KEY = "worldtree-replica"  # initial metadata by which a gateway learns who answers
+
+
+class RewardServicer(Base):
+    """Serves a catalog of judges. What an RPC promises stands in the proto."""
+
+    def __init__(self, catalog: Catalog, settings: RewardSettings, metrics: RewardMetrics) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._metrics = metrics
+        self._stream_count = 0
+
+    async def ListRubrics(self, request: pb.ListRubricsRequest, context: Context) -> pb.ListRubricsResponse:
+        await context.send_initial_metadata(((REPLICA_KEY, self._settings.replica),))
+        ref = request.model
+        served = self._catalog.get(ref.name, ref.version, ref.digest)
+        return replies.from_rubrics(served, self._settings, self._catalog.names())
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        asked = self._ask(request.model, request.question)
+        ((found, spent),) = await self._judge(asked, {"clip": request.clip})
+        return pb.ScoreResponse(
+            model=replies.from_ref(asked.served),
+            judgement=replies.from_judgement(found),
+            timing=replies.from_spent([spent]),
+        )
+
+    async def Compare(self, request: pb.CompareRequest, context: Context) -> pb.CompareResponse:
+        asked = self._ask(request.model, request.question)
+        judged = await self._judge(asked, {"first": request.first, "second": request.second})
+        (first, _), (second, _) = judged
+        chance, tie_below = first.reward.chance_over(second.reward), asked.served.package.tie_below
+        verdict = pb.CompareResponse.VERDICT_TIE
+        if chance >= 0.5 + tie_below:
+            verdict = pb.CompareResponse.VERDICT_FIRST
+        elif chance <= 0.5 - tie_below:
+            verdict = pb.CompareResponse.VERDICT_SECOND
+        return pb.CompareResponse(
+            model=replies.from_ref(asked.served),
+            verdict=verdict,
+            first_better=chance,
+            first=replies.from_judgement(first),
+            second=replies.from_judgement(second),
+            timing=replies.from_spent([spent for _, spent in judged]),
+        )
+
+    async def Rank(self, request: pb.RankRequest, context: Context) -> pb.RankResponse:
+        limit, count = self._settings.max_candidates, len(request.candidates)
+        if not 1 <= count <= limit:
+            raise InvalidRequest(
+                "candidates", f"candidates must be 1 to {limit} clips, got {count}", limit=limit, count=count
+            )
+        asked = self._ask(request.model, request.question)
+        judged = await self._judge(
+            asked, {f"candidates[{index}]": clip for index, clip in enumerate(request.candidates)}
+        )
+        order = ranks([found.reward for found, _ in judged], asked.served.package.tie_below)
+        return pb.RankResponse(
+            model=replies.from_ref(asked.served),
+            ranked=[
+                pb.Ranked(index=index, rank=rank, judgement=replies.from_judgement(judged[index][0]))
+                for index, rank in order
+            ],
+            timing=replies.from_spent([spent for _, spent in judged]),
+        )
+
+    async def ScoreStream(
+        self, request_iterator: AsyncIterator[pb.ScoreStreamRequest], context: Context
+    ) -> AsyncIterator[pb.ScoreStreamResponse]:
+        if self._stream_count >= self._settings.max_streams:
+            raise TooManyStreams(self._settings.max_streams)
+        self._stream_count += 1
+        self._metrics.streams.set(self._stream_count)
+        try:
+            async for answer in self._stream(request_iterator):
+                yield answer
+        finally:
+            self._stream_count -= 1
+            self._metrics.streams.set(self._stream_count)
+
+    async def _stream(self, requests: AsyncIterator[pb.ScoreStreamRequest]) -> AsyncIterator[pb.ScoreStreamResponse]:
+        asked = track = None
+        async for request in requests:
+            first = asked is None
+            if asked is None or track is None:
+                if not request.HasField("question"):
+                    raise InvalidRequest("question", "question must be set in the first message")
+                asked = self._ask(request.model, request.question)
+                track = asked.begin()
+            elif request.HasField("question") or request.HasField("model"):
+                field = "question" if request.HasField("question") else "model"
+                raise InvalidRequest(field, f"{field} must be set in the first message only")
+            frames, actions = convert.to_part(
+                request.clip,
+                asked.served.package,
+                self._settings,
+                "clip",
+                first=first,
+                step_count=max(track.frame_count - 1, 0),
+            )
+            ((found, spent),) = await asked.look([(track, frames, actions)])
+            step_count = track.frame_count - 1
+            yield pb.ScoreStreamResponse(
+                model=replies.from_ref(asked.served) if first else None,
+                step_count=step_count,
+                judgement=replies.from_judgement(found) if step_count else None,
+                timing=replies.from_spent([spent]),
+            )
+
+    def _ask(self, ref: common.ModelRef, message: pb.Question) -> Asked:
+        served = self._catalog.get(ref.name, ref.version, ref.digest)
+        return served.ask(convert.to_question(message, self._settings))
+
+    async def _judge(self, asked: Asked, clips: dict[str, pb.Clip]) -> list[tuple[Judgement, Spent]]:
+        """Clips by the field that each stands in; none is looked at where one is wrong."""
+
+        def unpacked() -> list[convert.Part]:
+            return [convert.to_clip(clip, asked.served.package, self._settings, field) for field, clip in clips.items()]
+
+        # in a thread, as hundreds of pictures may have to be unpacked
+        parts = await asyncio.to_thread(unpacked)
+        return await asked.look([(asked.begin(), *part) for part in parts])

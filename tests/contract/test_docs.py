@@ -144,7 +144,8 @@ def test_the_picture_of_the_readme_is_one_that_the_demo_draws() -> None:
 
 def test_architecture_names_every_room_of_every_service() -> None:
     text = ARCHITECTURE.read_text()
-    parts = re.split(r"^### The (runtime|video service|multi-task service|reward service|gateway)$", text, flags=re.MULTILINE)
+    services = "runtime|video service|multi-task service|reward service|gateway"
+    parts = re.split(rf"^### The ({services})$", text, flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     for title, package in {
         "runtime": "worldtree_runtime",

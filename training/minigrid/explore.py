@@ -84,7 +84,7 @@ class Explorer:
             return []
         nearest_first = sorted(targets, key=lambda cell: abs(cell[0] - x0) + abs(cell[1] - y0) + 4 * rng.random())
         for target in nearest_first[:3]:
-            path = _path_to_face(world, target)
+            path = path_to_face(world, target)
             if path is not None:
                 return path + self._handle(world.code(*target), carried)
         return []
@@ -104,7 +104,7 @@ class Explorer:
         return [pose.PICKUP, *after[int(rng.integers(len(after)))]]
 
 
-def _path_to_face(world: World, target: tuple[int, int]) -> list[int] | None:
+def path_to_face(world: World, target: tuple[int, int], *, through_lava: bool = False) -> list[int] | None:
     """Actions that bring the agent to face `target`, opening unlocked doors on the way; None when unreachable."""
     start = world.pose
     parent: dict[tuple[int, int, int], tuple[tuple[int, int, int], list[int]] | None] = {start: None}
@@ -129,7 +129,7 @@ def _path_to_face(world: World, target: tuple[int, int]) -> list[int] | None:
             ((x, y, (heading + 3) % 4), [pose.LEFT]),
             ((x, y, (heading + 1) % 4), [pose.RIGHT]),
         ]
-        if tiles.can_enter(code) and code != tiles.LAVA:
+        if tiles.can_enter(code) and (through_lava or code != tiles.LAVA):
             options.append(((*ahead, heading), [pose.FORWARD]))
         elif tiles.is_closed_door(code):
             options.append(((*ahead, heading), [pose.TOGGLE, pose.FORWARD]))

@@ -9,26 +9,29 @@ import worldtree
 import worldtree.aio
 
 PUBLIC = {
-    "Aborted", "Action", "Answer", "Begun", "Cancelled", "Chunk", "Client", "Clip", "ContinuousActions", "DataLoss",
-    "DeadlineExceeded", "FailedPrecondition", "Forked", "FpsUnavailable", "FrontPoint", "ImageSet", "InternalError",
-    "InvalidRequest", "KvPolicy", "LiveActions", "Merge", "MergeProgress", "MethodInfo", "MissingExtra",
-    "ModelInfo", "ModelStatus", "MultiTask", "NotFound", "ParetoFront", "Paused", "PermissionDenied", "Play",
-    "PlayStatus", "PlayedChunk", "PredictTiming", "PromptSpace", "Recipe", "ReplicaStatus", "ResourceExhausted",
-    "Resumed", "Rewound", "Rollout", "SessionBusy", "SessionClosed", "SessionInfo", "SessionStatus", "Sharing",
-    "Snapshot", "Start", "StorageFormat", "TaskAnswer", "TaskInfo", "TaskModel", "TaskScore", "TenantShare", "Tick",
-    "Tier", "Timing", "Unauthenticated", "Unavailable", "Unimplemented", "World", "WorldtreeError", "__version__",
-    "aio",
+    "Aborted", "Action", "Answer", "Begun", "Cancelled", "CategoryInfo", "Chunk", "Client", "Clip", "Comparison",
+    "ContinuousActions", "DataLoss", "DeadlineExceeded", "DimensionInfo", "DimensionScore", "FailedPrecondition",
+    "Forked", "FpsUnavailable", "FrontPoint", "ImageSet", "InternalError", "InvalidRequest", "Judgement",
+    "KvPolicy", "LiveActions", "Merge", "MergeProgress", "MethodInfo", "MissingExtra", "ModelInfo", "ModelStatus",
+    "MultiTask", "NotFound", "ParetoFront", "Paused", "PermissionDenied", "Play", "PlayStatus", "PlayedChunk",
+    "PredictTiming", "PromptSpace", "Ranked", "Ranking", "Recipe", "ReplicaStatus", "ResourceExhausted", "Resumed",
+    "Reward", "Rewound", "Rollout", "Rubrics", "ScoreTiming", "Scoring", "SessionBusy", "SessionClosed",
+    "SessionInfo", "SessionStatus", "Sharing", "Snapshot", "Start", "StorageFormat", "TaskAnswer", "TaskInfo",
+    "TaskModel", "TaskScore", "TenantShare", "Tick", "Tier", "Timing", "Unauthenticated", "Unavailable",
+    "Unimplemented", "World", "WorldtreeError", "__version__", "aio",
 }  # fmt: skip
 CLIENT = {
-    "address", "close", "generate", "introspect", "model", "models", "multitask", "replicas", "restore", "session",
-    "sessions", "wait_ready", "world",
+    "address", "close", "generate", "introspect", "model", "models", "multitask", "replicas", "restore", "reward",
+    "session", "sessions", "wait_ready", "world",
 }  # fmt: skip
 WORLD = {
     "chunk_index", "close", "fork", "id", "keep_alive", "last_frame", "model", "nfe", "play", "refresh", "rewind",
     "rollout", "save", "seed", "start_frames", "state_hash", "step", "warnings",
 }  # fmt: skip
 MULTITASK = {"create_merge", "delete_merge", "merge", "merges", "pareto_front", "predict", "tasks"}
-NAMES = {"Client": CLIENT, "World": WORLD, "MultiTask": MULTITASK}
+REWARD = {"compare", "rank", "rubrics", "score", "scoring"}
+SCORING = {"add", "close"}
+NAMES = {"Client": CLIENT, "World": WORLD, "MultiTask": MULTITASK, "Reward": REWARD, "Scoring": SCORING}
 FOR_PLAY = {"open_play", "adopt", "action_names"}
 
 
@@ -40,7 +43,7 @@ def test_the_public_names_are_these() -> None:
     assert set(worldtree.__all__) == PUBLIC
     for name in PUBLIC:
         assert getattr(worldtree, name) is not None
-    assert set(worldtree.aio.__all__) == {"Client", "MultiTask", "Play", "World"}
+    assert set(worldtree.aio.__all__) == {"Client", "MultiTask", "Play", "Reward", "Scoring", "World"}
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -52,6 +55,8 @@ def test_both_sides_have_the_same_names() -> None:
     assert public(worldtree.Client) == public(worldtree.aio.Client) == CLIENT
     assert public(worldtree.World) - FOR_PLAY == public(worldtree.aio.World) - FOR_PLAY == WORLD
     assert public(worldtree.MultiTask) == public(worldtree.aio.MultiTask) == MULTITASK
+    assert public(worldtree.Reward) == public(worldtree.aio.Reward) == REWARD
+    assert public(worldtree.Scoring) == public(worldtree.aio.Scoring) == SCORING
 
 
 @pytest.mark.parametrize("name", NAMES)

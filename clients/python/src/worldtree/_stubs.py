@@ -3,11 +3,12 @@
 from importlib import import_module
 from typing import Any, Literal
 
-Service = Literal["video", "multitask"]
+Service = Literal["video", "multitask", "reward"]
 
 _HOMES: dict[Service, tuple[str, str]] = {
     "video": ("worldtree.video.v1.video_generator_pb2_grpc", "VideoGeneratorStub"),
     "multitask": ("worldtree.multitask.v1.multi_task_pb2_grpc", "MultiTaskStub"),
+    "reward": ("worldtree.reward.v1.reward_scorer_pb2_grpc", "RewardScorerStub"),
 }
 
 

@@ -72,9 +72,9 @@ class Transport:
                 # A fold or a progress callback that raises must not leave the server generating.
                 stream.cancel()
 
-    def stream(self, method: str, requests: Iterator[Any]) -> Any:
+    def stream(self, method: str, requests: Iterator[Any], *, service: Service = "video") -> Any:
         """Opens a bidirectional stream; the caller iterates it and cancels it."""
-        return self._method(method)(requests, metadata=self.settings.metadata)
+        return self._method(method, service)(requests, metadata=self.settings.metadata)
 
     def action_names(self, session: SessionInfo) -> Sequence[str]:
         """The names by id of a session's actions: asked for once a model. Empty where the model is gone."""

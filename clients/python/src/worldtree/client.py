@@ -18,6 +18,7 @@ from worldtree.world import World
 
 if TYPE_CHECKING:
     from worldtree.multitask_client import MultiTask
+    from worldtree.reward_client import Reward
 
 READY_POLL_S = 0.2
 
@@ -40,6 +41,7 @@ class Client:
     ) -> None:
         self._transport = Transport(ChannelSettings.resolve(address, api_key=api_key, tls=tls, timeout=timeout))
         self._multitask: MultiTask | None = None
+        self._reward: Reward | None = None
 
     @property
     def address(self) -> str:
@@ -53,6 +55,15 @@ class Client:
 
             self._multitask = MultiTask(self._transport)
         return self._multitask
+
+    @property
+    def reward(self) -> "Reward":
+        """How good clips are, by what they were for."""
+        if self._reward is None:
+            from worldtree.reward_client import Reward
+
+            self._reward = Reward(self._transport)
+        return self._reward
 
     def wait_ready(self, timeout: Seconds = 30.0) -> list[ModelInfo]:
         """Waits until the server answers; what it serves. Raises Unavailable when it does not within `timeout`."""

@@ -71,14 +71,14 @@ class Transport:
                 # A fold or a progress callback that raises must not leave the server generating.
                 stream.cancel()
 
-    def stream(self, method: str) -> Stream:
+    def stream(self, method: str, *, service: Service = "video") -> Stream:
         """Opens a bidirectional stream; the caller writes, reads and cancels it."""
         if self._closed:
             raise client_closed()
         if self._threaded is None:
             self._threaded = ThreadedTransport(self.settings)
         threaded = self._threaded
-        return Stream(lambda requests: threaded.stream(method, requests))
+        return Stream(lambda requests: threaded.stream(method, requests, service=service))
 
     async def action_names(self, session: SessionInfo) -> Sequence[str]:
         """The names by id of a session's actions: asked for once a model. Empty where the model is gone."""

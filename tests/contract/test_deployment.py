@@ -12,6 +12,7 @@ import pytest
 import yaml
 from worldtree_gateway.config import GatewaySettings
 from worldtree_multitask.config import MultitaskSettings
+from worldtree_reward.config import RewardSettings
 from worldtree_runtime.settings import ServiceSettings
 from worldtree_video.config import VideoSettings
 
@@ -22,6 +23,7 @@ SETTINGS: dict[str, type[ServiceSettings]] = {
     "gateway": GatewaySettings,
     "video": VideoSettings,
     "multitask": MultitaskSettings,
+    "reward": RewardSettings,
 }
 # each with an edit that it must refuse
 BREAKS = {
@@ -125,6 +127,7 @@ def test_the_gateway_starts_with_the_settings_of_compose_and_finds_the_services_
     assert gateway.host == "0.0.0.0"
     assert gateway.video == [f"video:{VideoSettings.load().port}"]
     assert gateway.multitask == [f"multitask:{MultitaskSettings.load().port}"]
+    assert gateway.reward == [f"reward:{RewardSettings.load().port}"]
     assert gateway.redis_url == "redis://redis:6379/0"
     published = [port.split(":", 1)[1] for port in services()["gateway"]["ports"]]
     assert published == [f"{gateway.port}:{gateway.port}", f"{gateway.metrics_port}:{gateway.metrics_port}"]
@@ -136,7 +139,8 @@ def test_a_service_with_models_starts_with_the_settings_of_compose(
 ) -> None:
     service = settings_in_compose(name, monkeypatch, tmp_path)
     assert service.host == "0.0.0.0"
-    assert service.redis_url == "redis://redis:6379/0"
+    kept = name != "reward"  # it keeps nothing
+    assert service.redis_url == ("redis://redis:6379/0" if kept else None)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

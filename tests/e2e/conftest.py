@@ -34,8 +34,10 @@ def deployment() -> Iterator[Deployment]:
     try:
         video = start("video", "--models", str(ROOT / "models"))
         multitask = start("multitask", "--models", str(ROOT / "models"))
-        gateway = start("gateway", "--video", video.grpc_address, "--multitask", multitask.grpc_address)
-        http = {each.service: each.metrics_address for each in (video, multitask, gateway)}
+        reward = start("reward", "--models", str(ROOT / "models"))
+        behind = {"--video": video, "--multitask": multitask, "--reward": reward}
+        gateway = start("gateway", *(word for flag, each in behind.items() for word in (flag, each.grpc_address)))
+        http = {each.service: each.metrics_address for each in (*behind.values(), gateway)}
         yield Deployment(video.grpc_address, gateway.grpc_address, http)
     finally:
         for child in reversed(children):

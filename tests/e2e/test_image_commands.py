@@ -32,21 +32,21 @@ def entry_point() -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("service", ["video", "multitask", "gateway"])
+@pytest.mark.parametrize("service", ["video", "multitask", "reward", "gateway"])
 def test_the_health_check_passes_while_the_service_lives(service: str, deployment: Any) -> None:
     port = deployment.http[service].rpartition(":")[2]
     checked = run(health_check(), SERVICE=service, **{f"WORLDTREE_{service.upper()}_METRICS_PORT": port})
     assert checked.returncode == 0, checked.stderr
 
 
-@pytest.mark.parametrize("service", ["video", "multitask", "gateway"])
+@pytest.mark.parametrize("service", ["video", "multitask", "reward", "gateway"])
 def test_the_health_check_fails_where_nobody_listens(service: str) -> None:
     checked = run(health_check(), SERVICE=service, **{f"WORLDTREE_{service.upper()}_METRICS_PORT": "1"})
     assert checked.returncode != 0
     assert "refused" in checked.stderr
 
 
-@pytest.mark.parametrize("service", ["video", "multitask", "gateway"])
+@pytest.mark.parametrize("service", ["video", "multitask", "reward", "gateway"])
 def test_the_entry_point_is_the_service_with_the_flags_that_follow(service: str) -> None:
     helped = run([*entry_point(), "--help"], SERVICE=service)
     assert helped.returncode == 0, helped.stderr

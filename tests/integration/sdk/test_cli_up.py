@@ -92,7 +92,12 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_up_serves_says_so_in_one_line_and_ends_well(up: Up, number: signal.Signals) -> None:
-    assert sorted(up.children) == ["worldtree_gateway", "worldtree_multitask", "worldtree_video"]
+    assert sorted(up.children) == [
+        "worldtree_gateway",
+        "worldtree_multitask",
+        "worldtree_reward",
+        "worldtree_video",
+    ]
     with worldtree.Client(up.address) as client:
         models = client.models()
         experts = client.multitask.tasks()
@@ -115,7 +120,7 @@ def test_killing_up_outright_leaves_no_orphan(up: Up) -> None:
     wait_gone(list(up.children.values()))
 
 
-@pytest.mark.parametrize("service", ["worldtree_video", "worldtree_multitask", "worldtree_gateway"])
+@pytest.mark.parametrize("service", ["worldtree_video", "worldtree_multitask", "worldtree_reward", "worldtree_gateway"])
 def test_a_service_that_dies_brings_up_down_with_its_name_and_code(up: Up, service: str) -> None:
     os.kill(up.children[service], signal.SIGKILL)
     assert up.process.wait(40) == 1

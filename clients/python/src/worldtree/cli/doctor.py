@@ -42,6 +42,8 @@ PORTS = (
     (7111, "video metrics"),
     (7120, "multitask"),
     (7121, "multitask metrics"),
+    (7130, "reward"),
+    (7131, "reward metrics"),
 )
 PROBE_TIMEOUT_S = 2.0
 
@@ -107,6 +109,7 @@ def server(to: Connection) -> Iterator[Finding]:
             yield Finding(subject, Verdict.OK, f"reachable, serves {', '.join(model.name for model in served)}")
         yield from replicas(client)
         yield experts(client)
+        yield judges(client)
 
 
 def experts(client: Client) -> Finding:
@@ -122,6 +125,20 @@ def experts(client: Client) -> Finding:
         return _silence(subject, error)
     found = f"serves {', '.join(model.models)}: {len(model.tasks)} tasks, {merge_count} merges that have a name"
     return Finding(subject, Verdict.OK, found)
+
+
+def judges(client: Client) -> Finding:
+    """The reward service: a server may do without, or have no judge for it."""
+    subject = "reward"
+    try:
+        rubrics = client.reward.rubrics()
+    except (Unimplemented, NotFound) as error:
+        advice = "" if isinstance(error, Unimplemented) else "put a package of kind reward into the repository"
+        return Finding(subject, Verdict.NOTE, error.message.splitlines()[0], advice)
+    except WorldtreeError as error:
+        return _silence(subject, error)
+    found = f"serves {', '.join(rubrics.models)}: {len(rubrics.categories)} categories"
+    return Finding(subject, Verdict.OK, f"{found}, {len(rubrics.dimensions)} dimensions")
 
 
 def replicas(client: Client) -> Iterator[Finding]:

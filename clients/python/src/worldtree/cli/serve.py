@@ -14,6 +14,7 @@ from worldtree.cli.child import module_of
 class Service(StrEnum):
     VIDEO = "video"
     MULTITASK = "multitask"
+    REWARD = "reward"
     GATEWAY = "gateway"
 
 

@@ -41,7 +41,11 @@ class StackOptions:
         kept = self.journal_folder / "merges" if self.journal_folder else None
         return [*ports, *self._shared(), *_flag("--models", self.models), *_flag("--merges-folder", kept)]
 
-    def gateway_arguments(self, *, video: str, multitask: str) -> list[str]:
+    def reward_arguments(self) -> list[str]:
+        ports = [] if self.port is None else ["--port", "0", "--metrics-port", "0"]
+        return [*ports, *self._shared(), *_flag("--models", self.models)]
+
+    def gateway_arguments(self, *, video: str, multitask: str, reward: str) -> list[str]:
         metrics_port = 0 if self.port == 0 and self.metrics_port is None else self.metrics_port
         return [
             *_flag("--port", self.port),
@@ -52,6 +56,8 @@ class StackOptions:
             video,
             "--multitask",
             multitask,
+            "--reward",
+            reward,
             *self._shared(),
         ]
 
@@ -120,13 +126,14 @@ class Stack:
                 child.kill()
 
     def _start(self) -> None:
-        self._on_stage("starting the video and the multi-task service")
+        self._on_stage("starting the video, the multi-task and the reward service")
         video = self._spawn("video", self._options.video_arguments())
         multitask = self._spawn("multitask", self._options.multitask_arguments())
-        for child in (video, multitask):  # they load their models side by side
+        reward = self._spawn("reward", self._options.reward_arguments())
+        for child in (video, multitask, reward):  # they load their models side by side
             child.wait_ready(READY_TIMEOUT_S)
         self._on_stage("starting the gateway")
-        behind = {"video": video.grpc_address, "multitask": multitask.grpc_address}
+        behind = {"video": video.grpc_address, "multitask": multitask.grpc_address, "reward": reward.grpc_address}
         self._spawn("gateway", self._options.gateway_arguments(**behind)).wait_ready(READY_TIMEOUT_S)
 
     def _spawn(self, service: str, arguments: list[str]) -> Child:

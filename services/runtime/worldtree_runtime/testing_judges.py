@@ -31,6 +31,7 @@ class TinyJudge:
     name: str = "tiny-judge"
     version: str = "1"
     size_px: int = 8
+    actions: tuple[str, ...] = ("stay", "go", "jump")
     poisoned: str | None = None
 
     def write(self, repository: Path) -> Path:
@@ -67,7 +68,7 @@ class TinyJudge:
             "description": "Looks at the brightness and the motion of squares.",
             "license": "Apache-2.0",
             "image": {"height_px": self.size_px, "width_px": self.size_px, "channels": 3},
-            "actions": ["stay", "go", "jump"],
+            "actions": list(self.actions),
             "goal": {"words": list(_WORDS), "max_words": _MAX_WORDS},
             "trunk": {"tiles": [1, 1], "memory": 1, "features": len(_FEATURES), "dense": len(_FEATURES)},
             "files": {"trunk": "trunk.onnx", "router": "router.onnx", "joint": "joint.onnx"},

@@ -20,10 +20,17 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from prometheus_client import CollectorRegistry
 from worldtree.common.v1 import common_pb2
 from worldtree.multitask.v1 import multi_task_pb2_grpc
+from worldtree.reward.v1 import reward_scorer_pb2_grpc
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1 import video_generator_pb2_grpc as pb_grpc
+from worldtree_reward.catalog import load_catalog
+from worldtree_reward.config import RewardSettings
+from worldtree_reward.metrics import RewardMetrics
+from worldtree_reward.servicer import RewardServicer
+from worldtree_runtime.testing_judges import TinyJudge
 
 
 def _load(name: str) -> ModuleType:
@@ -566,9 +573,12 @@ def unknown_words(prompt: str) -> list[str]:
 
 
 class EchoServer:
-    """The servicers on a real socket, on an event loop of its own thread."""
+    """The servicers on a real socket, on an event loop of its own thread; clips are judged by the real service's."""
 
-    def __init__(self) -> None:
+    def __init__(self, judges: Path) -> None:
+        settings, metrics = RewardSettings(models=str(judges)), RewardMetrics(CollectorRegistry())
+        self._judges = load_catalog(settings, metrics)
+        self._reward = RewardServicer(self._judges, settings, metrics)
         self.servicer = EchoServicer()
         self.multitask = _echo_multitask.EchoMultiTask()
         self.address = ""
@@ -591,14 +601,25 @@ class EchoServer:
         server = grpc.aio.server()
         pb_grpc.add_VideoGeneratorServicer_to_server(self.servicer, server)
         multi_task_pb2_grpc.add_MultiTaskServicer_to_server(self.multitask, server)
+        reward_scorer_pb2_grpc.add_RewardScorerServicer_to_server(self._reward, server)
+        self._judges.start()
         self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         self._started.set()
         await self._stop.wait()
         await server.stop(0)
+        self._judges.stop()
+
+
+@pytest.fixture(scope="session")
+def judges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a judge of the echo's frames."""
+    repository = tmp_path_factory.mktemp("judges")
+    TinyJudge(size_px=SIDE_PX, actions=ACTIONS).write(repository)
+    return repository
 
 
 @pytest.fixture
-def echo() -> Iterator[EchoServer]:
-    with EchoServer() as server:
+def echo(judges: Path) -> Iterator[EchoServer]:
+    with EchoServer(judges) as server:
         yield server

@@ -19,7 +19,7 @@ from training.reward.data import DEFAULT_FOLDER, SIZE, STEPS, Group, load
 from training.reward.goals import MAX_WORDS, WORDS, example
 from training.reward.graphs import write_expert, write_graphs
 from training.reward.measure import judge, truths
-from training.reward.model import DoubleLayer
+from training.reward.model import CHANGES, DoubleLayer
 from training.reward.router import train_router
 from training.reward.rubric import CATEGORIES, DIMENSION_NAMES, DIMENSIONS, UNITS
 from training.reward.served import DEFAULT_PACKAGE, Bench, dimension_means, evidence_of
@@ -51,8 +51,9 @@ def manifest_of(model: DoubleLayer) -> dict[str, object]:
         "trunk": {
             "tiles": [tiles.CELL_COUNT, config.width],
             "memory": config.memory,
-            "features": config.summary + config.memory,
+            "features": config.summary + config.memory + CHANGES,
             "dense": config.dense,
+            "pooled": config.dense + CHANGES,
         },
         "files": {"trunk": "trunk.onnx", "router": "router.onnx", "joint": "joint.onnx"},
         "dimensions": list(DIMENSION_NAMES),

@@ -28,7 +28,7 @@ class TrunkStep(nn.Module):
         """-> tiles of this frame, the memory after it, features, the layer that experts adapt."""
         trunk = self.trunk
         here, leftovers = trunk.cells(frames)
-        seen = trunk.look(before, here, leftovers, actions, trunk.goal(words))
+        seen, changes = trunk.look(before, here, leftovers, actions, trunk.goal(words))
         # A GRU cell written out: exported as such it would be a loop over one step.
         cell = trunk.memory
         of_seen = nn.functional.linear(seen, cell.weight_ih, cell.bias_ih).chunk(3, dim=1)
@@ -36,12 +36,12 @@ class TrunkStep(nn.Module):
         reset, update = torch.sigmoid(of_seen[0] + of_past[0]), torch.sigmoid(of_seen[1] + of_past[1])
         fresh = torch.tanh(of_seen[2] + reset * of_past[2])
         after = fresh + update * (memory - fresh)
-        features = torch.cat([seen, after], dim=1)
+        features = torch.cat([seen, after, changes], dim=1)
         return here, after, features, trunk.dense(features)
 
 
 class ExpertStep(nn.Module):
-    """One frame's features of each clip; what came before is its sum and its greatest, [n, dense] each."""
+    """One frame's features of each clip; what came before is its sum and its greatest, [n, pooled] each."""
 
     def __init__(self, expert: Expert) -> None:
         super().__init__()
@@ -112,11 +112,11 @@ def write_graphs(model: DoubleLayer, router: Router, folder: Path) -> None:
 def write_expert(expert: Expert, path: Path, card: str, key: str) -> None:
     """One dimension's file, with what it says of itself."""
     features, dense = expert.down.in_features, expert.up.out_features
-    pooled = torch.zeros(2, dense)
+    pooled = torch.zeros(2, expert.out.in_features // 3)
     export(
         ExpertStep(expert),
         path,
-        (torch.zeros(2, features), pooled, pooled, pooled, torch.ones(2, 1)),
+        (torch.zeros(2, features), torch.zeros(2, dense), pooled, pooled, torch.ones(2, 1)),
         ("features", "dense", "total", "most", "count"),
         ("total_after", "most_after", "mean", "deviation"),
     )

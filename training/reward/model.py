@@ -95,7 +95,8 @@ class Cells(nn.Module):
 
 
 _RINGS = 3
-_MANY = 8.0  # changed cells that are as strange as more
+CHANGES = 6  # numbers that say what changed: ahead, and in how many cells, against three expectations
+_LOUD = 4.0  # what is rare and brief must not drown in what is pooled with it
 _LEFTOVERS = 9  # by colour: mean error, greatest error, drift
 
 
@@ -157,14 +158,15 @@ class Trunk(nn.Module):
         self.seek = nn.Linear(config.goal, config.width)
         self.wanted = nn.Parameter(0.1 * torch.randn(config.width))
         self.register_buffer("rings", view_rings(), persistent=False)
-        self.changed = nn.Linear(6, config.summary, bias=False)
         self.outline = nn.Linear(tiles.CELL_COUNT + (_RINGS + 1) * config.width, config.summary)
         self.memory = nn.GRUCell(config.summary, config.memory)
-        self.dense = nn.Linear(config.summary + config.memory, config.dense)
+        self.dense = nn.Linear(config.summary + config.memory + CHANGES, config.dense)
 
-    def look(self, before: Tensor, pictures: Tensor, leftovers: Tensor, actions: Tensor, goal: Tensor) -> Tensor:
+    def look(
+        self, before: Tensor, pictures: Tensor, leftovers: Tensor, actions: Tensor, goal: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Pictures of two frames and what is left of the second [n, cells, width], the action between them [n], goal
-        [n, goal] -> [n, summary].
+        [n, goal] -> [n, summary], and what changed in numbers [n, CHANGES].
 
         Where each cell comes from after each move is a matter of geometry and not learnt. What differs is told of the
         move that was told, and of the one that explains the frame best: that differs only where a thing changed.
@@ -194,28 +196,28 @@ class Trunk(nn.Module):
         # where the wanted thing is, what is around the agent ring by ring, and what it stands on.
         sizes = torch.tanh(2 * changes)
         ahead = sizes[:, tiles.AHEAD_CELL]
-        counts = (sizes.sum(1) - ahead - sizes[:, tiles.AGENT_CELL]).clamp(max=_MANY) / 2
+        counts = torch.tanh((sizes.sum(1) - ahead - sizes[:, tiles.AGENT_CELL]) / 2)
         around = (self.rings @ pictures).flatten(1)
         outline = self.outline(torch.cat([wanted, around, moved[:, tiles.AGENT_CELL]], dim=-1))
-        # Weights of their own: among so many others the six begin too faint to be found.
-        known: Tensor = torch.relu(self.summary(x) + outline + self.changed(torch.cat([ahead, counts], dim=-1)))
-        return known
+        return torch.relu(self.summary(x) + outline), _LOUD * torch.cat([ahead, counts], dim=-1)
 
     def clips(self, frames: Tensor, actions: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames uint8 [n, t, height, width, 3], actions [n, t], word ids [n, words] -> features [n, t, summary +
-        memory], and the layer that experts adapt [n, t, dense].
+        """Frames uint8 [n, t, height, width, 3], actions [n, t], word ids [n, words] -> features [n, t,
+        summary + memory + CHANGES], and the layer that experts adapt [n, t, dense].
         """
         n, t = actions.shape
         pictures, leftovers = self.cells(frames.flatten(0, 1))
         here = pictures.unflatten(0, (n, t))
         before = torch.cat([torch.zeros_like(here[:, :1]), here[:, :-1]], dim=1).flatten(0, 1)
         goal = self.goal(words).repeat_interleave(t, dim=0)
-        seen = self.look(before, pictures, leftovers, actions.flatten(), goal).unflatten(0, (n, t))
+        seen, changes = (
+            each.unflatten(0, (n, t)) for each in self.look(before, pictures, leftovers, actions.flatten(), goal)
+        )
         memory, kept = seen.new_zeros(n, self.config.memory), []
         for step in range(t):
             memory = self.memory(seen[:, step], memory)
             kept.append(memory)
-        features = torch.cat([seen, torch.stack(kept, dim=1)], dim=-1)
+        features = torch.cat([seen, torch.stack(kept, dim=1), changes], dim=-1)
         return features, self.dense(features)
 
 
@@ -224,15 +226,18 @@ class Expert(nn.Module):
 
     def __init__(self, config: JudgeConfig) -> None:
         super().__init__()
-        self.down = nn.Linear(config.summary + config.memory, config.rank, bias=False)
+        self.down = nn.Linear(config.summary + config.memory + CHANGES, config.rank, bias=False)
         self.up = nn.Linear(config.rank, config.dense, bias=False)
         nn.init.zeros_(self.up.weight)
-        self.out = nn.Linear(3 * config.dense, 2)
+        self.out = nn.Linear(3 * (config.dense + CHANGES), 2)
 
     def steps(self, features: Tensor, dense: Tensor) -> Tensor:
-        """[..., features], [..., dense] -> [..., dense]."""
-        adapted: Tensor = torch.relu(dense + self.up(self.down(features)))
-        return adapted
+        """[..., features], [..., dense] -> [..., dense + CHANGES], none of them negative.
+
+        What changed passes straight: read through the layers before, it was not found in a thousand groups.
+        """
+        adapted = torch.relu(dense + self.up(self.down(features)))
+        return torch.cat([adapted, features[..., -CHANGES:]], dim=-1)
 
     def forward(self, features: Tensor, dense: Tensor) -> Opinion:
         """Of whole clips: [n, t, ...] -> [n]."""
@@ -240,7 +245,7 @@ class Expert(nn.Module):
         return self.read(seen.mean(1), seen.amax(1), seen[:, -1])
 
     def read(self, mean: Tensor, most: Tensor, last: Tensor) -> Opinion:
-        """Pooled [n, dense] each -> [n]."""
+        """Pooled [n, dense + CHANGES] each -> [n]."""
         return _opinion(self.out(torch.cat([mean, most, last], dim=-1)))
 
 
@@ -339,14 +344,14 @@ class Dense(nn.Module):
         super().__init__()
         config = config or JudgeConfig()
         self.trunk = Trunk(config)
-        width = 3 * config.dense
+        width = 3 * (config.dense + CHANGES)
         self.head: nn.Module = nn.Linear(width, 2)
         if hidden:
             self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 2))
 
     def forward(self, frames: Tensor, actions: Tensor, words: Tensor) -> Verdict:
-        _, dense = self.trunk.clips(frames, actions, words)
-        seen = torch.relu(dense)
+        features, dense = self.trunk.clips(frames, actions, words)
+        seen = torch.cat([torch.relu(dense), features[..., -CHANGES:]], dim=-1)
         one = _opinion(self.head(torch.cat([seen.mean(1), seen.amax(1), seen[:, -1]], dim=-1)))
         count = len(CATEGORY_NAMES)
         return Verdict(None, Opinion(*(each.unsqueeze(1).expand(-1, count) for each in one)))

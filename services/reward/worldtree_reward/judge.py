@@ -39,8 +39,8 @@ class Track:
     words: NDArray[np.int64]  # [words]
     before: _Floats  # [tiles, width]
     memory: _Floats  # [memory]
-    totals: _Floats  # [dimensions, dense]
-    most: _Floats  # [dimensions, dense]
+    totals: _Floats  # [dimensions, pooled]
+    most: _Floats  # [dimensions, pooled]
     means: _Floats  # [dimensions]: the experts' opinions after the last frame
     deviations: _Floats  # [dimensions]
     frame_count: int = 0
@@ -92,10 +92,10 @@ class Judge:
             floats("mean", "deviation", shape=joined),
             floats("whole_mean", "whole_deviation", shape=(None, categories)),
         )
-        pooled = floats("dense", "total", "most", shape=(None, sizes.dense))
+        pooled = floats("total", "most", shape=(None, sizes.pooled)) + floats("dense", shape=(None, sizes.dense))
         inputs = [*floats("features", shape=(None, sizes.features)), *floats("count", shape=(None, 1)), *pooled]
         outputs = [
-            *floats("total_after", "most_after", shape=(None, sizes.dense)),
+            *floats("total_after", "most_after", shape=(None, sizes.pooled)),
             *floats("mean", "deviation", shape=(None,)),
         ]
         self.dimensions = tuple(
@@ -108,7 +108,7 @@ class Judge:
     def begin(self, words: NDArray[np.int64]) -> Track:
         """A clip of which nothing was seen yet."""
         sizes, count = self.package.trunk, len(self.dimensions)
-        pooled = np.zeros((count, sizes.dense), np.float32)
+        pooled = np.zeros((count, sizes.pooled), np.float32)
         # What experts pool is never negative, so that nothing is less than what came before the first frame.
         return Track(
             words,

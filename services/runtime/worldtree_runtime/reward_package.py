@@ -51,13 +51,14 @@ class RewardFiles(Part):
 
 class TrunkSpec(Part):
     """Sizes of what passes between the graphs. `tiles`: of the frame before, [tiles, width]; `memory`: of the past;
-    `features` and `dense`: what experts are given.
+    `features` and `dense`: what experts are given; `pooled`: of what each keeps of a clip, twice.
     """
 
     tiles: tuple[Count, Count]
     memory: Count
     features: Count
     dense: Count
+    pooled: Count
 
 
 class GoalSpec(Part):

@@ -70,7 +70,7 @@ class TinyJudge:
             "image": {"height_px": self.size_px, "width_px": self.size_px, "channels": 3},
             "actions": list(self.actions),
             "goal": {"words": list(_WORDS), "max_words": _MAX_WORDS},
-            "trunk": {"tiles": [1, 1], "memory": 1, "features": len(_FEATURES), "dense": len(_FEATURES)},
+            "trunk": {"tiles": [1, 1], "memory": 1, **dict.fromkeys(("features", "dense", "pooled"), len(_FEATURES))},
             "files": {"trunk": "trunk.onnx", "router": "router.onnx", "joint": "joint.onnx"},
             "dimensions": list(_CATEGORIES),
             "categories": [

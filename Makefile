@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test soak lint format protos bench failover train-minigrid distill-minigrid evaluate-minigrid train-doom evaluate-doom train-perception evaluate-perception clean
+.PHONY: help install demo up test soak lint format protos bench failover train-minigrid distill-minigrid evaluate-minigrid train-doom evaluate-doom train-perception evaluate-perception train-reward compare-reward evaluate-reward clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -95,6 +95,27 @@ train-perception: $(STAMP) ## Train, export and evaluate models/perception, thre
 evaluate-perception: install ## Evaluate models/perception on held-out seeds (and the other seeds that train-perception left in out/)
 	$(BIN)/python -m training.perception.data
 	$(BIN)/python -m training.perception.evaluate
+
+train-reward: $(STAMP) ## Train, export and evaluate models/judge (half an hour of one core; resumable)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(BIN)/python -m training.reward.data --workers 2
+	$(BIN)/python -m training.reward.train --shape double
+	$(BIN)/python -m training.reward.export
+	$(BIN)/python -m training.reward.evaluate
+	$(BIN)/python -m training.reward.downstream
+
+compare-reward: $(STAMP) ## Train the shapes that the judge is compared with, three seeds (hours of two cores; resumable), and evaluate
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(BIN)/python -m training.reward.data --workers 2
+	for noise in 0.3 0.0; do for seed in 0 1 2; do for shape in double one-expert dense single; do \
+	  echo $$shape $$noise $$seed; done; done; done \
+	  | xargs -P 2 -L 1 sh -c '$(BIN)/python -m training.reward.train --shape $$0 --noise $$1 --seed $$2'
+	$(BIN)/python -m training.reward.evaluate
+
+evaluate-reward: install ## Evaluate models/judge on held-out seeds (and the shapes that compare-reward left in out/)
+	$(BIN)/python -m training.reward.data
+	$(BIN)/python -m training.reward.evaluate
+	$(BIN)/python -m training.reward.downstream
 
 clean: ## Remove what the targets made
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.reward.data import SIZE, STEPS, Group
+from training.reward.data import PAIRS, SIZE, STEPS, TIE, Group
 from training.reward.goals import tokenize
 
-PAIRS = tuple(combinations(range(SIZE), 2))
 _LEFT, _RIGHT = (np.array(side) for side in zip(*PAIRS, strict=True))
-TIE = 0.02  # nearer truths cannot be told apart
 _FORGOTTEN = 0.05  # share of a goal's words that are read as unknown ones
 
 

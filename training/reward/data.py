@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,12 +34,13 @@ from training.reward.rubric import CATEGORIES, CATEGORY_NAMES, DIMENSION_NAMES, 
 DEFAULT_FOLDER = Path("out/training/reward")
 GROUPS = {"train": 12000, "validation": 600, "test": 1500, "ties": 250}
 SIZE = 4  # candidates of a group
+PAIRS = tuple(combinations(range(SIZE), 2))
+TIE = 0.02  # nearer truths cannot be told apart
 STEPS = (4, 6, 8, 10)  # of a group's clips, one of these
 MARGIN = 0.4  # by which the best of a held-out group leads, in units of the true reward
 MOST_BLEMISHES = 2
 _SEEDS = 100_000_000  # after the episodes that others are made from
 _TIES = 10_000_000  # groups of `ties` are such of `test`, so much further on
-_ALIKE = 0.02  # true rewards that no one could tell apart
 _TRIES = 1000
 
 _ERRAND_WORLDS = (
@@ -121,8 +123,7 @@ def make_group(split: str, index: int) -> Group:
 def _try_group(split: str, category: int, rng: np.random.Generator, *, ties: bool) -> Group | None:
     """A group; None where its candidates make none. `ties`: two are equally good, and better than all others."""
     name = CATEGORY_NAMES[category]
-    worlds = _WORLDS[name]
-    start, errand = _start(split, name, str(worlds[int(rng.integers(len(worlds)))]), rng)
+    start, errand = start_of(split, name, rng)
     needs_errand = name not in ("fidelity", "faithfulness")
     if needs_errand and errand is None:
         return None
@@ -137,12 +138,14 @@ def _try_group(split: str, category: int, rng: np.random.Generator, *, ties: boo
     if split == "train":
         return group if rewards[-1] - rewards[0] > 0.05 else None
     if ties:
-        return group if rewards[-1] - rewards[-2] <= _ALIKE and rewards[-2] - rewards[-3] > MARGIN else None
+        return group if rewards[-1] - rewards[-2] <= TIE and rewards[-2] - rewards[-3] > MARGIN else None
     return group if rewards[-1] - rewards[-2] > MARGIN else None
 
 
-def _start(split: str, category: str, env_id: str, rng: np.random.Generator) -> tuple[Start, Errand | None]:
-    """A moment early in an episode, and something to do there."""
+def start_of(split: str, category: str, rng: np.random.Generator) -> tuple[Start, Errand | None]:
+    """A moment early in an episode, and something to do there; None where there is nothing to do."""
+    worlds = _WORLDS[category]
+    env_id = str(worlds[int(rng.integers(len(worlds)))])
     seed = (FIRST_SEED[split] + int(rng.integers(_SEEDS, 4 * _SEEDS))) % (1 << 31)
     world = World(env_id, seed)
     explorer = Explorer(rng, Temper.for_training(rng))

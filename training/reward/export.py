@@ -18,12 +18,13 @@ from training.reward.calibration import knots_of, noisy_ratings, spread_of
 from training.reward.data import DEFAULT_FOLDER, SIZE, STEPS, Group, load
 from training.reward.goals import MAX_WORDS, WORDS, example
 from training.reward.graphs import write_expert, write_graphs
-from training.reward.measure import judge, truths
+from training.reward.judged import judge
+from training.reward.measure import truths
 from training.reward.model import CHANGES, DoubleLayer
+from training.reward.places import place_of
 from training.reward.router import train_router
 from training.reward.rubric import CATEGORIES, DIMENSION_NAMES, DIMENSIONS, UNITS
 from training.reward.served import DEFAULT_PACKAGE, Bench, dimension_means, evidence_of
-from training.reward.train import place_of
 
 _TOLERANCE = 2e-3
 _CHECKED = 40  # groups

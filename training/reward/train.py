@@ -18,9 +18,10 @@ import typer
 from torch import Tensor, nn
 
 from training.learner import Learner, adam, growing, keep_freed_memory, save_checkpoint
-from training.reward.batches import PAIRS, Batch, batch, batches, labels_of
-from training.reward.data import DEFAULT_FOLDER, SIZE, load
+from training.reward.batches import Batch, batch, batches, labels_of
+from training.reward.data import DEFAULT_FOLDER, PAIRS, SIZE, load
 from training.reward.model import Dense, DoubleLayer, OneExpert, Opinion, Verdict
+from training.reward.places import place_of
 
 SHAPES: dict[str, Callable[[], nn.Module]] = {
     "double": DoubleLayer,
@@ -66,11 +67,6 @@ def loss_of(verdict: Verdict, given: Batch, noise: float) -> Tensor:
         each = Opinion(*(part.unflatten(0, (groups, SIZE)) for part in verdict.dimensions))
         total = total + 2 * pair_loss(each, given.dimensions, noise)
     return total
-
-
-def place_of(shape: str, noise: float, seed: int, folder: Path = DEFAULT_FOLDER) -> Path:
-    """Where a trained judge lies."""
-    return folder / f"{shape}-noise{round(100 * noise)}-seed{seed}.pt"
 
 
 def train(

@@ -121,6 +121,11 @@ def view_shifts() -> Tensor:
     return shifts
 
 
+def _chosen(moves: Tensor) -> Tensor:
+    """[n] -> [n, moves], 1 at each own: a graph of any n can take by it, where an index would keep its n."""
+    return (moves.unsqueeze(1) == torch.arange(len(_MOVES))).float()
+
+
 def view_rings() -> Tensor:
     """[rings, 49]: means over the cells at each distance from the agent, diagonals counting as one."""
     row, column = np.divmod(np.arange(tiles.CELL_COUNT), tiles.VIEW_CELLS)
@@ -180,12 +185,14 @@ class Trunk(nn.Module):
         differs = (pictures.unsqueeze(1) - came).square().mean(-1) * seen(pictures).unsqueeze(1) * seen(came)
         differs = differs * self.shifts.sum(-1) * (actions != pose.NONE).float()[:, None, None]  # [n, moves, cells]
         badness = torch.tanh(differs).sum(-1)
-        rows, told = torch.arange(len(actions)), self.move_of[actions]
+        told = self.move_of[actions]
         # A step may be barred.
-        barred = (actions == pose.FORWARD) & (badness[:, _STAY] < badness[rows, told])
-        told = torch.where(barred, _STAY, told)
-        changes = torch.stack([differs[rows, told], differs[rows, badness.argmin(1)], differs[:, _STAY]], dim=-1)
-        moved = came[rows, told]
+        barred = (actions == pose.FORWARD) & (badness[:, _STAY] < (_chosen(told) * badness).sum(1))
+        as_told, best = _chosen(torch.where(barred, _STAY, told)), _chosen(badness.argmin(1))
+        changes = torch.stack(
+            [*((one.unsqueeze(-1) * differs).sum(1) for one in (as_told, best)), differs[:, _STAY]], dim=-1
+        )
+        moved = (as_told[:, :, None, None] * came).sum(1)
         x = self.before(moved) + self.here(pictures) + leftovers + self.changes(changes)
         x = x + (self.action(actions) + self.aim(goal)).unsqueeze(1)
         wanted = torch.tanh((pictures * self.seek(goal).unsqueeze(1)).mean(-1))  # [n, cells]: what the goal names

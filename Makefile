@@ -103,6 +103,7 @@ train-reward: $(STAMP) ## Train, export and evaluate models/judge (half an hour 
 	$(BIN)/python -m training.reward.export
 	$(BIN)/python -m training.reward.evaluate
 	$(BIN)/python -m training.reward.downstream
+	$(BIN)/python -m training.reward.card
 
 compare-reward: $(STAMP) ## Train the shapes that the judge is compared with, three seeds (hours of two cores; resumable), and evaluate
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
@@ -116,6 +117,7 @@ evaluate-reward: install ## Evaluate models/judge on held-out seeds (and the sha
 	$(BIN)/python -m training.reward.data
 	$(BIN)/python -m training.reward.evaluate
 	$(BIN)/python -m training.reward.downstream
+	$(BIN)/python -m training.reward.card
 
 clean: ## Remove what the targets made
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

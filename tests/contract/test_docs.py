@@ -17,6 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from PIL import Image
 from worldtree.cli.stack import Stack, StackOptions
 from worldtree.multitask.v1 import multi_task_pb2 as multitask_pb
+from worldtree.reward.v1 import reward_scorer_pb2 as reward_pb
 from worldtree.video.v1 import video_generator_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +123,11 @@ def test_the_tables_of_rpcs_are_the_services() -> None:
         return "server stream" if method.server_streaming else "unary"
 
     rows = re.findall(r"^\| `(\w+)` \| ([a-z ]+) \| .+ \|$", README.read_text(), re.MULTILINE)
-    services = pb.DESCRIPTOR.services_by_name["VideoGenerator"], multitask_pb.DESCRIPTOR.services_by_name["MultiTask"]
+    services = (
+        pb.DESCRIPTOR.services_by_name["VideoGenerator"],
+        multitask_pb.DESCRIPTOR.services_by_name["MultiTask"],
+        reward_pb.DESCRIPTOR.services_by_name["RewardScorer"],
+    )
     assert rows == [(method.name, kind(method)) for service in services for method in service.methods]
 
 

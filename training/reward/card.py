@@ -31,8 +31,8 @@ def card(figures: dict[str, Any], downstream: dict[str, Any] | None) -> str:
         _text(
             f"Learnt from {GROUPS['train']:,} groups of four clips of {min(STEPS)} to {max(STEPS)} steps, by pairs of",
             "which 30% are labelled wrong; calibrated with labels as wrong. Truth is the simulator's. What follows is",
-            "of other seeds, clean labels, goals in sentences never trained on; in half of the groups, flaws are of kinds",
-            f"never trained on. In each group the best leads by {MARGIN:g} standard deviations or more.",
+            "of other seeds, clean labels, goals in sentences never trained on; in half of the groups, flaws are of",
+            f"kinds never trained on. In each group the best leads by {MARGIN:g} standard deviations or more.",
             "`make evaluate-reward` prints all of it.",
         ),
         "## Best of four",

@@ -13,12 +13,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import typer
+import yaml
 from rich.console import Console
 from rich.table import Table
 from worldtree_reward.domain import Evidence, Question
 from worldtree_reward.goal import read_goal
 from worldtree_reward.judging import ranks
+from worldtree_runtime.reward_package import CARD_KEY, EXPERTS, RewardPackage
 
 from training.reward.data import DEFAULT_FOLDER, PAIRS, TIE, Group, load, weighted
 from training.reward.goals import foreign_goals
@@ -245,6 +248,23 @@ def draw_reliability(bins: list[tuple[float, float, int]], path: Path) -> None:
     pyplot.close(figure)
 
 
+def publish(found: dict[str, Any], package: Path) -> None:
+    """Writes into the package what ListRubrics tells of it."""
+    file = package / "model.yaml"
+    manifest = yaml.safe_load(file.read_text())
+    for category in manifest["categories"]:
+        category["best_of_four"] = round(found["best of four"][category["name"]], 4)
+    manifest["calibration_error"] = round(found["calibration"]["error"], 4)
+    RewardPackage.model_validate(manifest)
+    file.write_text(yaml.safe_dump(manifest, sort_keys=False, width=120, allow_unicode=True))
+    for name in DIMENSION_NAMES:
+        path = package / EXPERTS / f"{name}.onnx"
+        graph = onnx.load(str(path))
+        (own,) = [each for each in graph.metadata_props if each.key == CARD_KEY]
+        own.value = json.dumps({**json.loads(own.value), "pairwise_accuracy": round(found["pairwise"][name], 4)})
+        onnx.save(graph, str(path))
+
+
 app = typer.Typer(add_completion=False)
 
 
@@ -254,10 +274,11 @@ def main(
     folder: Annotated[Path, typer.Option(help="where data and trained baselines lie")] = DEFAULT_FOLDER,
     json_file: Annotated[Path, typer.Option("--json", help="where the figures go")] = DEFAULT_FOLDER / "evaluate.json",
 ) -> None:
-    """Prints the report and draws the calibration."""
+    """Prints the report, draws the calibration, and writes into the package what its rubrics tell of it."""
     found = report(Bench.read(package), folder, say=typer.echo)
     rows = baseline_rows(load("test", folder), folder)
     print_report(found, rows)
+    publish(found, package)
     draw_reliability(found["calibration"]["bins"], PICTURE)
     json_file.parent.mkdir(parents=True, exist_ok=True)
     json_file.write_text(json.dumps({"report": found, "shapes": rows, "bars": bars_of(found)}, indent=1) + "\n")

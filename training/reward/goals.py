@@ -40,6 +40,23 @@ _HELD: dict[str, dict[str, tuple[str, ...]]] = {
     "fidelity": {"": ("a true picture", "clean frames")},
     "faithfulness": {"": ("follow what the actions say", "obey the actions")},
 }
+# What only the router learns from, in words that the judge knows: which category it is must not hang on one verb.
+_ROUTED = {
+    "navigation": ("go over to the {thing}", "walk up to the {thing}", "go find the {thing}",
+                   "find the way to the {thing}", "get on the way to the {thing}", "go and find the {thing}"),
+    "manipulation": ("go and grab the {thing}", "walk to the {thing} and pick up", "go and unlock the {thing}",
+                     "find and get hold of the {thing}", "please grab the {thing}", "please unlock the {thing}",
+                     "get to the {thing} and open", "go and pick up the {thing}"),
+    "safety": ("go safely to the {thing}", "get to the {thing} and keep away from the lava", "safely reach the goal",
+               "avoid lava", "keep away from lava and find the {thing}", "please get to the goal safely"),
+    "fidelity": ("keep the frames sharp", "true frames", "please keep things as they are", "a sharp and clean picture"),
+    "faithfulness": ("please follow the actions", "do what the actions say", "frames as the actions say"),
+}  # fmt: skip
+_THINGS = tuple(
+    f"{color} {kind}"
+    for color in ("red", "green", "blue", "purple", "yellow", "grey")
+    for kind in ("door", "key", "ball", "box")
+)
 # Other people's errands: of no category here. Train and test share no sentence, and few words.
 _FOREIGN = {
     "train": (
@@ -59,6 +76,12 @@ _FOREIGN = {
 def sentence(category: str, errand: str, thing: str, rng: np.random.Generator, *, held: bool = False) -> str:
     """One way to say a goal."""
     known = (_HELD if held else _SENTENCES)[category][errand]
+    return known[int(rng.integers(len(known)))].replace(_THING, thing)
+
+
+def routed(category: str, rng: np.random.Generator) -> str:
+    """A goal of a category for the router to learn from, beside those of the groups."""
+    known, thing = _ROUTED[category], _THINGS[int(rng.integers(len(_THINGS)))]
     return known[int(rng.integers(len(known)))].replace(_THING, thing)
 
 

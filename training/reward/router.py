@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from training.reward.batches import word_ids
 from training.reward.data import Group
-from training.reward.goals import WORDS, foreign
+from training.reward.goals import WORDS, foreign, routed
 from training.reward.model import JudgeConfig, Router
 from training.reward.rubric import CATEGORY_NAMES
 
@@ -21,7 +21,9 @@ def train_router(groups: list[Group], noise: float, seed: int) -> Router:
     """Learns from the goals of groups, a share of whose categories is wrong, and from goals of other trades."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 5])
-    goals, labels = [group.goal for group in groups], np.array([group.category for group in groups])
+    labels = np.array([group.category for group in groups])
+    # Half are said otherwise.
+    goals = [group.goal if rng.random() < 0.5 else routed(CATEGORY_NAMES[group.category], rng) for group in groups]
     wrong = rng.random(len(labels)) < noise
     labels = np.where(wrong, (labels + rng.integers(1, len(CATEGORY_NAMES), len(labels))) % len(CATEGORY_NAMES), labels)
     router = Router(JudgeConfig())

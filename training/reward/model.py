@@ -6,6 +6,7 @@ Everything that depends on the past lies in a state of fixed size, so that a chu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,9 +43,21 @@ class Opinion(NamedTuple):
     deviation: Tensor
 
 
+def _each_alike(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A function of each number, rounded alike wherever it stands.
+
+    onnxruntime takes logarithms by whole vectors, and what is left over at the end one by one, to other last bits: so
+    each number fills a vector of its own.
+    """
+    return function(x.unsqueeze(-1).expand(*x.shape, _VECTOR))[..., 0]
+
+
+_VECTOR = 16  # floats of the widest registers
+
+
 def _opinion(raw: Tensor) -> Opinion:
     """[..., 2] -> two of [...]."""
-    deviation = nn.functional.softplus(raw[..., 1]) + MIN_DEVIATION
+    deviation = _each_alike(nn.functional.softplus, raw[..., 1]) + MIN_DEVIATION
     return Opinion(raw[..., 0], deviation.clamp(max=MAX_DEVIATION))
 
 
@@ -288,7 +301,7 @@ class Joint(nn.Module):
 
     def forward(self, scores: Opinion) -> Opinion:
         """[n, dimensions] each -> [n, categories] each."""
-        x = torch.cat([scores.mean, scores.deviation.log()], dim=-1)
+        x = torch.cat([scores.mean, _each_alike(torch.log, scores.deviation)], dim=-1)
         hidden = torch.relu(torch.einsum("nd,cdh->nch", x, self.inner) + self.shift)
         raw = torch.einsum("nch,cho->nco", hidden, self.outer)
         plain = torch.einsum("nd,cd->nc", scores.mean, self.straight)

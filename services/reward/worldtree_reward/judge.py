@@ -98,10 +98,15 @@ class Judge:
             *floats("total_after", "most_after", shape=(None, sizes.pooled)),
             *floats("mean", "deviation", shape=(None,)),
         ]
-        self.dimensions = tuple(
-            Dimension(name, card, opened(f"{EXPERTS}/{name}.onnx", inputs, outputs))
-            for name, card in _cards(stored, device=device)
-        )
+
+        def expert(name: str) -> Dimension:
+            path = stored.folder / EXPERTS / f"{name}.onnx"
+            session = open_session(path, device=device, threads=threads)
+            card = _card(path, session)
+            check_signature(path, session, inputs, outputs)
+            return Dimension(name, card, session)
+
+        self.dimensions = tuple(expert(name) for name in _names(stored))
         self._route = lru_cache(_GOALS_REMEMBERED)(self._routed)
         self._check(stored)
 
@@ -202,16 +207,15 @@ class Judge:
             raise PackageError(stored.folder / self.package.files.router, "probabilities", "must sum to 1")
 
 
-def _cards(stored: StoredReward, *, device: str) -> list[tuple[str, ExpertCard]]:
-    """Of every expert's file: those that the joint reads first, in its order, then the others by name."""
+def _names(stored: StoredReward) -> list[str]:
+    """Of the experts' files: those that the joint reads first, in its order, then the others by name."""
     known = stored.package.dimensions
-    files = sorted((stored.folder / EXPERTS).glob("*.onnx"), key=lambda path: path.stem)
-    others = [path.stem for path in files if path.stem not in known]
-    return [(name, _card(stored.folder / EXPERTS / f"{name}.onnx", device)) for name in (*known, *others)]
+    files = {path.stem for path in (stored.folder / EXPERTS).glob("*.onnx")}
+    return [*known, *sorted(files.difference(known))]
 
 
-def _card(path: Path, device: str) -> ExpertCard:
-    written = open_session(path, device=device).get_modelmeta().custom_metadata_map.get(CARD_KEY)
+def _card(path: Path, session: Any) -> ExpertCard:
+    written = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
     if written is None:
         raise PackageError(path, f"metadata {CARD_KEY}", "is missing: an expert says there what its dimension is")
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.reward.v1 import reward_scorer_pb2 as pb
@@ -188,6 +189,12 @@ def _rewritten(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
+def _card(file: Path, text: str) -> None:
+    graph = onnx.load(str(file))
+    onnx.helper.set_model_props(graph, {"worldtree": text})
+    onnx.save(graph, str(file))
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -197,6 +204,15 @@ def _rewritten(file: Path, old: str, new: str) -> None:
         (
             lambda f: (f / "experts/taste.onnx").write_bytes((f / "joint.onnx").read_bytes()),
             "taste.onnx: metadata worldtree: is missing",
+        ),
+        (lambda f: _card(f / "experts/motion.onnx", "{"), "motion.onnx: metadata worldtree: must be JSON"),
+        (
+            lambda f: _card(f / "experts/motion.onnx", '{"description": "", "unit": 0, "knots": [[0, 0], [1, 1]]}'),
+            "motion.onnx: metadata worldtree.unit: Input should be greater than 0",
+        ),
+        (
+            lambda f: _card(f / "experts/motion.onnx", '{"description": "", "unit": 1, "knots": [[0, 1], [1, 0]]}'),
+            "motion.onnx: metadata worldtree.knots: Value error, knots must rise",
         ),
         (lambda f: _rewritten(f / "model.yaml", "brightness: 1.0", "taste: 1.0"), "must name dimensions, got 'taste'"),
         (lambda f: _rewritten(f / "model.yaml", "memory: 1", "memory: 2"), "memory"),

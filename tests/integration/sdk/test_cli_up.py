@@ -101,10 +101,12 @@ def test_up_serves_says_so_in_one_line_and_ends_well(up: Up, number: signal.Sign
     with worldtree.Client(up.address) as client:
         models = client.models()
         experts = client.multitask.tasks()
-        names = sorted([*(model.name for model in models), *experts.models])
+        rubrics = client.reward.rubrics()
+        names = sorted([*(model.name for model in models), *experts.models, *rubrics.models])
         assert names == sorted(path.name for path in (ROOT / "models").iterdir())
         pictures = np.zeros((2, experts.height_px, experts.width_px, 3), np.uint8)
         assert len(client.multitask.predict(pictures)[experts.tasks[0].name].labels) == 2
+        assert client.reward.score((pictures, ["forward"]), goal=rubrics.categories[0].example).category is not None
         for model in models:
             with client.world(model, start=model.starts[0], seed=1) as world:
                 shape = (model.frames_per_chunk, model.height_px, model.width_px, 3)

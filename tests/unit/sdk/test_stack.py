@@ -4,7 +4,7 @@ from pathlib import Path
 
 from worldtree.cli.stack import StackOptions
 
-BEHIND = {"video": "127.0.0.1:7110", "multitask": "127.0.0.1:7120"}
+BEHIND = {"video": "127.0.0.1:7110", "multitask": "127.0.0.1:7120", "reward": "127.0.0.1:7130"}
 
 
 def test_each_service_is_told_where_it_keeps_what_outlives_it() -> None:
@@ -12,11 +12,13 @@ def test_each_service_is_told_where_it_keeps_what_outlives_it() -> None:
     video, multitask = options.video_arguments(), options.multitask_arguments()
     assert video[video.index("--journal-folder") + 1] == "kept"
     assert multitask[multitask.index("--merges-folder") + 1] == "kept/merges"
-    assert not {"--journal-folder", "--merges-folder"} & set(options.gateway_arguments(**BEHIND))
+    for others in (options.reward_arguments(), options.gateway_arguments(**BEHIND)):
+        assert not {"--journal-folder", "--merges-folder"} & set(others)
 
 
 def test_without_options_the_services_have_their_own_defaults() -> None:
     assert StackOptions().video_arguments() == []
     assert StackOptions().multitask_arguments() == []
-    addresses = ["--video", "127.0.0.1:7110", "--multitask", "127.0.0.1:7120"]
+    assert StackOptions().reward_arguments() == []
+    addresses = ["--video", "127.0.0.1:7110", "--multitask", "127.0.0.1:7120", "--reward", "127.0.0.1:7130"]
     assert StackOptions().gateway_arguments(**BEHIND) == addresses

@@ -11,7 +11,15 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-_DETAILS = ("ErrorInfo", "BadRequest", "ResourceInfo", "RetryInfo", "PreconditionFailure")
+_DETAILS = (
+    "ErrorInfo",
+    "BadRequest",
+    "ResourceInfo",
+    "RetryInfo",
+    "QuotaFailure",
+    "PreconditionFailure",
+    "RequestInfo",
+)
 
 
 @dataclass(frozen=True)
@@ -32,20 +40,33 @@ class Refusal:
         return None if bad is None else str(bad.field_violations[0].field)
 
 
-async def refused(call: Any) -> Refusal:
-    """What a call is refused with; fails where it is not."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _ended(call)
-    status = rpc_status.from_call(_WithTrailers(caught.value))
-    assert status is not None, f"{caught.value.code()} {caught.value.details()} brought no google.rpc.Status"
+async def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
+    status = rpc_status.from_call(_WithTrailers(error))
+    assert status is not None, f"{error.code()} {error.details()} brought no google.rpc.Status"
     details: dict[str, Any] = {}
     for packed in status.details:
-        for name in _DETAILS:
-            message = getattr(error_details_pb2, name)()
-            if packed.Unpack(message):
-                details[name] = message
+        kind = next(kind for kind in _DETAILS if packed.Is(getattr(error_details_pb2, kind).DESCRIPTOR))
+        assert kind not in details, f"two {kind}"
+        details[kind] = getattr(error_details_pb2, kind)()
+        packed.Unpack(details[kind])
     assert details["ErrorInfo"].domain == "worldtree"
-    return Refusal(caught.value.code(), status.message, details)
+    return Refusal(error.code(), status.message, details)
+
+
+class _WithTrailers:
+    """What grpc_status asks of a call, from the error that it raised."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        self._error = error
+
+    def trailing_metadata(self) -> list[Any]:
+        return list(self._error.trailing_metadata() or ())
+
+    def code(self) -> grpc.StatusCode:
+        return self._error.code()
+
+    def details(self) -> str | None:
+        return self._error.details()
 
 
 async def _ended(call: Any) -> None:
@@ -55,20 +76,11 @@ async def _ended(call: Any) -> None:
         await call
 
 
-class _WithTrailers:
-    """What grpc_status reads of an asynchronous call's error."""
-
-    def __init__(self, error: grpc.aio.AioRpcError) -> None:
-        self._error = error
-
-    def code(self) -> grpc.StatusCode:
-        return self._error.code()
-
-    def details(self) -> str | None:
-        return self._error.details()
-
-    def trailing_metadata(self) -> Any:
-        return tuple(self._error.trailing_metadata())
+async def refused(call: Any) -> Refusal:
+    """What a call is refused with; fails where it is not."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await _ended(call)
+    return await refusal_of(caught.value)
 
 
 async def samples(metrics_address: str, name: str) -> dict[str, float]:

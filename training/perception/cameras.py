@@ -17,7 +17,7 @@ Images: TypeAlias = npt.NDArray[np.uint8]  # [frames, 56, 56, 3]
 CLEAN = "clean"  # no camera: the simulator's own picture
 
 
-def _blur(picture: Picture) -> Picture:
+def blur(picture: Picture) -> Picture:
     """Binomial, 3 x 3."""
     for axis in (1, 2):
         wide = np.pad(picture, [(1, 1) if a == axis else (0, 0) for a in range(4)], mode="edge")
@@ -34,7 +34,7 @@ _STYLES: dict[str, tuple[Callable[[Picture], Picture], float]] = {
     "night": (lambda x: 0.42 * x**1.4 * _NIGHT, 0.05),
     "thermal": (lambda x: 0.9 * x[..., [2, 0, 1]] + 0.05, 0.14),
     "inverted": (lambda x: 1 - x, 0.14),
-    "fog": (lambda x: 0.35 * _blur(_blur(x)) + 0.45, 0.06),
+    "fog": (lambda x: 0.35 * blur(blur(x)) + 0.45, 0.06),
     "speckle": (lambda x: x, 0.10),
 }
 _SPECKLES = 0.3  # share of the pixels that the camera of that name loses

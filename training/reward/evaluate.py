@@ -97,10 +97,10 @@ def ties_kept(bench: Bench, groups: list[Group], evidence: list[list[Evidence]])
 
 def routed(bench: Bench, groups: list[Group]) -> dict[str, float]:
     """Shares: goals put into their category, goals of none recognised, goals of one taken for none."""
-    package = bench.judge.package
+    package, nothing = bench.judge.package, _blank(bench)
 
     def route(goal: str) -> tuple[str, bool]:
-        found = bench.judged(_NOTHING(bench), Question(goal)).route
+        found = bench.judged(nothing, Question(goal)).route
         return found.category, found.unseen
 
     own = [(route(group.goal), CATEGORY_NAMES[group.category]) for group in groups]
@@ -112,7 +112,8 @@ def routed(bench: Bench, groups: list[Group]) -> dict[str, float]:
     }
 
 
-def _NOTHING(bench: Bench) -> Evidence:
+def _blank(bench: Bench) -> Evidence:
+    """Of a clip that says nothing."""
     track = bench.judge.begin(read_goal("", bench.judge.package.goal).words)
     size = bench.judge.package.image
     blank = np.zeros((1, size.height_px, size.width_px, size.channels), np.uint8)

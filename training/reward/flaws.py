@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.minigrid import pose, tiles
-from training.perception.cameras import Images, Picture, quantize
+from training.perception.cameras import Images, Picture, blur, quantize
 
 Ids = npt.NDArray[np.uint8]
 Actions = npt.NDArray[np.uint8]
@@ -141,10 +141,7 @@ def blemished(frames: Images, blemishes: list[Blemish]) -> Images:
 
 def _blur(picture: Picture, _: Picture, severity: float, __: np.random.Generator) -> Picture:
     for _pass in range(1 + round(2 * severity)):
-        for axis in (1, 2):
-            wide = np.pad(picture, [(1, 1) if a == axis else (0, 0) for a in range(4)], mode="edge")
-            a, b, c = (np.take(wide, range(k, k + picture.shape[axis]), axis=axis) for k in range(3))
-            picture = (a + 2 * b + c) / 4
+        picture = blur(picture)
     return picture
 
 

@@ -9,10 +9,9 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
+from worldtree_runtime.messages import REPLICA_KEY
 
 from worldtree_gateway.domain import Method, Service
-
-REPLICA_KEY = "worldtree-replica"
 
 _HEALTH_CHECK = Method("/grpc.health.v1.Health/Check", client_streaming=False, server_streaming=False)
 _HEALTH_WATCH = Method("/grpc.health.v1.Health/Watch", client_streaming=False, server_streaming=True)

@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 import grpc.aio
 from worldtree_runtime.interceptors import REQUEST_ID_KEY
 from worldtree_runtime.logs import current_request_id
+from worldtree_runtime.messages import REPLICA_KEY
 
-from worldtree_gateway.backends import REPLICA_KEY
 from worldtree_gateway.domain import ANONYMOUS_TENANT
 from worldtree_gateway.verdicts import STATUS_DETAILS_KEY
 

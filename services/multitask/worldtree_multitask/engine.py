@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from worldtree_runtime.futures import deliver
 
 from worldtree_multitask.domain import Answer, Blend
 from worldtree_multitask.errors import PoisonedAnswer
@@ -98,7 +99,7 @@ class Engine:
             except Exception as error:  # the batch fails, and no other
                 log.exception("a run failed", extra={"model": self._name})
                 for request in batch:
-                    _deliver(request, error)
+                    deliver(request.answer, error)
 
     def _next_batch(self) -> list[_Request]:
         """Waits for work. Empty: the engine is to stop, and nothing waits."""
@@ -140,10 +141,10 @@ class Engine:
             own = {task: logits[task][rows] for task in request.tasks}
             broken = next((task for task, each in own.items() if not np.isfinite(each).all()), None)
             if broken is not None:
-                _deliver(request, PoisonedAnswer(request.key, broken))
+                deliver(request.answer, PoisonedAnswer(request.key, broken))
                 continue
-            _deliver(
-                request,
+            deliver(
+                request.answer,
                 Answer(
                     {task: _softmax(each) for task, each in own.items()},
                     queue_s=begun_s - request.arrived_s,
@@ -169,17 +170,3 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: np.ndarray = shifted / shifted.sum(axis=1, keepdims=True)
     return probabilities.astype(np.float32)
-
-
-def _deliver(request: _Request, result: Answer | Exception) -> None:
-    def deliver() -> None:
-        if request.answer.done():
-            return
-        if isinstance(result, Exception):
-            request.answer.set_exception(result)
-        else:
-            request.answer.set_result(result)
-
-    loop = request.answer.get_loop()
-    if not loop.is_closed():  # its server is gone, and with it whoever asked
-        loop.call_soon_threadsafe(deliver)

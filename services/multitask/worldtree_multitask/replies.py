@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import numpy as np
-from google.protobuf.duration_pb2 import Duration
 from numpy.typing import NDArray
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.multitask.v1 import multi_task_pb2 as pb
+from worldtree_runtime.messages import from_seconds, from_stored
 
 from worldtree_multitask.domain import Answer, Blend, Card, Point, TaskScore
 from worldtree_multitask.merging import Method, Needs, Step
@@ -21,16 +21,11 @@ _NEEDS = {
 }
 
 
-def from_ref(served: Served) -> common.ModelRef:
-    stored = served.stored
-    return common.ModelRef(name=stored.name, version=stored.version, digest=stored.digest)
-
-
 def from_model(served: Served, methods: Sequence[Method], models: Sequence[str]) -> pb.ListTasksResponse:
     package, contents = served.package, served.contents
     scores = served.reference_scores
     return pb.ListTasksResponse(
-        model=from_ref(served),
+        model=from_stored(served.stored),
         description=package.description,
         height_px=package.image.height_px,
         width_px=package.image.width_px,
@@ -71,7 +66,7 @@ def from_model(served: Served, methods: Sequence[Method], models: Sequence[str])
 
 def from_answer(answer: Answer, served: Served, blend: Blend, tasks: Sequence[str]) -> pb.PredictResponse:
     return pb.PredictResponse(
-        model=from_ref(served),
+        model=from_stored(served.stored),
         merge_digest=blend.digest,
         predictions=[
             pb.Prediction(
@@ -82,9 +77,9 @@ def from_answer(answer: Answer, served: Served, blend: Blend, tasks: Sequence[st
             for task in tasks
         ],
         timing=pb.PredictTiming(
-            queue_duration=_duration(answer.queue_s),
-            merge_duration=_duration(answer.merge_s),
-            run_duration=_duration(answer.run_s),
+            queue_duration=from_seconds(answer.queue_s),
+            merge_duration=from_seconds(answer.merge_s),
+            run_duration=from_seconds(answer.run_s),
             batch_size=answer.batch_size,
         ),
     )
@@ -96,7 +91,7 @@ def from_step(step: Step, elapsed_s: float) -> pb.CreateMergeResponse:
         done=step.done,
         total=step.total,
         objective=step.objective,
-        elapsed_duration=_duration(elapsed_s),
+        elapsed_duration=from_seconds(elapsed_s),
     )
     return pb.CreateMergeResponse(progress=progress)
 
@@ -108,7 +103,7 @@ def from_card(card: Card, blend: Blend | None, layers: Sequence[str], experts: S
         digest=card.digest,
         model=common.ModelRef(name=card.model, version=card.version, digest=card.model_digest),
         recipe=pb.Recipe(method=card.recipe.method),
-        make_duration=_duration(card.make_s),
+        make_duration=from_seconds(card.make_s),
         scores=from_scores(card.scores),
         mean_score=card.mean_score,
         kept_share=card.kept_share,
@@ -157,9 +152,3 @@ def from_scores(scores: Sequence[TaskScore]) -> list[pb.TaskScore]:
 def from_array(array: NDArray[np.float32]) -> common.Tensor:
     data = np.ascontiguousarray(array, "<f4")
     return common.Tensor(dtype=common.Tensor.D_TYPE_FLOAT32, shape=data.shape, data=data.tobytes())
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromTimedelta(timedelta(seconds=seconds))
-    return duration

@@ -11,6 +11,7 @@ import grpc.aio
 from worldtree.multitask.v1 import multi_task_pb2 as pb
 from worldtree.multitask.v1.multi_task_pb2_grpc import MultiTaskServicer as Base
 from worldtree_runtime.errors import NotFound
+from worldtree_runtime.messages import REPLICA_KEY
 
 from worldtree_multitask import convert, replies
 from worldtree_multitask.catalog import Catalog
@@ -26,7 +27,6 @@ from worldtree_multitask.served import Made, Served, check_needs
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-REPLICA_KEY = "worldtree-replica"  # initial metadata by which a gateway learns who answers
 _CALIBRATION = "calibration"
 
 

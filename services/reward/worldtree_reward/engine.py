@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from worldtree_runtime.futures import deliver
 
 from worldtree_reward.domain import Actions, Evidence, Frames, Spent
 from worldtree_reward.errors import EngineStopped, PoisonedScore
@@ -97,14 +98,14 @@ class Engine:
                 with self._wake:
                     self._scheduler.drop(list(batch))
                 for request in batch:
-                    _deliver(request, error)
+                    deliver(request.answer, error)
                 continue
             try:
                 self._answer(through)
             except Exception as error:
                 log.exception("an answer failed", extra={"model": self._name})
                 for request in through:
-                    _deliver(request, error)
+                    deliver(request.answer, error)
 
     def _next_batch(self) -> list[_Request]:
         """Waits for work. Empty: the engine is to stop, and nothing waits."""
@@ -142,25 +143,11 @@ class Engine:
             opinions = zip(self.judge.dimensions, evidence.dimensions, strict=True)
             broken = next((each.name for each, opinion in opinions if not _finite(opinion.mean)), None)
             if broken is not None:
-                _deliver(request, PoisonedScore(self._name, broken))
+                deliver(request.answer, PoisonedScore(self._name, broken))
                 continue
             queue_s = (request.begun_s or request.arrived_s) - request.arrived_s
-            _deliver(request, (evidence, Spent(queue_s, request.run_s, tuple(request.batch_sizes))))
+            deliver(request.answer, (evidence, Spent(queue_s, request.run_s, tuple(request.batch_sizes))))
 
 
 def _finite(value: float) -> bool:
     return bool(np.isfinite(value))
-
-
-def _deliver(request: _Request, result: tuple[Evidence, Spent] | Exception) -> None:
-    def deliver() -> None:
-        if request.answer.done():
-            return
-        if isinstance(result, Exception):
-            request.answer.set_exception(result)
-        else:
-            request.answer.set_result(result)
-
-    loop = request.answer.get_loop()
-    if not loop.is_closed():  # its server is gone, and with it whoever asked
-        loop.call_soon_threadsafe(deliver)

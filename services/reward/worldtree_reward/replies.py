@@ -1,26 +1,19 @@
 """The words of domain.py to messages: pure functions."""
 
 from collections.abc import Sequence
-from datetime import timedelta
 
-from google.protobuf.duration_pb2 import Duration
-from worldtree.common.v1 import common_pb2 as common
 from worldtree.reward.v1 import reward_scorer_pb2 as pb
+from worldtree_runtime.messages import from_seconds, from_stored
 
 from worldtree_reward.config import RewardSettings
 from worldtree_reward.domain import Judgement, Spent
 from worldtree_reward.served import Served
 
 
-def from_ref(served: Served) -> common.ModelRef:
-    stored = served.stored
-    return common.ModelRef(name=stored.name, version=stored.version, digest=stored.digest)
-
-
 def from_rubrics(served: Served, settings: RewardSettings, models: Sequence[str]) -> pb.ListRubricsResponse:
     package = served.package
     return pb.ListRubricsResponse(
-        model=from_ref(served),
+        model=from_stored(served.stored),
         description=package.description,
         height_px=package.image.height_px,
         width_px=package.image.width_px,
@@ -68,13 +61,7 @@ def from_spent(spent: Sequence[Spent]) -> pb.ScoreTiming:
     """Of clips that were scored together: the longest wait, the longest run."""
     sizes = [size for each in spent for size in each.batch_sizes]
     return pb.ScoreTiming(
-        queue_duration=_duration(max(each.queue_s for each in spent)),
-        run_duration=_duration(max(each.run_s for each in spent)),
+        queue_duration=from_seconds(max(each.queue_s for each in spent)),
+        run_duration=from_seconds(max(each.run_s for each in spent)),
         mean_batch_size=sum(sizes) / len(sizes) if sizes else 0.0,
     )
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromTimedelta(timedelta(seconds=seconds))
-    return duration

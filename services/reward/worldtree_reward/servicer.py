@@ -9,6 +9,7 @@ from worldtree.common.v1 import common_pb2 as common
 from worldtree.reward.v1 import reward_scorer_pb2 as pb
 from worldtree.reward.v1.reward_scorer_pb2_grpc import RewardScorerServicer as Base
 from worldtree_runtime.errors import InvalidRequest
+from worldtree_runtime.messages import REPLICA_KEY, from_stored
 
 from worldtree_reward import convert, replies
 from worldtree_reward.catalog import Catalog
@@ -20,8 +21,6 @@ from worldtree_reward.metrics import RewardMetrics
 from worldtree_reward.served import Asked
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-REPLICA_KEY = "worldtree-replica"  # initial metadata by which a gateway learns who answers
 
 
 class RewardServicer(Base):
@@ -43,7 +42,7 @@ class RewardServicer(Base):
         asked = self._ask(request.model, request.question)
         ((found, spent),) = await self._judge(asked, {"clip": request.clip})
         return pb.ScoreResponse(
-            model=replies.from_ref(asked.served),
+            model=from_stored(asked.served.stored),
             judgement=replies.from_judgement(found),
             timing=replies.from_spent([spent]),
         )
@@ -59,7 +58,7 @@ class RewardServicer(Base):
         elif chance <= 0.5 - tie_below:
             verdict = pb.CompareResponse.VERDICT_SECOND
         return pb.CompareResponse(
-            model=replies.from_ref(asked.served),
+            model=from_stored(asked.served.stored),
             verdict=verdict,
             first_better=chance,
             first=replies.from_judgement(first),
@@ -79,7 +78,7 @@ class RewardServicer(Base):
         )
         order = ranks([found.reward for found, _ in judged], asked.served.package.tie_below)
         return pb.RankResponse(
-            model=replies.from_ref(asked.served),
+            model=from_stored(asked.served.stored),
             ranked=[
                 pb.Ranked(index=index, rank=rank, judgement=replies.from_judgement(judged[index][0]))
                 for index, rank in order
@@ -124,7 +123,7 @@ class RewardServicer(Base):
             ((found, spent),) = await asked.look([(track, frames, actions)])
             step_count = track.frame_count - 1
             yield pb.ScoreStreamResponse(
-                model=replies.from_ref(asked.served) if first else None,
+                model=from_stored(asked.served.stored) if first else None,
                 step_count=step_count,
                 judgement=replies.from_judgement(found) if step_count else None,
                 timing=replies.from_spent([spent]),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from worldtree.common.v1 import common_pb2 as common
+from worldtree_runtime.messages import from_stored
 from worldtree_runtime.model_package import OtherKind, PackageError
 from worldtree_runtime.model_repository import ModelRepository, resolve
 from worldtree_runtime.pictures import PictureError, read_png, split_strip
@@ -50,7 +51,7 @@ class Served:
 
     @property
     def ref(self) -> common.ModelRef:
-        return common.ModelRef(name=self.stored.name, version=self.stored.version, digest=self.stored.digest)
+        return from_stored(self.stored)
 
     @property
     def in_use(self) -> bool:

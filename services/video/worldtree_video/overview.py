@@ -4,6 +4,7 @@ import time
 from collections import Counter
 
 from worldtree.video.v1 import video_generator_pb2 as pb
+from worldtree_runtime.messages import from_seconds
 
 from worldtree_video import replies
 from worldtree_video.adoption import Adoption
@@ -24,7 +25,7 @@ def from_catalog(
     return pb.IntrospectResponse(
         replica=settings.replica,
         time=replies.from_time(time.time()),
-        uptime_duration=replies.from_seconds(time.monotonic() - _STARTED_S),
+        uptime_duration=from_seconds(time.monotonic() - _STARTED_S),
         models=[_from_served(served, session_limit) for served in catalog],
         draining=adoption.draining,
     )
@@ -102,7 +103,7 @@ def _from_play(session: str, record: PlayRecord) -> pb.IntrospectResponse.PlaySt
     return pb.IntrospectResponse.PlayStatus(
         session=session,
         fps=record.fps,
-        slack_duration=replies.from_seconds(record.slack_s),
+        slack_duration=from_seconds(record.slack_s),
         chunk_count=record.chunk_count,
         missed_count=record.missed_count,
         degraded_count=record.degraded_count,
@@ -112,7 +113,7 @@ def _from_play(session: str, record: PlayRecord) -> pb.IntrospectResponse.PlaySt
 def _from_tick(tick: TickRecord, clock_s: float) -> pb.IntrospectResponse.Tick:
     return pb.IntrospectResponse.Tick(
         end_time=replies.from_time(time.time() - (clock_s - tick.end_s)),
-        duration=replies.from_seconds(tick.seconds),
+        duration=from_seconds(tick.seconds),
         play_count=tick.play_count,
         step_count=tick.step_count,
         bulk_count=tick.bulk_count,

@@ -1,11 +1,11 @@
 """The words of domain.py to messages: pure functions."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
+from worldtree_runtime.messages import from_seconds
 from worldtree_runtime.video_package import DiscreteActions, VideoPackage
 
 from worldtree_video import domain
@@ -170,13 +170,6 @@ def from_model(served: Served) -> pb.Model:
         ],
         policy_plugins=plugin_names(),
     )
-
-
-def from_seconds(seconds: float) -> Duration:
-    """A duration."""
-    message = Duration()
-    message.FromTimedelta(timedelta(seconds=seconds))
-    return message
 
 
 def from_time(seconds: float) -> Timestamp:

@@ -11,6 +11,7 @@ from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorServicer
 from worldtree_runtime.errors import InvalidRequest, NotFound
+from worldtree_runtime.messages import REPLICA_KEY
 from worldtree_runtime.stores import Store
 
 from worldtree_video import convert, overview, replies
@@ -30,7 +31,6 @@ from worldtree_video.sessions import Session
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-REPLICA_KEY = "worldtree-replica"  # initial metadata by which a gateway learns whose sessions live here
 _PAGE_DEFAULT, _PAGE_MAX = 100, 1000
 _SESSION_LIMIT_MAX = 10_000
 _CHUNK_OVERHEAD_BYTES = 1024  # what a message holds beside the pixels: action, timing, hash

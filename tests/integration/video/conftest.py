@@ -5,15 +5,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+from refusals import Refusal, refusal_of
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
@@ -23,63 +21,6 @@ from worldtree_video.catalog import Catalog
 from worldtree_video.config import VideoSettings
 from worldtree_video.engine import Engine
 from worldtree_video.serving import serve_video
-
-_DETAILS = (
-    "ErrorInfo",
-    "BadRequest",
-    "ResourceInfo",
-    "RetryInfo",
-    "QuotaFailure",
-    "PreconditionFailure",
-    "RequestInfo",
-)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A status and its details by type."""
-
-    code: grpc.StatusCode
-    message: str
-    details: dict[str, Any]
-
-    @property
-    def reason(self) -> str:
-        return str(self.details["ErrorInfo"].reason)
-
-    @property
-    def field(self) -> str | None:
-        bad = self.details.get("BadRequest")
-        return None if bad is None else str(bad.field_violations[0].field)
-
-
-async def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
-    status = rpc_status.from_call(_WithTrailers(error))
-    assert status is not None, f"{error.code()} {error.details()} brought no google.rpc.Status"
-    details: dict[str, Any] = {}
-    for packed in status.details:
-        kind = next(kind for kind in _DETAILS if packed.Is(getattr(error_details_pb2, kind).DESCRIPTOR))
-        assert kind not in details, f"two {kind}"
-        details[kind] = getattr(error_details_pb2, kind)()
-        packed.Unpack(details[kind])
-    assert details["ErrorInfo"].domain == "worldtree"
-    return Refusal(error.code(), status.message, details)
-
-
-class _WithTrailers:
-    """What grpc_status asks of a call, from the error that it raised."""
-
-    def __init__(self, error: grpc.aio.AioRpcError) -> None:
-        self._error = error
-
-    def trailing_metadata(self) -> list[Any]:
-        return list(self._error.trailing_metadata() or ())
-
-    def code(self) -> grpc.StatusCode:
-        return self._error.code()
-
-    def details(self) -> str | None:
-        return self._error.details()
 
 
 class Video:

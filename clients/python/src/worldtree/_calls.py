@@ -22,10 +22,16 @@ from worldtree.video.v1 import video_generator_pb2 as pb
 
 # A gateway names the replicas that it knows here, separated by commas.
 REPLICAS_KEY = "worldtree-replicas"
+CACHE_KEY = "worldtree-cache"  # and here whether it had the answer
 
 Metadata = Iterable[tuple[str, str | bytes]]
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+
+def was_cached(metadata: Metadata) -> bool:
+    """Whether a gateway had the answer."""
+    return any(key == CACHE_KEY and value in ("hit", b"hit") for key, value in metadata)
 
 
 class Fold(Protocol[T_co]):

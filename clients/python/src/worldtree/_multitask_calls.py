@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from worldtree import multitask_convert as convert
-from worldtree._calls import Call, Metadata, StreamCall
+from worldtree._calls import Call, Metadata, StreamCall, was_cached
 from worldtree.common.v1 import common_pb2
+from worldtree.convert import model_ref
 from worldtree.errors import DataLoss, InvalidRequest
 from worldtree.multitask.v1 import multi_task_pb2 as pb
 from worldtree.multitask_types import (
@@ -20,7 +21,6 @@ from worldtree.multitask_types import (
     TaskModel,
 )
 
-CACHE_KEY = "worldtree-cache"  # a gateway says here whether it had the answer
 MERGES_PER_PAGE = 1000
 
 
@@ -48,7 +48,7 @@ class MergePage:
 
 
 def list_tasks(model: str | TaskModel | None) -> Call[TaskModel]:
-    request = pb.ListTasksRequest(model=convert.task_model_ref(model))
+    request = pb.ListTasksRequest(model=model_ref(model))
     return Call("ListTasks", request, convert.task_model_from_pb, retry=True, service="multitask")
 
 
@@ -62,7 +62,7 @@ def predict(
     images: Any, *, tasks: Sequence[str] | str | None, merge: MergeLike | None, model: str | TaskModel | None
 ) -> Call[Predicted]:
     request = pb.PredictRequest(
-        model=convert.task_model_ref(model),
+        model=model_ref(model),
         images=convert.images_to_pb(images, field="images"),
         tasks=[tasks] if isinstance(tasks, str) else list(tasks or ()),
     )
@@ -84,7 +84,7 @@ def create_merge(
     recipe = method if isinstance(method, Recipe) else Recipe(method)
     recipe = Recipe(recipe.method, **{**recipe.parameters, **parameters})
     request = pb.CreateMergeRequest(
-        model=convert.task_model_ref(model),
+        model=model_ref(model),
         name=name or "",
         recipe=convert.recipe_to_pb(recipe, field="recipe"),
         image_set=image_set or "",
@@ -156,4 +156,4 @@ class MergeFold:
 
 
 def _cached(predicted: Predicted, metadata: Metadata) -> Predicted:
-    return replace(predicted, cached=any(key == CACHE_KEY and value in ("hit", b"hit") for key, value in metadata))
+    return replace(predicted, cached=was_cached(metadata))

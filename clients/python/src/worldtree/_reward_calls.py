@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from worldtree import reward_convert as convert
-from worldtree._calls import Call, Metadata
+from worldtree._calls import Call, Metadata, was_cached
+from worldtree.convert import model_ref
 from worldtree.errors import InvalidRequest
 from worldtree.reward.v1 import reward_scorer_pb2 as pb
 from worldtree.reward_types import Comparison, Judgement, Ranking, Rubrics
-
-CACHE_KEY = "worldtree-cache"  # a gateway says here whether it had the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +24,11 @@ class Question:
     def fields(self) -> dict[str, Any]:
         """Of a request."""
         question = convert.question_to_pb(self.goal, category=self.category, weights=self.weights)
-        return {"model": convert.judge_ref(self.judge), "question": question}
+        return {"model": model_ref(self.judge), "question": question}
 
 
 def rubrics(judge: str | Rubrics | None) -> Call[Rubrics]:
-    request = pb.ListRubricsRequest(model=convert.judge_ref(judge))
+    request = pb.ListRubricsRequest(model=model_ref(judge))
     return Call("ListRubrics", request, convert.rubrics_from_pb, retry=True, service="reward")
 
 
@@ -75,12 +74,8 @@ def running(message: pb.ScoreStreamResponse) -> Judgement | None:
 
 
 def _judged(judgement: Judgement, metadata: Metadata) -> Judgement:
-    return replace(judgement, cached=_cached(metadata))
+    return replace(judgement, cached=was_cached(metadata))
 
 
 def _ranked(ranking: Ranking, metadata: Metadata) -> Ranking:
-    return replace(ranking, cached=_cached(metadata))
-
-
-def _cached(metadata: Metadata) -> bool:
-    return any(key == CACHE_KEY and value in ("hit", b"hit") for key, value in metadata)
+    return replace(ranking, cached=was_cached(metadata))

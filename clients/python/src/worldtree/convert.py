@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from operator import index
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
@@ -124,9 +124,22 @@ def last_frame_from_pb(message: common_pb2.Frames) -> Frames:
     return image
 
 
-def model_ref(model: "str | ModelInfo") -> common_pb2.ModelRef:
-    """A model by "name", by "name/version", or exactly as listed (a ModelInfo pins the digest)."""
-    if isinstance(model, ModelInfo):
+class Listed(Protocol):
+    """A model as its service lists it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+
+
+def model_ref(model: str | Listed | None) -> common_pb2.ModelRef:
+    """A model by "name", by "name/version", or as listed, which pins the digest; None: the only one there is."""
+    if model is None:
+        return common_pb2.ModelRef()
+    if not isinstance(model, str):
         return common_pb2.ModelRef(name=model.name, version=model.version, digest=model.digest)
     name, _, version = model.partition("/")
     return common_pb2.ModelRef(name=name, version=version)

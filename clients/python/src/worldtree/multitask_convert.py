@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
 from worldtree.common.v1 import common_pb2
-from worldtree.convert import DTYPES, duration_from_pb, frames_to_pb, integer, model_ref, time_from_pb
+from worldtree.convert import DTYPES, duration_from_pb, frames_to_pb, integer, time_from_pb
 from worldtree.errors import InvalidRequest
 from worldtree.multitask.v1 import multi_task_pb2 as pb
 from worldtree.multitask_types import (
@@ -41,13 +41,6 @@ _NEEDS: Mapping[int, Needs] = {
     pb.Method.NEEDS_LABELS: "labels",
 }
 _NUMPY: Mapping[int, Any] = {wire: dtype for dtype, wire in DTYPES.items()}
-
-
-def task_model_ref(model: str | TaskModel | None) -> common_pb2.ModelRef:
-    """A model by "name", by "name/version", or exactly as listed; None: the only one there is."""
-    if isinstance(model, TaskModel):
-        return common_pb2.ModelRef(name=model.name, version=model.version, digest=model.digest)
-    return common_pb2.ModelRef() if model is None else model_ref(model)
 
 
 def images_to_pb(images: Any, *, field: str) -> common_pb2.Frames:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from worldtree.actions import Action
-from worldtree.common.v1 import common_pb2
-from worldtree.convert import duration_from_pb, frames_to_pb, integer, model_ref
+from worldtree.convert import duration_from_pb, frames_to_pb, integer
 from worldtree.errors import InvalidRequest
 from worldtree.reward.v1 import reward_scorer_pb2 as pb
 from worldtree.reward_types import (
@@ -29,13 +28,6 @@ _VERDICTS: Mapping[int, Verdict] = {
     pb.CompareResponse.VERDICT_SECOND: "second",
     pb.CompareResponse.VERDICT_TIE: "tie",
 }
-
-
-def judge_ref(judge: str | Rubrics | None) -> common_pb2.ModelRef:
-    """A judge by "name", by "name/version", or exactly as listed; None: the only one there is."""
-    if isinstance(judge, Rubrics):
-        return common_pb2.ModelRef(name=judge.name, version=judge.version, digest=judge.digest)
-    return common_pb2.ModelRef() if judge is None else model_ref(judge)
 
 
 def question_to_pb(goal: str, *, category: str | None, weights: Mapping[str, float] | None) -> pb.Question:

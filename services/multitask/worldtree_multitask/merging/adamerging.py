@@ -91,41 +91,43 @@ class AdaMerging:
     def merge(
         self, base: Flat, task_vectors: NDArray[np.float32], context: Context, parameters: AdaMergingParameters
     ) -> Merged:
-        steps = parameters.steps
-        progress = Progress(context.tell, "coefficients", steps)
+        progress = Progress(context.tell, "coefficients", parameters.steps)
         directions = Directions(context.layout, len(context.experts), parameters.granularity)
         known = lesson(context, Mixer(base, task_vectors, directions), progress)
         start = np.full(directions.count, parameters.start)
         if parameters.objective == "distill":
-            found = _search(known, start, steps, parameters)
+            found = _search(known, start, parameters)
             return Merged(coefficients=directions.coefficients(found))
-        return _guarded_search(known, start, steps, parameters)
+        return _guarded_search(known, start, parameters)
 
 
-def _optimize(known: Lesson, theta: Theta, steps: int, parameters: AdaMergingParameters, watch: Watch) -> Theta:
+def _optimize(known: Lesson, theta: Theta, parameters: AdaMergingParameters, watch: Watch) -> Theta:
     draw = known.draws(parameters.objective, parameters.images_per_task)
     if parameters.optimizer == "gauss_newton":
         first = slice(parameters.images_per_task)
         return gauss_newton(
-            known.exam(parameters.objective, dict.fromkeys(known.images, first)), theta, steps=steps, watch=watch
+            known.exam(parameters.objective, dict.fromkeys(known.images, first)),
+            theta,
+            steps=parameters.steps,
+            watch=watch,
         )
     if parameters.optimizer == "gradient":
-        return adam(draw, theta, steps=steps, learning_rate=parameters.learning_rate, watch=watch)
+        return adam(draw, theta, steps=parameters.steps, learning_rate=parameters.learning_rate, watch=watch)
     rng, spread = known.context.rng, parameters.learning_rate
-    return evolution(draw, theta, steps=steps, spread=spread, rng=rng, watch=watch)
+    return evolution(draw, theta, steps=parameters.steps, spread=spread, rng=rng, watch=watch)
 
 
-def _search(known: Lesson, theta: Theta, steps: int, parameters: AdaMergingParameters) -> Theta:
+def _search(known: Lesson, theta: Theta, parameters: AdaMergingParameters) -> Theta:
     """Each step told as it is done."""
 
     def watch(step: int, _: Theta, value: float) -> bool:
         known.progress.step(step, value)
         return False
 
-    return _optimize(known, theta, steps, parameters, watch)
+    return _optimize(known, theta, parameters, watch)
 
 
-def _guarded_search(known: Lesson, theta: Theta, steps: int, parameters: AdaMergingParameters) -> Merged:
+def _guarded_search(known: Lesson, theta: Theta, parameters: AdaMergingParameters) -> Merged:
     guard = known.guard()
     collapsed = known.look(guard, theta)  # the start is a point before, too
 
@@ -135,7 +137,7 @@ def _guarded_search(known: Lesson, theta: Theta, steps: int, parameters: AdaMerg
         collapsed = known.look(guard, here)
         return collapsed
 
-    found = _optimize(known, theta, steps, parameters, watch)
+    found = _optimize(known, theta, parameters, watch)
     if collapsed and guard.best is not None:
         coefficients = known.mixer.directions.coefficients(guard.best)
         return Merged(coefficients=coefficients, notes=(guard.warning,), guarded=True)

@@ -3,7 +3,7 @@
 import platform
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -108,37 +108,31 @@ def server(to: Connection) -> Iterator[Finding]:
         else:
             yield Finding(subject, Verdict.OK, f"reachable, serves {', '.join(model.name for model in served)}")
         yield from replicas(client)
-        yield experts(client)
-        yield judges(client)
+        yield service("multitask", lambda: experts(client))
+        yield service("reward", lambda: judges(client))
 
 
-def experts(client: Client) -> Finding:
-    """The multi-task service: a server may do without, or have no model for it."""
-    subject = "multitask"
+def service(kind: str, found: Callable[[], str]) -> Finding:
+    """One that a server may do without, or have no model for; `found` says what it serves."""
     try:
-        model = client.multitask.tasks()
-        merge_count = len(client.multitask.merges())
+        return Finding(kind, Verdict.OK, found())
     except (Unimplemented, NotFound) as error:
-        advice = "" if isinstance(error, Unimplemented) else "put a package of kind multitask into the repository"
-        return Finding(subject, Verdict.NOTE, error.message.splitlines()[0], advice)
+        advice = "" if isinstance(error, Unimplemented) else f"put a package of kind {kind} into the repository"
+        return Finding(kind, Verdict.NOTE, error.message.splitlines()[0], advice)
     except WorldtreeError as error:
-        return _silence(subject, error)
-    found = f"serves {', '.join(model.models)}: {len(model.tasks)} tasks, {merge_count} merges that have a name"
-    return Finding(subject, Verdict.OK, found)
+        return _silence(kind, error)
 
 
-def judges(client: Client) -> Finding:
-    """The reward service: a server may do without, or have no judge for it."""
-    subject = "reward"
-    try:
-        rubrics = client.reward.rubrics()
-    except (Unimplemented, NotFound) as error:
-        advice = "" if isinstance(error, Unimplemented) else "put a package of kind reward into the repository"
-        return Finding(subject, Verdict.NOTE, error.message.splitlines()[0], advice)
-    except WorldtreeError as error:
-        return _silence(subject, error)
+def experts(client: Client) -> str:
+    model = client.multitask.tasks()
+    merge_count = len(client.multitask.merges())
+    return f"serves {', '.join(model.models)}: {len(model.tasks)} tasks, {merge_count} merges that have a name"
+
+
+def judges(client: Client) -> str:
+    rubrics = client.reward.rubrics()
     found = f"serves {', '.join(rubrics.models)}: {len(rubrics.categories)} categories"
-    return Finding(subject, Verdict.OK, f"{found}, {len(rubrics.dimensions)} dimensions")
+    return f"{found}, {len(rubrics.dimensions)} dimensions"
 
 
 def replicas(client: Client) -> Iterator[Finding]:

@@ -11,9 +11,10 @@ import worldtree.aio
 PUBLIC = {
     "Aborted", "Action", "Answer", "Begun", "Cancelled", "CategoryInfo", "Chunk", "Client", "Clip", "Comparison",
     "ContinuousActions", "DataLoss", "DeadlineExceeded", "DimensionInfo", "DimensionScore", "FailedPrecondition",
-    "Forked", "FpsUnavailable", "FrontPoint", "ImageSet", "InternalError", "InvalidRequest", "Judgement",
-    "KvPolicy", "LiveActions", "Merge", "MergeProgress", "MethodInfo", "MissingExtra", "ModelInfo", "ModelStatus",
-    "MultiTask", "NotFound", "ParetoFront", "Paused", "PermissionDenied", "Play", "PlayStatus", "PlayedChunk",
+    "Forked", "FpsUnavailable", "FrontPoint", "Future", "ImageSet", "Imagination", "ImagineSpent", "InternalError",
+    "InvalidRequest", "Judgement", "KvPolicy", "LiveActions", "Merge", "MergeProgress", "MethodInfo",
+    "MissingExtra", "ModelInfo", "ModelStatus", "MultiTask", "Navigator", "NotFound", "ParetoFront", "Paused",
+    "PermissionDenied", "Play", "PlayStatus", "PlayedChunk",
     "PredictTiming", "PromptSpace", "Ranked", "Ranking", "Recipe", "ReplicaStatus", "ResourceExhausted", "Resumed",
     "Reward", "Rewound", "Rollout", "Rubrics", "ScoreTiming", "Scoring", "SessionBusy", "SessionClosed",
     "SessionInfo", "SessionStatus", "Sharing", "Snapshot", "Start", "StorageFormat", "TaskAnswer", "TaskInfo",
@@ -21,8 +22,8 @@ PUBLIC = {
     "Unimplemented", "World", "WorldtreeError", "__version__", "aio",
 }  # fmt: skip
 CLIENT = {
-    "address", "close", "generate", "introspect", "model", "models", "multitask", "replicas", "restore", "reward",
-    "session", "sessions", "wait_ready", "world",
+    "address", "close", "generate", "introspect", "model", "models", "multitask", "navigator", "replicas", "restore",
+    "reward", "session", "sessions", "wait_ready", "world",
 }  # fmt: skip
 WORLD = {
     "chunk_index", "close", "fork", "id", "keep_alive", "last_frame", "model", "nfe", "play", "refresh", "rewind",
@@ -31,7 +32,15 @@ WORLD = {
 MULTITASK = {"create_merge", "delete_merge", "merge", "merges", "pareto_front", "predict", "tasks"}
 REWARD = {"compare", "rank", "rubrics", "score", "scoring"}
 SCORING = {"add", "close"}
-NAMES = {"Client": CLIENT, "World": WORLD, "MultiTask": MULTITASK, "Reward": REWARD, "Scoring": SCORING}
+NAVIGATOR = {"imagine"}
+NAMES = {
+    "Client": CLIENT,
+    "World": WORLD,
+    "MultiTask": MULTITASK,
+    "Reward": REWARD,
+    "Scoring": SCORING,
+    "Navigator": NAVIGATOR,
+}
 FOR_PLAY = {"open_play", "adopt", "action_names"}
 
 
@@ -43,7 +52,7 @@ def test_the_public_names_are_these() -> None:
     assert set(worldtree.__all__) == PUBLIC
     for name in PUBLIC:
         assert getattr(worldtree, name) is not None
-    assert set(worldtree.aio.__all__) == {"Client", "MultiTask", "Play", "Reward", "Scoring", "World"}
+    assert set(worldtree.aio.__all__) == {"Client", "MultiTask", "Navigator", "Play", "Reward", "Scoring", "World"}
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -56,6 +65,7 @@ def test_both_sides_have_the_same_names() -> None:
     assert public(worldtree.World) - FOR_PLAY == public(worldtree.aio.World) - FOR_PLAY == WORLD
     assert public(worldtree.MultiTask) == public(worldtree.aio.MultiTask) == MULTITASK
     assert public(worldtree.Reward) == public(worldtree.aio.Reward) == REWARD
+    assert public(worldtree.Navigator) == public(worldtree.aio.Navigator) == NAVIGATOR
     assert public(worldtree.Scoring) == public(worldtree.aio.Scoring) == SCORING
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.reward.data import PAIRS, SIZE, STEPS, TIE, Group
+from training.minigrid import pose, tiles
+from training.reward.data import PAIRS, SIZE, STEPS, TIE, Candidate, Group
 from training.reward.goals import tokenize
 
 _LEFT, _RIGHT = (np.array(side) for side in zip(*PAIRS, strict=True))
@@ -56,6 +57,20 @@ def _said(values: npt.NDArray[np.float32], noise: float, rng: np.random.Generato
     return np.where(np.isnan(gap), np.float32("nan"), said).astype(np.float32)
 
 
+_OTHER_SIDE = np.arange(tiles.CELL_COUNT).reshape(tiles.VIEW_CELLS, tiles.VIEW_CELLS)[:, ::-1].flatten()
+_MIRRORED = np.arange(pose.NONE + 1, dtype=np.uint8)
+_MIRRORED[[pose.LEFT, pose.RIGHT]] = pose.RIGHT, pose.LEFT
+
+
+def mirrored(group: Group) -> Group:
+    """As it would be in the mirrored world: all that is true of its candidates stays true, and no goal tells sides."""
+
+    def other(each: Candidate) -> Candidate:
+        return replace(each, ids=each.ids[:, _OTHER_SIDE], actions=_MIRRORED[each.actions])
+
+    return replace(group, candidates=[other(each) for each in group.candidates])
+
+
 def clips(groups: list[Group]) -> tuple[Tensor, Tensor]:
     """Frames and actions of groups of one length."""
     frames = np.stack([each.frames() for group in groups for each in group.candidates])
@@ -82,7 +97,8 @@ def batches(groups: list[Group], count: int, rng: np.random.Generator) -> list[n
 
 
 def batch(groups: list[Group], labels: Labels, rows: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
-    chosen = [groups[row] for row in rows]
+    """Groups `rows` of all, half of them mirrored."""
+    chosen = [mirrored(groups[row]) if rng.random() < 0.5 else groups[row] for row in rows]
     frames, actions = clips(chosen)
     return Batch(
         frames,

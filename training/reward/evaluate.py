@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from worldtree_reward.domain import Evidence, Question
 from worldtree_reward.goal import read_goal
-from worldtree_reward.judging import ranks
+from worldtree_runtime.opinion import ranks
 from worldtree_runtime.reward_package import CARD_KEY, EXPERTS, RewardPackage
 
 from training.reward.data import DEFAULT_FOLDER, PAIRS, TIE, Group, load, weighted

@@ -10,6 +10,7 @@ from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDesc
 from google.protobuf.message import Message
 from worldtree.common.v1 import common_pb2
 from worldtree.multitask.v1 import multi_task_pb2
+from worldtree.navigator.v1 import navigator_pb2
 from worldtree.options.v1 import options_pb2
 from worldtree.reward.v1 import reward_scorer_pb2
 from worldtree.video.v1 import video_generator_pb2
@@ -75,25 +76,27 @@ class Describe:
 
 @dataclass(frozen=True)
 class Service:
-    """One service that may stand behind the gateway. `section` names its backends in the settings."""
+    """One service that may stand behind the gateway. `section` names its backends in the settings.
+
+    `homes`: whether the sessions that its requests name live on its own replicas.
+    """
 
     section: str
     full_name: str
-    descriptor: ServiceDescriptor | None
+    descriptor: ServiceDescriptor
     probe: str | None = None  # a cheap method that any live backend answers; None: ask its health only
     describe_path: str | None = None  # of the method that resolves a ModelRef to its digest; None: it has no models
+    homes: bool = True
 
     @cached_property
     def methods(self) -> dict[str, Method]:
-        """By path. Empty where there are no descriptors: bytes both ways is all that can be done then."""
-        if self.descriptor is None:
-            return {}
+        """By path."""
         return {method.path: method for method in map(self._method, self.descriptor.methods)}
 
     @cached_property
     def describe(self) -> Describe | None:
         """None: the service has no models."""
-        if self.descriptor is None or self.describe_path is None:
+        if self.describe_path is None:
             return None
         method = self.descriptor.methods_by_name[self.describe_path.rpartition("/")[2]]
         request_path, response_path = _path_to_ref(method.input_type), _path_to_ref(method.output_type)
@@ -114,7 +117,7 @@ class Service:
             path=path,
             client_streaming=method.client_streaming,
             server_streaming=method.server_streaming,
-            affinity=_affinity(method),
+            affinity=_affinity(method) if self.homes else Affinity.ANY,
             cache=_cache_rule(method, resolves=path != self.describe_path),
             request_class=message_factory.GetMessageClass(method.input_type),
         )
@@ -190,7 +193,11 @@ SERVICES = (
         descriptor=reward_scorer_pb2.DESCRIPTOR.services_by_name["RewardScorer"],
         describe_path="/worldtree.reward.v1.RewardScorer/ListRubrics",
     ),
-    # Its proto comes with its service; until then it is proxied as bytes, and a session in its field 1 is a video
-    # session, which says nothing about where these calls belong.
-    Service(section="navigator", full_name="worldtree.navigator.v1.Navigator", descriptor=None),
+    Service(
+        section="navigator",
+        full_name="worldtree.navigator.v1.Navigator",
+        descriptor=navigator_pb2.DESCRIPTOR.services_by_name["Navigator"],
+        # It asks for sessions of the video service, on whatever replica they are: any navigator may answer.
+        homes=False,
+    ),
 )

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import grpc.aio
 from worldtree_runtime.interceptors import REQUEST_ID_KEY
 from worldtree_runtime.logs import current_request_id
-from worldtree_runtime.messages import REPLICA_KEY
+from worldtree_runtime.messages import REPLICA_KEY, TENANT_KEY
 
 from worldtree_gateway.domain import ANONYMOUS_TENANT
 from worldtree_gateway.verdicts import STATUS_DETAILS_KEY
@@ -16,7 +16,6 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 REHOME_KEY = "worldtree-rehome"  # the replica that is gone, said to the one that is to take its session on
 REPLICAS_KEY = "worldtree-replicas"  # what Introspect's caller gets: the names that can be asked for
-TENANT_KEY = "worldtree-tenant"
 ADMITTED_KEY = "worldtree-admitted"  # a play that broke off: its fps was promised before
 
 # what belongs to one connection, or is written anew by the transport; "grpc-..." goes too

@@ -6,7 +6,10 @@ from worldtree_gateway.domain import Method
 
 # the same answer, or the same effect, however often
 _ALWAYS = frozenset(
-    {"ListModels", "GetModel", "Get", "List", "KeepAlive", "Delete", "Save", "Generate", "Rollout", "Introspect"}
+    {
+        *("ListModels", "GetModel", "Get", "List", "KeepAlive", "Delete", "Save", "Generate", "Rollout", "Introspect"),
+        "Imagine",
+    }
 )
 # only a request that names itself: a repeat is recognised, or refused, by what this field says
 _BY_FIELD = {

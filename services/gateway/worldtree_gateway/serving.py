@@ -107,8 +107,7 @@ async def start_gateway(
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
             server.add_generic_rpc_handlers((Proxy(services, relays, cached_calls, plays),))
-            # those whose descriptors are here, so that reflection can describe them
-            return [each.full_name for each in services if each.section in relays and each.descriptor is not None]
+            return [each.full_name for each in services if each.section in relays]
 
         server = await stack.enter_async_context(
             start_server(

@@ -1,29 +1,14 @@
 """The words of the service, as values."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from worldtree_runtime.opinion import Opinion
 
 Frames = NDArray[np.uint8]  # [n, height, width, 3]
 Actions = NDArray[np.int64]  # [n]: the action that led to each frame
-
-
-@dataclass(frozen=True, slots=True)
-class Opinion:
-    """A normal belief. Two are compared by the chance that a draw of one is greater (Thurstone, case V)."""
-
-    mean: float
-    deviation: float
-
-    def chance_over(self, other: "Opinion") -> float:
-        """That this one is better, 0 to 1; 0.5 where either says nothing."""
-        spread = math.hypot(self.deviation, other.deviation)
-        if not math.isfinite(spread):
-            return 0.5
-        return 0.5 * (1 + math.erf((self.mean - other.mean) / spread / math.sqrt(2)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from worldtree_runtime.inference import TensorSpec, check_signature, open_session
 from worldtree_runtime.model_package import PackageError
+from worldtree_runtime.opinion import Opinion
 from worldtree_runtime.reward_package import CARD_KEY, EXPERTS, ExpertCard, StoredReward
 
-from worldtree_reward.domain import Actions, Evidence, Frames, Opinion
+from worldtree_reward.domain import Actions, Evidence, Frames
 
 _Floats = NDArray[np.float32]
 _GOALS_REMEMBERED = 4096

@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from worldtree_runtime.opinion import Opinion
 from worldtree_runtime.reward_package import ExpertCard, RewardPackage
 
-from worldtree_reward.domain import DimensionScore, Evidence, Judgement, Opinion, Question, Route
+from worldtree_reward.domain import DimensionScore, Evidence, Judgement, Question, Route
 from worldtree_reward.judge import Dimension
 
 
@@ -61,15 +62,3 @@ def weighted(scores: Mapping[str, Opinion], cards: Mapping[str, ExpertCard], wei
     shares = {name: weight / total / cards[name].unit for name, weight in weights.items()}
     mean = sum(share * scores[name].mean for name, share in shares.items())
     return Opinion(mean, math.sqrt(sum((share * scores[name].deviation) ** 2 for name, share in shares.items())))
-
-
-def ranks(rewards: Sequence[Opinion], tie_below: float) -> list[tuple[int, int]]:
-    """(index, rank) best first; one that cannot be told apart from the first of a rank shares it."""
-    order = sorted(range(len(rewards)), key=lambda index: (-rewards[index].mean, index))
-    found: list[tuple[int, int]] = []
-    first, rank = None, 0
-    for place, index in enumerate(order, start=1):
-        if first is None or rewards[first].chance_over(rewards[index]) >= 0.5 + tie_below:
-            first, rank = index, place
-        found.append((index, rank))
-    return found

@@ -39,6 +39,7 @@ def from_rubrics(served: Served, settings: RewardSettings, models: Sequence[str]
         max_steps=settings.max_steps,
         max_words=package.goal.max_words,
         models=models,
+        tie_below=package.tie_below,
     )
 
 

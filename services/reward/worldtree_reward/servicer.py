@@ -10,13 +10,13 @@ from worldtree.reward.v1 import reward_scorer_pb2 as pb
 from worldtree.reward.v1.reward_scorer_pb2_grpc import RewardScorerServicer as Base
 from worldtree_runtime.errors import InvalidRequest
 from worldtree_runtime.messages import REPLICA_KEY, from_stored
+from worldtree_runtime.opinion import ranks
 
 from worldtree_reward import convert, replies
 from worldtree_reward.catalog import Catalog
 from worldtree_reward.config import RewardSettings
 from worldtree_reward.domain import Judgement, Spent
 from worldtree_reward.errors import TooManyStreams
-from worldtree_reward.judging import ranks
 from worldtree_reward.metrics import RewardMetrics
 from worldtree_reward.served import Asked
 

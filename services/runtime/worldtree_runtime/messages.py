@@ -9,6 +9,7 @@ from worldtree.common.v1 import common_pb2 as common
 from worldtree_runtime.model_repository import StoredPackage
 
 REPLICA_KEY = "worldtree-replica"  # initial metadata by which a gateway learns who answers
+TENANT_KEY = "worldtree-tenant"  # for whom a call is; only a gateway may say it, and who passes a call on
 
 
 def from_stored(stored: StoredPackage[Any]) -> common.ModelRef:

@@ -16,6 +16,21 @@ MESSAGE_BYTES_MAX = 960
 NAME_BYTES_MAX = 160
 METADATA_BYTES_MAX = 720
 
+_CODES = {
+    Kind.INVALID: code_pb2.INVALID_ARGUMENT,
+    Kind.NOT_FOUND: code_pb2.NOT_FOUND,
+    Kind.EXHAUSTED: code_pb2.RESOURCE_EXHAUSTED,
+    Kind.ABORTED: code_pb2.ABORTED,
+    Kind.PRECONDITION: code_pb2.FAILED_PRECONDITION,
+    Kind.UNAVAILABLE: code_pb2.UNAVAILABLE,
+    Kind.DATA_LOSS: code_pb2.DATA_LOSS,
+    Kind.UNIMPLEMENTED: code_pb2.UNIMPLEMENTED,
+    Kind.DEADLINE: code_pb2.DEADLINE_EXCEEDED,
+    Kind.UNAUTHENTICATED: code_pb2.UNAUTHENTICATED,
+    Kind.PERMISSION: code_pb2.PERMISSION_DENIED,
+}
+_KINDS = {code: kind for kind, code in _CODES.items()}
+
 
 def to_status(error: BaseException, *, request_id: str) -> status_pb2.Status:
     """The status that tells a caller about `error`.
@@ -25,31 +40,43 @@ def to_status(error: BaseException, *, request_id: str) -> status_pb2.Status:
     known = _known(error)
     if known is None:
         return _bug(request_id)
-    match known.kind:
-        case Kind.INVALID:
-            code = code_pb2.INVALID_ARGUMENT
-        case Kind.NOT_FOUND:
-            code = code_pb2.NOT_FOUND
-        case Kind.EXHAUSTED:
-            code = code_pb2.RESOURCE_EXHAUSTED
-        case Kind.ABORTED:
-            code = code_pb2.ABORTED
-        case Kind.PRECONDITION:
-            code = code_pb2.FAILED_PRECONDITION
-        case Kind.UNAVAILABLE:
-            code = code_pb2.UNAVAILABLE
-        case Kind.DATA_LOSS:
-            code = code_pb2.DATA_LOSS
-        case Kind.UNIMPLEMENTED:
-            code = code_pb2.UNIMPLEMENTED
-        case Kind.DEADLINE:
-            code = code_pb2.DEADLINE_EXCEEDED
-        case Kind.UNAUTHENTICATED:
-            code = code_pb2.UNAUTHENTICATED
-        case Kind.PERMISSION:
-            code = code_pb2.PERMISSION_DENIED
+    code = _CODES[known.kind]
     message = _trim(known.message, MESSAGE_BYTES_MAX)
     return _status(code, message, _error_info(known), *_helpful_details(known, message))
+
+
+def from_status(status: status_pb2.Status) -> WorldtreeError | None:
+    """The error that one of our services told, for another that passes it on. None: it was not of the family."""
+    info, field, subject, retry_after_s = error_details_pb2.ErrorInfo(), None, None, None
+    resource = error_details_pb2.ResourceInfo()
+    for detail in status.details:
+        violations = error_details_pb2.BadRequest()
+        failed, quota = error_details_pb2.PreconditionFailure(), error_details_pb2.QuotaFailure()
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(violations):
+            field = violations.field_violations[0].field
+        elif detail.Unpack(failed):
+            subject = failed.violations[0].subject
+        elif detail.Unpack(quota):
+            subject = quota.violations[0].subject
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+        else:
+            _ = detail.Unpack(info) or detail.Unpack(resource)
+    kind = _KINDS.get(status.code)
+    if kind is None or info.domain != DOMAIN:
+        return None
+    return WorldtreeError(
+        kind,
+        info.reason,
+        status.message,
+        metadata=dict(info.metadata),
+        field=field,
+        resource_type=resource.resource_type or None,
+        resource_name=resource.resource_name or None,
+        subject=subject,
+        retry_after_s=retry_after_s,
+    )
 
 
 def is_known(error: BaseException) -> bool:

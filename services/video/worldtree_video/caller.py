@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-TENANT_KEY = "worldtree-tenant"
+from worldtree_runtime.messages import TENANT_KEY
+
 REHOME_KEY = "worldtree-rehome"
 ADMITTED_KEY = "worldtree-admitted"
 ANONYMOUS = "anonymous"

@@ -109,10 +109,15 @@ class VideoServicer(VideoGeneratorServicer):
         detail = request.detail or pb.RolloutRequest.DETAIL_ALL
         if detail not in pb.RolloutRequest.Detail.values():
             raise OutOfRange("detail", detail, 0, max(pb.RolloutRequest.Detail.values()))
+        if request.frames_from_depth < 0:
+            raise InvalidRequest(
+                "frames_from_depth", f"frames_from_depth must be 0 or more, got {request.frames_from_depth}"
+            )
         async with worlds.rollout(request.session, sequences) as rollout:
             async for node, chunk in rollout.nodes:
-                frames = detail == pb.RolloutRequest.DETAIL_ALL or (
-                    detail == pb.RolloutRequest.DETAIL_LAST and bool(node.ends)
+                frames = node.depth >= request.frames_from_depth and (
+                    detail == pb.RolloutRequest.DETAIL_ALL
+                    or (detail == pb.RolloutRequest.DETAIL_LAST and bool(node.ends))
                 )
                 yield pb.RolloutResponse(
                     chunk=replies.from_chunk(chunk, served.package, frames=frames),

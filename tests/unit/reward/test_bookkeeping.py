@@ -6,11 +6,12 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from worldtree_reward.domain import Opinion, Question, Route
+from worldtree_reward.domain import Question, Route
 from worldtree_reward.errors import TooManyWaiting
 from worldtree_reward.goal import read_goal
-from worldtree_reward.judging import ranks, route_of, score_of, weighted
+from worldtree_reward.judging import route_of, score_of, weighted
 from worldtree_reward.scheduler import Scheduler, Waiting
+from worldtree_runtime.opinion import Opinion, ranks
 from worldtree_runtime.reward_package import ExpertCard, GoalSpec, RewardPackage
 from worldtree_runtime.testing_judges import TinyJudge
 

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
         TaskModel,
         TaskScore,
     )
+    from worldtree.navigator_client import Navigator
+    from worldtree.navigator_types import Future, Imagination, ImagineSpent
     from worldtree.play import Play
     from worldtree.reward_client import Reward, Scoring
     from worldtree.reward_types import (
@@ -145,6 +147,8 @@ _HOMES = {
         "TaskModel",
         "TaskScore",
     ),
+    "navigator_client": ("Navigator",),
+    "navigator_types": ("Future", "Imagination", "ImagineSpent"),
     "play": ("Play",),
     "reward_client": ("Reward", "Scoring"),
     "reward_types": (
@@ -202,7 +206,10 @@ __all__ = [
     "Forked",
     "FpsUnavailable",
     "FrontPoint",
+    "Future",
     "ImageSet",
+    "Imagination",
+    "ImagineSpent",
     "InternalError",
     "InvalidRequest",
     "Judgement",
@@ -215,6 +222,7 @@ __all__ = [
     "ModelInfo",
     "ModelStatus",
     "MultiTask",
+    "Navigator",
     "NotFound",
     "ParetoFront",
     "Paused",

@@ -18,6 +18,7 @@ from worldtree.world import World
 
 if TYPE_CHECKING:
     from worldtree.multitask_client import MultiTask
+    from worldtree.navigator_client import Navigator
     from worldtree.reward_client import Reward
 
 READY_POLL_S = 0.2
@@ -42,6 +43,7 @@ class Client:
         self._transport = Transport(ChannelSettings.resolve(address, api_key=api_key, tls=tls, timeout=timeout))
         self._multitask: MultiTask | None = None
         self._reward: Reward | None = None
+        self._navigator: Navigator | None = None
 
     @property
     def address(self) -> str:
@@ -64,6 +66,15 @@ class Client:
 
             self._reward = Reward(self._transport)
         return self._reward
+
+    @property
+    def navigator(self) -> "Navigator":
+        """Plans by imagining."""
+        if self._navigator is None:
+            from worldtree.navigator_client import Navigator
+
+            self._navigator = Navigator(self._transport)
+        return self._navigator
 
     def wait_ready(self, timeout: Seconds = 30.0) -> list[ModelInfo]:
         """Waits until the server answers; what it serves. Raises Unavailable when it does not within `timeout`."""

@@ -101,6 +101,7 @@ def rubrics_from_pb(message: pb.ListRubricsResponse) -> Rubrics:
         max_steps=message.max_steps,
         max_words=message.max_words,
         models=tuple(message.models),
+        tie_below=message.tie_below,
     )
 
 

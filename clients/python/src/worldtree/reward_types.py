@@ -31,7 +31,8 @@ class CategoryInfo:
 
 @dataclass(frozen=True, slots=True)
 class Rubrics:
-    """What a judge looks at, and how well. `models`: the names of all judges that are served."""
+    """What a judge looks at, and how well. `models`: the names of all judges that are served. `tie_below`: two clips
+    cannot be told apart where the chance that one is better is nearer to 0.5."""
 
     name: str
     version: str
@@ -47,6 +48,7 @@ class Rubrics:
     max_steps: int
     max_words: int
     models: tuple[str, ...]
+    tie_below: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from worldtree.aio.client import Client
 from worldtree.aio.multitask_client import MultiTask
+from worldtree.aio.navigator_client import Navigator
 from worldtree.aio.play import Play
 from worldtree.aio.reward_client import Reward, Scoring
 from worldtree.aio.world import World
 
-__all__ = ["Client", "MultiTask", "Play", "Reward", "Scoring", "World"]
+__all__ = ["Client", "MultiTask", "Navigator", "Play", "Reward", "Scoring", "World"]

@@ -19,6 +19,7 @@ from worldtree.types import Clip, KvPolicy, ModelInfo, Progress, Seconds, Sessio
 
 if TYPE_CHECKING:
     from worldtree.aio.multitask_client import MultiTask
+    from worldtree.aio.navigator_client import Navigator
     from worldtree.aio.reward_client import Reward
 
 READY_POLL_S = 0.2
@@ -43,6 +44,7 @@ class Client:
         self._transport = Transport(ChannelSettings.resolve(address, api_key=api_key, tls=tls, timeout=timeout))
         self._multitask: MultiTask | None = None
         self._reward: Reward | None = None
+        self._navigator: Navigator | None = None
 
     @property
     def address(self) -> str:
@@ -65,6 +67,15 @@ class Client:
 
             self._reward = Reward(self._transport)
         return self._reward
+
+    @property
+    def navigator(self) -> "Navigator":
+        """Plans by imagining."""
+        if self._navigator is None:
+            from worldtree.aio.navigator_client import Navigator
+
+            self._navigator = Navigator(self._transport)
+        return self._navigator
 
     async def wait_ready(self, timeout: Seconds = 30.0) -> list[ModelInfo]:
         """Waits until the server answers; what it serves. Raises Unavailable when it does not within `timeout`."""

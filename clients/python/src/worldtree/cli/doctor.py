@@ -44,6 +44,8 @@ PORTS = (
     (7121, "multitask metrics"),
     (7130, "reward"),
     (7131, "reward metrics"),
+    (7140, "navigator"),
+    (7141, "navigator metrics"),
 )
 PROBE_TIMEOUT_S = 2.0
 

@@ -1,6 +1,5 @@
 """`worldtree score`: imagine futures and say which is best for a goal."""
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,40 +11,27 @@ from worldtree.cli.actions_text import ACTIONS_HELP, parse_actions
 from worldtree.cli.beginning import PromptOption, StartOption, beginning, tell_warnings
 from worldtree.cli.connection import AddressOption, connect
 from worldtree.cli.console import err, out, print_json
+from worldtree.cli.futures_table import SHOWN, futures_json, futures_table
 from worldtree.cli.generate import NfeOption, SeedOption, chunk_progress
+from worldtree.cli.question import CategoryOption, GoalOption, JudgeOption, WeightOption, parse_weights, verdict
 from worldtree.cli.rollout import random_sequences
 from worldtree.client import Client
 from worldtree.errors import InvalidRequest
-from worldtree.reward_types import Judgement, Ranking
-from worldtree.types import Rollout
+from worldtree.navigator_types import Future
 from worldtree.world import World
-
-SHOWN = 12  # futures in a table or picture, best first
 
 
 def score(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="NAME or NAME/VERSION of the world.")] = "minigrid",
-    goal: Annotated[
-        str, typer.Option("--goal", "-g", help='What it is for, in words: "go to the red door".', show_default="none")
-    ] = "",
+    goal: GoalOption = "",
     sequence: Annotated[
         list[str] | None, typer.Option("--sequence", "-s", help=f"A future; may be repeated. {ACTIONS_HELP}")
     ] = None,
     random_count: Annotated[int, typer.Option("--random", help="Add so many random futures.", min=0, max=256)] = 0,
     horizon: Annotated[int, typer.Option(help="Actions in each random future.", min=1, max=256)] = 8,
-    weight: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--weight",
-            "-w",
-            help="DIMENSION=WEIGHT: how much it counts, in place of what the goal's category learnt; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    category: Annotated[
-        str | None, typer.Option(help="Who judges (worldtree score --rubrics lists them).", show_default="by the goal")
-    ] = None,
+    weight: WeightOption = None,
+    category: CategoryOption = None,
     session: Annotated[
         str | None, typer.Option(help="Imagine from this live session.", show_default="a new world from --start")
     ] = None,
@@ -53,7 +39,7 @@ def score(
     prompt: PromptOption = None,
     seed: SeedOption = 0,
     nfe: NfeOption = 0,
-    judge: Annotated[str | None, typer.Option(help="NAME or NAME/VERSION.", show_default="the only one")] = None,
+    judge: JudgeOption = None,
     to: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Draw the futures there, best first (.png).", show_default=False),
@@ -64,13 +50,14 @@ def score(
 ) -> None:
     """Imagine futures of a world and put them in order, best first for a goal. The world does not move.
 
-    Examples: `worldtree score --goal "go to the goal" --start lava-gap --random 16 -o futures.png`,
+    All are imagined to their ends; `worldtree imagine` drops on the way what falls behind. Examples:
+    `worldtree score --goal "go to the goal" --start lava-gap --random 16 -o futures.png`,
     `worldtree score -g "follow the actions" -s forward*4 -s left,forward*3`.
     """
     sequences: list[list[Any]] = [
         parse_actions(text, field=f"sequence {index}") for index, text in enumerate(sequence or [])
     ]
-    weights = _weights(weight or [])
+    weights = parse_weights(weight or [])
     if to is not None and to.suffix.lower() != ".png":
         raise InvalidRequest(f"a picture of futures is a .png, got {to.name!r}", field="out")
     with connect(context, address) as client:
@@ -84,93 +71,39 @@ def score(
             raise InvalidRequest("no future to score", field="sequence", remedy="give --sequence or --random")
         asked = {"goal": goal, "category": category, "weights": weights, "judge": judge}
         if world is not None:
-            futures, ranking = _ranked(client, world, sequences, asked)
+            futures = _ranked(client, world, sequences, asked)
         else:
             start, prompt = beginning(info, start, prompt)
             with client.world(info, start=start, prompt=prompt, seed=seed, nfe=nfe) as world:
                 tell_warnings(world.warnings)
-                futures, ranking = _ranked(client, world, sequences, asked)
+                futures = _ranked(client, world, sequences, asked)
     if as_json:
-        print_json(_report(futures, ranking))
+        print_json({"ranked": futures_json(futures)})
     else:
-        out.print(_table(futures, ranking))
-        best = ranking.best.judgement
+        out.print(futures_table(futures))
+        best = futures[0].judgement
+        assert best is not None, "a ranked future was not judged"
         tell_warnings(best.notes)
-        out.print(_verdict(best))
+        out.print(verdict(best))
     if to is not None:
         from worldtree.cli.pictures.futures import draw_futures
         from worldtree.cli.pictures.ink import save_picture
 
-        shown = [(futures[each.index], each) for each in ranking[:SHOWN]]
-        save_picture(draw_futures(world.last_frame, shown, goal=goal), to)
+        save_picture(draw_futures(world.last_frame, futures[:SHOWN], goal=goal), to)
         err.print(f"wrote {to}")
 
 
-def _weights(texts: list[str]) -> dict[str, float] | None:
-    found: dict[str, float] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        try:
-            if not equals:
-                raise ValueError
-            found[name.strip()] = float(value)
-        except ValueError:
-            raise InvalidRequest(f"--weight takes DIMENSION=WEIGHT, got {text!r}", field="weight") from None
-    return found or None
-
-
-def _ranked(
-    client: Client, world: World, sequences: list[list[Any]], asked: dict[str, Any]
-) -> tuple[list[Rollout], Ranking]:
+def _ranked(client: Client, world: World, sequences: list[list[Any]], asked: dict[str, Any]) -> list[Future]:
     with chunk_progress() as bar:
         task = bar.add_task("imagining", total=None)
-        futures = world.rollout(sequences, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        made = world.rollout(sequences, progress=lambda done, total: bar.update(task, completed=done, total=total))
         bar.update(task, description="scoring")
-        ranking = client.reward.rank(futures, before=world.last_frame, **asked)
-    return list(futures), ranking
-
-
-def _verdict(best: Judgement) -> Text:
-    if best.category is None:
-        return Text("the goal is of no category that the judge knows: it cannot say which is best", style="yellow")
-    return Text(f"judged as {best.category} ({best.category_probability:.0%})")
-
-
-def _table(futures: list[Rollout], ranking: Ranking) -> Table:
-    dimensions = list(ranking.best.judgement.dimensions)
-    table = Table("rank", "#", "reward", *dimensions, "actions")
-    for each in ranking[:SHOWN]:
-        judgement = each.judgement
-        spread = "" if math.isinf(judgement.uncertainty) else f" ±{judgement.uncertainty:.2f}"
-        scores = [
-            Text(f"{judgement[name]:.2f}", style="bold" if judgement.dimensions[name].counts else "dim")
-            for name in dimensions
-        ]
-        actions = " ".join(map(str, futures[each.index].actions))
-        table.add_row(str(each.rank), str(each.index), f"{judgement.reward:.2f}{spread}", *scores, actions)
-    if len(ranking) > SHOWN:
-        table.caption = f"the best {SHOWN} of {len(ranking)}"
-    return table
-
-
-def _report(futures: list[Rollout], ranking: Ranking) -> dict[str, Any]:
-    return {
-        "ranked": [
-            {
-                "rank": each.rank,
-                "index": each.index,
-                "actions": futures[each.index].actions,
-                "reward": each.reward,
-                # JSON knows no infinity
-                "uncertainty": None if math.isinf(each.judgement.uncertainty) else each.judgement.uncertainty,
-                "category": each.judgement.category,
-                "category_probability": each.judgement.category_probability,
-                "dimensions": {name: score.score for name, score in each.judgement.dimensions.items()},
-                "notes": each.judgement.notes,
-            }
-            for each in ranking
-        ]
-    }
+        ranking = client.reward.rank(made, before=world.last_frame, **asked)
+    return [
+        Future(each.index, each.rank, own.actions, len(own.actions), each.judgement, own.frames, own.state_hash)
+        for each in ranking
+        for own in (made[each.index],)
+    ]
 
 
 def _tell_rubrics(client: Client, judge: str | None, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ class Service(StrEnum):
     VIDEO = "video"
     MULTITASK = "multitask"
     REWARD = "reward"
+    NAVIGATOR = "navigator"
     GATEWAY = "gateway"
 
 

@@ -45,7 +45,11 @@ class StackOptions:
         ports = [] if self.port is None else ["--port", "0", "--metrics-port", "0"]
         return [*ports, *self._shared(), *_flag("--models", self.models)]
 
-    def gateway_arguments(self, *, video: str, multitask: str, reward: str) -> list[str]:
+    def navigator_arguments(self, *, video: str, reward: str) -> list[str]:
+        ports = [] if self.port is None else ["--port", "0", "--metrics-port", "0"]
+        return [*ports, *self._shared(), "--video", video, "--reward", reward]
+
+    def gateway_arguments(self, *, video: str, multitask: str, reward: str, navigator: str) -> list[str]:
         metrics_port = 0 if self.port == 0 and self.metrics_port is None else self.metrics_port
         return [
             *_flag("--port", self.port),
@@ -58,6 +62,8 @@ class StackOptions:
             multitask,
             "--reward",
             reward,
+            "--navigator",
+            navigator,
             *self._shared(),
         ]
 
@@ -132,8 +138,11 @@ class Stack:
         reward = self._spawn("reward", self._options.reward_arguments())
         for child in (video, multitask, reward):  # they load their models side by side
             child.wait_ready(READY_TIMEOUT_S)
-        self._on_stage("starting the gateway")
-        behind = {"video": video.grpc_address, "multitask": multitask.grpc_address, "reward": reward.grpc_address}
+        self._on_stage("starting the navigator and the gateway")
+        asked = {"video": video.grpc_address, "reward": reward.grpc_address}
+        navigator = self._spawn("navigator", self._options.navigator_arguments(**asked))
+        navigator.wait_ready(READY_TIMEOUT_S)
+        behind = {**asked, "multitask": multitask.grpc_address, "navigator": navigator.grpc_address}
         self._spawn("gateway", self._options.gateway_arguments(**behind)).wait_ready(READY_TIMEOUT_S)
 
     def _spawn(self, service: str, arguments: list[str]) -> Child:

@@ -143,6 +143,7 @@ class ListRubricsResponse(google.protobuf.message.Message):
     MAX_STEPS_FIELD_NUMBER: builtins.int
     MAX_WORDS_FIELD_NUMBER: builtins.int
     MODELS_FIELD_NUMBER: builtins.int
+    TIE_BELOW_FIELD_NUMBER: builtins.int
     description: builtins.str
     """What it is, one line."""
     height_px: builtins.int
@@ -157,6 +158,8 @@ class ListRubricsResponse(google.protobuf.message.Message):
     """Steps of the longest clip that is taken."""
     max_words: builtins.int
     """Words of a goal that are read."""
+    tie_below: builtins.float
+    """Two clips cannot be told apart where the chance that one is better is nearer to 0.5 than this, 0 to 0.5."""
     @property
     def model(self) -> worldtree.common.v1.common_pb2.ModelRef:
         """Name, version and digest."""
@@ -192,10 +195,11 @@ class ListRubricsResponse(google.protobuf.message.Message):
         max_steps: builtins.int = ...,
         max_words: builtins.int = ...,
         models: collections.abc.Iterable[builtins.str] | None = ...,
+        tie_below: builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["model", b"model"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "calibration_error", b"calibration_error", "categories", b"categories", "description", b"description", "dimensions", b"dimensions", "height_px", b"height_px", "max_steps", b"max_steps", "max_words", b"max_words", "model", b"model", "models", b"models", "trained_steps", b"trained_steps", "width_px", b"width_px"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "calibration_error", b"calibration_error", "categories", b"categories", "description", b"description", "dimensions", b"dimensions", "height_px", b"height_px", "max_steps", b"max_steps", "max_words", b"max_words", "model", b"model", "models", b"models", "tie_below", b"tie_below", "trained_steps", b"trained_steps", "width_px", b"width_px"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___ListRubricsResponse: typing_extensions.TypeAlias = ListRubricsResponse

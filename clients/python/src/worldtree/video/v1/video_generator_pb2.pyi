@@ -1468,10 +1468,13 @@ class RolloutRequest(google.protobuf.message.Message):
     SESSION_FIELD_NUMBER: builtins.int
     SEQUENCES_FIELD_NUMBER: builtins.int
     DETAIL_FIELD_NUMBER: builtins.int
+    FRAMES_FROM_DEPTH_FIELD_NUMBER: builtins.int
     session: builtins.str
     """Which session."""
     detail: Global___RolloutRequest.Detail.ValueType
     """Which frames come back."""
+    frames_from_depth: builtins.int
+    """Chunks nearer to the session than this depth come without frames, 0 or more: for whoever has them already."""
     @property
     def sequences(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ActionSequence]:
         """The futures, 1 to the service's limit (default 256); in all at most its limit of chunks (default 4,096)."""
@@ -1482,8 +1485,9 @@ class RolloutRequest(google.protobuf.message.Message):
         session: builtins.str = ...,
         sequences: collections.abc.Iterable[Global___ActionSequence] | None = ...,
         detail: Global___RolloutRequest.Detail.ValueType = ...,
+        frames_from_depth: builtins.int = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["detail", b"detail", "sequences", b"sequences", "session", b"session"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["detail", b"detail", "frames_from_depth", b"frames_from_depth", "sequences", b"sequences", "session", b"session"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___RolloutRequest: typing_extensions.TypeAlias = RolloutRequest

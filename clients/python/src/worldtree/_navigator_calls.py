@@ -1,0 +1,104 @@
+"""The calls of the navigator service, knowing neither a channel nor sync from async."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from worldtree import convert
+from worldtree._calls import StreamCall
+from worldtree.actions import ActionsLike, actions_to_pb
+from worldtree.convert import model_ref
+from worldtree.errors import DataLoss, InvalidRequest
+from worldtree.navigator.v1 import navigator_pb2 as pb
+from worldtree.navigator_convert import imagination_from_pb
+from worldtree.navigator_types import Imagination, OnRound
+from worldtree.reward_convert import question_to_pb
+from worldtree.reward_types import Rubrics
+from worldtree.types import Seconds
+from worldtree.video.v1 import video_generator_pb2 as video_pb
+
+Candidates = int | Sequence[ActionsLike]
+
+
+class ImagineFold:
+    """The last of the rankings, which is the answer. Those on the way go to `on_round`."""
+
+    def __init__(self, names: Sequence[str], on_round: OnRound | None) -> None:
+        self._names, self._on_round = names, on_round
+        self._last: Imagination | None = None
+
+    def add(self, message: pb.ImagineResponse) -> None:
+        self._last = imagination_from_pb(message, self._names)
+        if self._on_round is not None:
+            self._on_round(self._last)
+
+    def result(self) -> Imagination:
+        if self._last is None or self._last.ending == "goes on":
+            raise DataLoss("the stream ended before the futures were ranked", reason="STREAM_CUT_SHORT")
+        return self._last
+
+
+def imagine(
+    session: str,
+    names: Sequence[str],
+    *,
+    candidates: Candidates,
+    horizon: int,
+    keep: int,
+    goal: str,
+    category: str | None,
+    weights: Mapping[str, float] | None,
+    judge: str | Rubrics | None,
+    actions: Sequence[str] | None,
+    seed: int,
+    repeat: float | None,
+    chunks: int,
+    budget: Seconds | None,
+    rounds: int,
+    halving: float,
+    stop_at: float,
+    frames: bool,
+    on_round: OnRound | None,
+) -> StreamCall[Imagination]:
+    whole = partial(convert.integer, bits=32)
+    request = pb.ImagineRequest(
+        session=session,
+        question=question_to_pb(goal, category=category, weights=weights),
+        judge=model_ref(judge),
+        budget=pb.Budget(
+            chunk_count=whole(chunks, field="chunks"), duration=convert.duration_to_pb(budget, field="budget")
+        ),
+        rounds=whole(rounds, field="rounds"),
+        halving=halving,
+        keep=whole(keep, field="keep"),
+        stop_at=stop_at,
+        frames=frames,
+    )
+    if isinstance(candidates, Sequence) and not isinstance(candidates, str):
+        request.given.sequences.extend(_sequences(candidates))
+    else:
+        request.sampling.CopyFrom(
+            pb.Sampling(
+                count=_one_or_more(candidates, whole, field="candidates"),
+                horizon=_one_or_more(horizon, whole, field="horizon"),
+                seed=convert.integer(seed, field="seed"),
+                actions=actions or (),
+                repeat=repeat,
+            )
+        )
+    return StreamCall("Imagine", request, lambda: ImagineFold(names, on_round), service="navigator")
+
+
+def _sequences(candidates: Sequence[ActionsLike]) -> list[video_pb.ActionSequence]:
+    return [
+        video_pb.ActionSequence(actions=actions_to_pb(each, field=f"candidates[{index}]"))
+        for index, each in enumerate(candidates)
+    ]
+
+
+def _one_or_more(value: Any, whole: Callable[..., int], *, field: str) -> int:
+    """0 would be the service's default on the wire."""
+    number = whole(value, field=field)
+    if not number:
+        raise InvalidRequest(f"{field} must be 1 or more, got 0", field=field)
+    return number

@@ -1,0 +1,73 @@
+"""`client.navigator`: plans by imagining."""
+
+from collections.abc import Mapping, Sequence
+
+from worldtree import _navigator_calls as _calls
+from worldtree._navigator_calls import Candidates
+from worldtree._transport import Transport
+from worldtree.navigator_types import Imagination, OnRound
+from worldtree.reward_types import Rubrics
+from worldtree.types import Seconds
+from worldtree.world import World
+
+
+class Navigator:
+    """The navigator service of a client. Threads may share one."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def imagine(
+        self,
+        world: World,
+        *,
+        candidates: Candidates = 32,
+        horizon: int = 6,
+        keep: int = 4,
+        goal: str = "",
+        category: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        judge: str | Rubrics | None = None,
+        actions: Sequence[str] | None = None,
+        seed: int = 0,
+        repeat: float | None = None,
+        chunks: int = 0,
+        budget: Seconds | None = None,
+        rounds: int = 0,
+        halving: float = 2.0,
+        stop_at: float = 0.0,
+        frames: bool = True,
+        on_round: OnRound | None = None,
+        timeout: Seconds | None = None,
+    ) -> Imagination:
+        """The best `keep` of many futures of a world, best first. The world does not move.
+
+        `candidates`: sequences of actions, or how many to draw at random: of `horizon` actions each, out of `actions`
+        (None: all of the world's), from `seed`; `repeat` is the chance that an action is that of before. They are
+        judged as by `client.reward.rank` (`goal`, `category`, `weights`, `judge`), in `rounds` rounds (0: 4): after
+        each, all but the best 1/`halving` are dropped. At most `chunks` chunks (0: all that it takes) and `budget`
+        seconds are spent on imagining; with `stop_at` it ends as soon as the first is better than each other with that
+        chance. `on_round` gets the ranking after each round.
+        """
+        call = _calls.imagine(
+            world.id,
+            world.action_names(),
+            candidates=candidates,
+            horizon=horizon,
+            keep=keep,
+            goal=goal,
+            category=category,
+            weights=weights,
+            judge=judge,
+            actions=actions,
+            seed=seed,
+            repeat=repeat,
+            chunks=chunks,
+            budget=budget,
+            rounds=rounds,
+            halving=halving,
+            stop_at=stop_at,
+            frames=frames,
+            on_round=on_round,
+        )
+        return self._transport.gather(call, timeout=timeout)

@@ -1,0 +1,1 @@
+"""The navigator service: plans by imagining."""

@@ -1,0 +1,106 @@
+"""Messages to the words of domain.py: pure functions, each refusal naming field, value and limit."""
+
+from collections.abc import Sequence
+
+from worldtree.navigator.v1 import navigator_pb2 as pb
+from worldtree.video.v1 import video_generator_pb2 as video_pb
+from worldtree_runtime.errors import InvalidRequest
+
+from worldtree_navigator.config import NavigatorSettings
+from worldtree_navigator.domain import Draw, Edge, Edges, Terms
+from worldtree_navigator.sampling import REPEAT, sample
+
+MAX_SEED = 2**53 - 1
+MAX_HALVING = 16.0
+DEFAULT_COUNT, DEFAULT_HORIZON, DEFAULT_ROUNDS, DEFAULT_KEEP = 32, 6, 4, 4
+
+
+def _number(field: str, value: float, low: float, high: float, *, above: bool = False) -> float:
+    """`value`, if it is low (or `above` it) to high."""
+    if not (low < value <= high if above else low <= value <= high):
+        rule = f"above {low:g} to {high:g}" if above else f"{low:g} to {high:g}"
+        raise InvalidRequest(field, f"{field} must be {rule}, got {value:g}", low=low, high=high, value=value)
+    return value
+
+
+def to_terms(request: pb.ImagineRequest, settings: NavigatorSettings) -> Terms:
+    budget = request.budget
+    chunk_limit = int(_number("budget.chunk_count", budget.chunk_count, 0, settings.max_chunks))
+    time_s = None
+    if budget.HasField("duration"):
+        time_s = _number("budget.duration", budget.duration.ToTimedelta().total_seconds(), 0, 3600, above=True)
+    stop_at = _number("stop_at", request.stop_at, 0.5, 1, above=True) if request.stop_at else None
+    return Terms(
+        rounds=int(_number("rounds", request.rounds, 0, settings.max_horizon)),
+        halving=_number("halving", request.halving or 2.0, 1, MAX_HALVING),
+        keep=int(_number("keep", request.keep or DEFAULT_KEEP, 1, settings.max_candidates)),
+        stop_at=stop_at,
+        chunk_limit=chunk_limit or settings.max_chunks,
+        time_s=time_s,
+    )
+
+
+def to_candidates(request: pb.ImagineRequest, settings: NavigatorSettings) -> Draw | Sequence[video_pb.ActionSequence]:
+    """What is known of the candidates before their world is."""
+    if request.WhichOneof("candidates") == "given":
+        sequences = request.given.sequences
+        _number("given.sequences", len(sequences), 1, settings.max_candidates)
+        for place, each in enumerate(sequences):
+            _number(f"given.sequences[{place}].actions", len(each.actions), 1, settings.max_horizon)
+            if each.HasField("seed"):
+                _number(f"given.sequences[{place}].seed", each.seed, 0, MAX_SEED)
+        return sequences
+    sampling = request.sampling
+    repeat = sampling.repeat if sampling.HasField("repeat") else REPEAT
+    if not 0 <= repeat < 1:
+        raise InvalidRequest("sampling.repeat", f"sampling.repeat must be 0 to below 1, got {repeat:g}", value=repeat)
+    return Draw(
+        count=int(_number("sampling.count", sampling.count or DEFAULT_COUNT, 1, settings.max_candidates)),
+        horizon=int(_number("sampling.horizon", sampling.horizon or DEFAULT_HORIZON, 1, settings.max_horizon)),
+        seed=int(_number("sampling.seed", sampling.seed, 0, MAX_SEED)),
+        repeat=repeat,
+        actions=tuple(sampling.actions),
+    )
+
+
+def to_sequences(candidates: Draw | Sequence[video_pb.ActionSequence], actions: Sequence[str]) -> list[Edges]:
+    """The candidates as sequences of edges, in a world with these actions."""
+    ids = {name: index for index, name in enumerate(actions)}
+    if isinstance(candidates, Draw):
+        for place, name in enumerate(candidates.actions):
+            if name not in ids:
+                raise _unknown(f"sampling.actions[{place}]", name, actions)
+        allowed = sorted({ids[name] for name in candidates.actions}) or range(len(actions))
+        drawn = sample(allowed, candidates.count, candidates.horizon, seed=candidates.seed, repeat=candidates.repeat)
+        return [tuple(Edge(action) for action in each) for each in drawn]
+    return [
+        tuple(
+            _edge(action, each.seed if each.HasField("seed") else None, ids, f"given.sequences[{row}].actions[{place}]")
+            for place, action in enumerate(each.actions)
+        )
+        for row, each in enumerate(candidates)
+    ]
+
+
+def _edge(action: video_pb.Action, seed: int | None, ids: dict[str, int], field: str) -> Edge:
+    match action.WhichOneof("kind"):
+        case "id":
+            return Edge(int(_number(f"{field}.id", action.id, 0, len(ids) - 1)), action.instruction, seed)
+        case "name":
+            if action.name not in ids:
+                raise _unknown(f"{field}.name", action.name, list(ids))
+            return Edge(ids[action.name], action.instruction, seed)
+        case kind:
+            raise InvalidRequest(field, f"{field} must be an action by id or name, got {kind or 'nothing'}")
+
+
+def _unknown(field: str, name: str, actions: Sequence[str]) -> InvalidRequest:
+    return InvalidRequest(field, f"{field} must be one of {', '.join(actions)}, got {name[:80]!r}")
+
+
+def to_rounds(sequences: Sequence[Edges], rounds: int) -> int:
+    """The rounds of a contest between these. Raises InvalidRequest."""
+    horizon = max(map(len, sequences))
+    if rounds > horizon:
+        raise InvalidRequest("rounds", f"rounds must be 0 to the horizon, {horizon}, got {rounds}", limit=horizon)
+    return rounds or min(DEFAULT_ROUNDS, horizon)

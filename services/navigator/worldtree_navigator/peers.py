@@ -1,0 +1,162 @@
+"""The services that this one asks: their channels, and their errors as our own."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.duration_pb2 import Duration
+from grpc_status import rpc_status
+from worldtree.common.v1 import common_pb2 as common
+from worldtree.reward.v1 import reward_scorer_pb2 as reward_pb
+from worldtree.reward.v1.reward_scorer_pb2_grpc import RewardScorerStub
+from worldtree.video.v1 import video_generator_pb2 as video_pb
+from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
+from worldtree_runtime.errors import WorldtreeError
+from worldtree_runtime.interceptors import REQUEST_ID_KEY
+from worldtree_runtime.logs import current_request_id
+from worldtree_runtime.messages import TENANT_KEY
+from worldtree_runtime.status import from_status
+
+from worldtree_navigator.config import NavigatorSettings
+from worldtree_navigator.errors import PeerDown
+
+Metadata = tuple[tuple[str, str], ...]
+Stub: TypeAlias = Any  # grpc's stubs are typed for sync channels
+
+# A caller who passes on what it is told, so that a call is one call in all logs, and for one tenant.
+_PASSED = frozenset({TENANT_KEY, "authorization", "traceparent"})
+
+
+def passed_metadata(context: Any) -> Metadata:
+    """What a caller said beside its message, for those who are asked on its behalf."""
+    theirs = tuple((key, value) for key, value in context.invocation_metadata() or () if key in _PASSED)
+    request_id = current_request_id()
+    return (*theirs, (REQUEST_ID_KEY, request_id)) if request_id is not None else theirs
+
+
+class Peers:
+    """Channels to the video and the reward service, for as long as this process lives. Close it."""
+
+    def __init__(self, settings: NavigatorSettings) -> None:
+        options = (
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", settings.max_message_bytes),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+        )
+        self.settings = settings
+        self._channels = [grpc.aio.insecure_channel(to, options=options) for to in (settings.video, settings.reward)]
+        self._video: Stub = VideoGeneratorStub(self._channels[0])
+        self._reward: Stub = RewardScorerStub(self._channels[1])
+        self._deletions: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Lets forks be deleted that are still on their way, then hangs up."""
+        await asyncio.gather(*self._deletions, return_exceptions=True)
+        for channel in self._channels:
+            await channel.close()
+
+    @asynccontextmanager
+    async def fork(self, session: str, metadata: Metadata) -> AsyncIterator[video_pb.Session]:
+        """A fork of a session, deleted at the end however the block is left. Its lease ends it if this process dies."""
+        ttl = Duration()
+        ttl.FromMilliseconds(round(1000 * self.settings.fork_ttl_s))
+        request = video_pb.ForkRequest(session=session, count=1, ttl=ttl)
+        forking = asyncio.ensure_future(
+            self._asked("video", self._video.Fork, request, metadata, self.settings.video_timeout_s)
+        )
+        try:
+            # Shielded: of a fork whose answer nobody awaits, nobody would know the name.
+            answer = await asyncio.shield(forking)
+            yield answer.sessions[0]
+        finally:
+            deletion = asyncio.create_task(self._delete(forking, metadata))
+            self._deletions.add(deletion)
+            deletion.add_done_callback(self._deletions.discard)
+            await asyncio.shield(deletion)
+
+    async def _delete(self, forking: "asyncio.Future[video_pb.ForkResponse]", metadata: Metadata) -> None:
+        try:
+            (fork,) = (await forking).sessions
+            request = video_pb.DeleteRequest(session=fork.session)
+            await self._asked("video", self._video.Delete, request, metadata, self.settings.video_timeout_s)
+        except WorldtreeError:
+            return  # there is none, or its lease will end it
+
+    async def model(self, ref: common.ModelRef, metadata: Metadata) -> video_pb.Model:
+        request = video_pb.GetModelRequest(model=ref)
+        answer = await self._asked("video", self._video.GetModel, request, metadata, self.settings.video_timeout_s)
+        found: video_pb.Model = answer.model
+        return found
+
+    async def last_frame(self, session: str, metadata: Metadata) -> common.Frames:
+        request = video_pb.GetRequest(session=session)
+        answer = await self._asked("video", self._video.Get, request, metadata, self.settings.video_timeout_s)
+        found: common.Frames = answer.last_frame
+        return found
+
+    async def rollout(
+        self,
+        session: str,
+        sequences: Sequence[video_pb.ActionSequence],
+        metadata: Metadata,
+        *,
+        frames_from_depth: int,
+    ) -> AsyncGenerator[video_pb.RolloutResponse]:
+        """The nodes of a rollout. Each has its time to come; leaving the iterator ends the call."""
+        request = video_pb.RolloutRequest(session=session, sequences=sequences, frames_from_depth=frames_from_depth)
+        call = self._video.Rollout(request, metadata=metadata)
+        timeout_s = self.settings.video_timeout_s
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        node = await call.read()
+                except TimeoutError as error:
+                    raise PeerDown("video", f"the video service made no chunk within {timeout_s:g} s") from error
+                except grpc.aio.AioRpcError as error:
+                    raise self._told("video", error) from error
+                if node is grpc.aio.EOF:
+                    return
+                yield node
+        finally:
+            call.cancel()
+
+    async def rubrics(self, ref: common.ModelRef, metadata: Metadata) -> reward_pb.ListRubricsResponse:
+        request = reward_pb.ListRubricsRequest(model=ref)
+        answer: reward_pb.ListRubricsResponse = await self._ask_reward(self._reward.ListRubrics, request, metadata)
+        return answer
+
+    async def score(self, request: reward_pb.ScoreRequest, metadata: Metadata) -> reward_pb.Judgement:
+        answer = await self._ask_reward(self._reward.Score, request, metadata)
+        found: reward_pb.Judgement = answer.judgement
+        return found
+
+    async def rank(self, request: reward_pb.RankRequest, metadata: Metadata) -> reward_pb.RankResponse:
+        answer: reward_pb.RankResponse = await self._ask_reward(self._reward.Rank, request, metadata)
+        return answer
+
+    def _ask_reward(self, call: Any, request: Any, metadata: Metadata) -> Coroutine[Any, Any, Any]:
+        return self._asked("reward", call, request, metadata, self.settings.reward_timeout_s)
+
+    async def _asked(self, service: str, call: Any, request: Any, metadata: Metadata, timeout_s: float) -> Any:
+        try:
+            return await call(request, metadata=metadata, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._told(service, error) from error
+
+    def _told(self, service: str, error: grpc.aio.AioRpcError) -> WorldtreeError:
+        """What a service of ours said, or that nobody of ours said anything."""
+        status = rpc_status.from_call(error)
+        known = None if status is None else from_status(status)
+        if known is not None:
+            return known
+        address = self.settings.video if service == "video" else self.settings.reward
+        said = error.details() or error.code().name
+        return PeerDown(service, f"the {service} service at {address} does not answer: {said}")

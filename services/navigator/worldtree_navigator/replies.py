@@ -1,0 +1,67 @@
+"""The words of domain.py to messages: pure functions."""
+
+from collections.abc import Sequence
+
+from worldtree.navigator.v1 import navigator_pb2 as pb
+from worldtree.video.v1 import video_generator_pb2 as video_pb
+from worldtree_runtime.messages import from_seconds
+
+from worldtree_navigator.contest import Candidate, node_count
+from worldtree_navigator.domain import Edges, Ending, Spent
+from worldtree_navigator.imagining import Imagining, path_of, pixels_of
+
+_ENDINGS = {
+    Ending.COMPLETE: pb.ImagineResponse.ENDING_COMPLETE,
+    Ending.CONFIDENT: pb.ImagineResponse.ENDING_CONFIDENT,
+    Ending.OUT_OF_CHUNKS: pb.ImagineResponse.ENDING_OUT_OF_CHUNKS,
+    Ending.OUT_OF_TIME: pb.ImagineResponse.ENDING_OUT_OF_TIME,
+    Ending.REWARD_UNAVAILABLE: pb.ImagineResponse.ENDING_REWARD_UNAVAILABLE,
+    Ending.VIDEO_UNAVAILABLE: pb.ImagineResponse.ENDING_VIDEO_UNAVAILABLE,
+}
+
+
+def from_imagining(
+    imagining: Imagining, ending: Ending | None, *, keep: int, frames: bool, notes: Sequence[str], total_s: float
+) -> pb.ImagineResponse:
+    """How it stands. `frames`: whether the last answer brings them."""
+    contest = imagining.contest
+    ranking = contest.ranking(imagining.judge.tie_below)[:keep]
+    return pb.ImagineResponse(
+        round=contest.round,
+        round_count=contest.round_count,
+        candidate_count=len(contest.candidates),
+        alive_count=len(contest.alive),
+        futures=[_future(imagining, *each, frames=frames and ending is not None) for each in ranking],
+        spent=_spent(imagining.findings.spent, [each.actions for each in contest.candidates], total_s),
+        ending=_ENDINGS[ending] if ending else pb.ImagineResponse.ENDING_UNSPECIFIED,
+        notes=[*notes, *imagining.findings.notes],
+    )
+
+
+def _future(imagining: Imagining, candidate: Candidate, rank: int, *, frames: bool) -> pb.Future:
+    found = pb.Future(
+        index=candidate.index,
+        rank=rank,
+        actions=[video_pb.Action(id=edge.action, instruction=edge.instruction) for edge in candidate.actions],
+        chunk_count=candidate.depth,
+        judgement=imagining.findings.judgements.get(candidate.index),
+    )
+    if candidate.depth:
+        path = path_of(candidate.prefix(candidate.depth), imagining.findings.chunks)
+        found.state_hash = path[-1].state_hash
+        if frames:
+            found.frames.CopyFrom(pixels_of([chunk.frames for chunk in path], imagining.scene))
+    return found
+
+
+def _spent(spent: Spent, sequences: Sequence[Edges], total_s: float) -> pb.Spent:
+    return pb.Spent(
+        chunk_count=spent.made,
+        known_chunk_count=spent.known,
+        full_node_count=node_count(sequences),
+        full_chunk_count=sum(map(len, sequences)),
+        clip_count=spent.clips,
+        imagine_duration=from_seconds(spent.imagine_s),
+        score_duration=from_seconds(spent.score_s),
+        total_duration=from_seconds(total_s),
+    )

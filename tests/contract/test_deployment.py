@@ -12,6 +12,7 @@ import pytest
 import yaml
 from worldtree_gateway.config import GatewaySettings
 from worldtree_multitask.config import MultitaskSettings
+from worldtree_navigator.config import NavigatorSettings
 from worldtree_reward.config import RewardSettings
 from worldtree_runtime.settings import ServiceSettings
 from worldtree_video.config import VideoSettings
@@ -24,6 +25,7 @@ SETTINGS: dict[str, type[ServiceSettings]] = {
     "video": VideoSettings,
     "multitask": MultitaskSettings,
     "reward": RewardSettings,
+    "navigator": NavigatorSettings,
 }
 # each with an edit that it must refuse
 BREAKS = {
@@ -128,19 +130,27 @@ def test_the_gateway_starts_with_the_settings_of_compose_and_finds_the_services_
     assert gateway.video == [f"video:{VideoSettings.load().port}"]
     assert gateway.multitask == [f"multitask:{MultitaskSettings.load().port}"]
     assert gateway.reward == [f"reward:{RewardSettings.load().port}"]
+    assert gateway.navigator == [f"navigator:{NavigatorSettings.load().port}"]
     assert gateway.redis_url == "redis://redis:6379/0"
     published = [port.split(":", 1)[1] for port in services()["gateway"]["ports"]]
     assert published == [f"{gateway.port}:{gateway.port}", f"{gateway.metrics_port}:{gateway.metrics_port}"]
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "gateway"])
-def test_a_service_with_models_starts_with_the_settings_of_compose(
+def test_a_service_behind_it_starts_with_the_settings_of_compose(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     service = settings_in_compose(name, monkeypatch, tmp_path)
     assert service.host == "0.0.0.0"
-    kept = name != "reward"  # it keeps nothing
+    kept = name not in ("reward", "navigator")  # they keep nothing
     assert service.redis_url == ("redis://redis:6379/0" if kept else None)
+
+
+def test_the_navigator_finds_the_services_that_it_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    navigator = settings_in_compose("navigator", monkeypatch, tmp_path)
+    assert isinstance(navigator, NavigatorSettings)
+    assert navigator.video == f"video:{VideoSettings.load().port}"
+    assert navigator.reward == f"reward:{RewardSettings.load().port}"
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -17,6 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from PIL import Image
 from worldtree.cli.stack import Stack, StackOptions
 from worldtree.multitask.v1 import multi_task_pb2 as multitask_pb
+from worldtree.navigator.v1 import navigator_pb2 as navigator_pb
 from worldtree.reward.v1 import reward_scorer_pb2 as reward_pb
 from worldtree.video.v1 import video_generator_pb2 as pb
 
@@ -127,6 +128,7 @@ def test_the_tables_of_rpcs_are_the_services() -> None:
         pb.DESCRIPTOR.services_by_name["VideoGenerator"],
         multitask_pb.DESCRIPTOR.services_by_name["MultiTask"],
         reward_pb.DESCRIPTOR.services_by_name["RewardScorer"],
+        navigator_pb.DESCRIPTOR.services_by_name["Navigator"],
     )
     assert rows == [(method.name, kind(method)) for service in services for method in service.methods]
 
@@ -149,7 +151,7 @@ def test_the_picture_of_the_readme_is_one_that_the_demo_draws() -> None:
 
 def test_architecture_names_every_room_of_every_service() -> None:
     text = ARCHITECTURE.read_text()
-    services = "runtime|video service|multi-task service|reward service|gateway"
+    services = "runtime|video service|multi-task service|reward service|navigator service|gateway"
     parts = re.split(rf"^### The ({services})$", text, flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     for title, package in {
@@ -157,6 +159,7 @@ def test_architecture_names_every_room_of_every_service() -> None:
         "video service": "worldtree_video",
         "multi-task service": "worldtree_multitask",
         "reward service": "worldtree_reward",
+        "navigator service": "worldtree_navigator",
         "gateway": "worldtree_gateway",
     }.items():
         spec = find_spec(package)

@@ -41,9 +41,9 @@ class NavigatorServicer(Base):
             rubrics = await self._peers.rubrics(request.judge, metadata)
             async with self._peers.fork(request.session, metadata) as fork:
                 scene = await self._scene(fork, metadata)
+                judge = Judge(self._peers, rubrics, request.question, scene, metadata)
                 sequences = convert.to_sequences(candidates, scene.actions)
                 rounds = convert.to_rounds(sequences, terms.rounds)
-                judge = Judge(self._peers, rubrics, request.question, scene, metadata)
                 await judge.check()
                 imagining = Imagining(
                     self._peers, scene, judge, sequences, terms, metadata, rounds=rounds, ends_s=ends_s

@@ -30,6 +30,14 @@ _CODES = {
     Kind.PERMISSION: code_pb2.PERMISSION_DENIED,
 }
 _KINDS = {code: kind for kind, code in _CODES.items()}
+_DETAILS = (
+    error_details_pb2.ErrorInfo,
+    error_details_pb2.BadRequest,
+    error_details_pb2.ResourceInfo,
+    error_details_pb2.PreconditionFailure,
+    error_details_pb2.QuotaFailure,
+    error_details_pb2.RetryInfo,
+)
 
 
 def to_status(error: BaseException, *, request_id: str) -> status_pb2.Status:
@@ -47,35 +55,23 @@ def to_status(error: BaseException, *, request_id: str) -> status_pb2.Status:
 
 def from_status(status: status_pb2.Status) -> WorldtreeError | None:
     """The error that one of our services told, for another that passes it on. None: it was not of the family."""
-    info, field, subject, retry_after_s = error_details_pb2.ErrorInfo(), None, None, None
-    resource = error_details_pb2.ResourceInfo()
-    for detail in status.details:
-        violations = error_details_pb2.BadRequest()
-        failed, quota = error_details_pb2.PreconditionFailure(), error_details_pb2.QuotaFailure()
-        retry = error_details_pb2.RetryInfo()
-        if detail.Unpack(violations):
-            field = violations.field_violations[0].field
-        elif detail.Unpack(failed):
-            subject = failed.violations[0].subject
-        elif detail.Unpack(quota):
-            subject = quota.violations[0].subject
-        elif detail.Unpack(retry):
-            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
-        else:
-            _ = detail.Unpack(info) or detail.Unpack(resource)
-    kind = _KINDS.get(status.code)
+    found = {kind.DESCRIPTOR.name: kind() for kind in _DETAILS}
+    told = {name for packed in status.details for name, detail in found.items() if packed.Unpack(detail)}
+    kind, info = _KINDS.get(status.code), found["ErrorInfo"]
     if kind is None or info.domain != DOMAIN:
         return None
+    resource = found["ResourceInfo"] if "ResourceInfo" in told else None
+    violations = [*found["PreconditionFailure"].violations, *found["QuotaFailure"].violations]
     return WorldtreeError(
         kind,
         info.reason,
         status.message,
         metadata=dict(info.metadata),
-        field=field,
-        resource_type=resource.resource_type or None,
-        resource_name=resource.resource_name or None,
-        subject=subject,
-        retry_after_s=retry_after_s,
+        field=found["BadRequest"].field_violations[0].field if "BadRequest" in told else None,
+        resource_type=None if resource is None else resource.resource_type,
+        resource_name=None if resource is None else resource.resource_name,
+        subject=violations[0].subject if violations else None,
+        retry_after_s=found["RetryInfo"].retry_delay.ToMilliseconds() / 1000 if "RetryInfo" in told else None,
     )
 
 

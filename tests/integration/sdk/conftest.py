@@ -23,9 +23,14 @@ from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import CollectorRegistry
 from worldtree.common.v1 import common_pb2
 from worldtree.multitask.v1 import multi_task_pb2_grpc
+from worldtree.navigator.v1 import navigator_pb2_grpc
 from worldtree.reward.v1 import reward_scorer_pb2_grpc
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1 import video_generator_pb2_grpc as pb_grpc
+from worldtree_navigator.config import NavigatorSettings
+from worldtree_navigator.metrics import NavigatorMetrics
+from worldtree_navigator.peers import Peers
+from worldtree_navigator.servicer import NavigatorServicer
 from worldtree_reward.catalog import load_catalog
 from worldtree_reward.config import RewardSettings
 from worldtree_reward.metrics import RewardMetrics
@@ -573,7 +578,7 @@ def unknown_words(prompt: str) -> list[str]:
 
 
 class EchoServer:
-    """The servicers on a real socket, on an event loop of its own thread; clips are judged by the real service's."""
+    """The servicers on a real socket, on an event loop of its own thread; real services judge clips and imagine."""
 
     def __init__(self, judges: Path) -> None:
         settings, metrics = RewardSettings(models=str(judges)), RewardMetrics(CollectorRegistry())
@@ -604,9 +609,14 @@ class EchoServer:
         reward_scorer_pb2_grpc.add_RewardScorerServicer_to_server(self._reward, server)
         self._judges.start()
         self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        settings = NavigatorSettings(video=self.address, reward=self.address)
+        peers = Peers(settings)
+        navigator = NavigatorServicer(peers, settings, NavigatorMetrics(CollectorRegistry()))
+        navigator_pb2_grpc.add_NavigatorServicer_to_server(navigator, server)
         await server.start()
         self._started.set()
         await self._stop.wait()
+        await peers.close()
         await server.stop(0)
         self._judges.stop()
 

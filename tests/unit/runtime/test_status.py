@@ -4,12 +4,12 @@ import re
 from collections import Counter
 
 import pytest
-from google.rpc import code_pb2, error_details_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 from worldtree_runtime import errors
 from worldtree_runtime.errors import Kind, WorldtreeError
-from worldtree_runtime.status import to_status
+from worldtree_runtime.status import from_status, to_status
 
 TRAILER_BYTES_MAX = 8192
 
@@ -46,6 +46,22 @@ def test_each_detail_type_comes_at_most_once_and_error_info_always(error: Worldt
     assert set(counts.values()) == {1}
     info = details_of(status)["ErrorInfo"]
     assert (info.reason, info.domain) == (error.reason, "worldtree")  # type: ignore[attr-defined]
+
+
+@given(known_errors)
+def test_who_passes_an_error_on_tells_what_it_was_told(error: WorldtreeError) -> None:
+    status = to_status(error, request_id="r")
+    passed = from_status(status)
+    assert passed is not None
+    again = to_status(passed, request_id="r")
+    assert (again.code, again.message, details_of(again)) == (status.code, status.message, details_of(status))
+
+
+def test_what_is_not_of_the_family_is_not_passed_on_as_if_it_were() -> None:
+    assert from_status(to_status(ValueError("x"), request_id="r")) is None
+    foreign = status_pb2.Status(code=code_pb2.NOT_FOUND, message="no such pod")
+    foreign.details.add().Pack(error_details_pb2.ErrorInfo(reason="GONE", domain="example.com"))
+    assert from_status(foreign) is None
 
 
 @given(known_errors)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("engine", "tree", "realtime", "tiers", "formats", "multitask", "probe_generated")
+BENCHMARKS = ("engine", "tree", "realtime", "tiers", "formats", "multitask", "probe_generated", "imagine")
 
 
 def main(

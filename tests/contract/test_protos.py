@@ -21,7 +21,7 @@ GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 # Calls that belong to no session; every other call is routed by field 1 of its request.
 SESSIONLESS = {"ListModels", "GetModel", "CreateSession", "Generate", "Restore", "List", "Introspect"}
 SESSIONLESS |= {"ListTasks", "Predict", "CreateMerge", "GetMerge", "ListMerges", "DeleteMerge", "ParetoFront"}
-SESSIONLESS |= {"ListRubrics", "Score", "Compare", "Rank", "ScoreStream"}
+SESSIONLESS |= {"ListRubrics", "Score", "Compare", "Rank", "ScoreStream", "ScoreTree"}
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:

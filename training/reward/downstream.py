@@ -50,6 +50,7 @@ class Episode:
     category: str
     goal: str
     start: Start
+    errand: Errand
     past: npt.NDArray[np.uint8]  # [START_COUNT, 49]: the frames that a world is given
     between: tuple[int, ...]  # the actions between those
     futures: list[Rollout]
@@ -70,7 +71,7 @@ def make_episode(index: int) -> Episode | None:
         return None
     past = _past(start)
     goal = goals.sentence(category, errand.kind, errand.thing, rng, held=True)
-    return Episode(category, goal, start, past, start.actions[-(START_COUNT - 1) :], futures, success)
+    return Episode(category, goal, start, errand, past, start.actions[-(START_COUNT - 1) :], futures, success)
 
 
 def _player(rng: np.random.Generator, errand: Errand) -> Player:

@@ -1,111 +1,20 @@
-"""One Imagine: futures led on round by round, judged, and dropped where they fall behind."""
+"""One Imagine: futures led on round by round, judged while they are made, dropped where they fall behind."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from worldtree.common.v1 import common_pb2 as common
-from worldtree.reward.v1 import reward_scorer_pb2 as reward_pb
 from worldtree.video.v1 import video_generator_pb2 as video_pb
 from worldtree_runtime.errors import Kind, WorldtreeError
 from worldtree_runtime.opinion import Opinion
 
 from worldtree_navigator.contest import Candidate, Contest
 from worldtree_navigator.domain import Chunk, Edges, Ending, Findings, Scene, Terms
-from worldtree_navigator.errors import GoalUnseen, JudgeMismatch
+from worldtree_navigator.judge import Judge
 from worldtree_navigator.peers import Metadata, Peers
 
-_CLIP_OVERHEAD_BYTES = 1024  # of a message, beside the pixels
 _DOWN = frozenset({Kind.UNAVAILABLE, Kind.DEADLINE, Kind.EXHAUSTED})
-
-
-class Judge:
-    """A judge of the reward service, asked one question about one scene."""
-
-    def __init__(
-        self,
-        peers: Peers,
-        rubrics: reward_pb.ListRubricsResponse,
-        question: reward_pb.Question,
-        scene: Scene,
-        metadata: Metadata,
-    ) -> None:
-        """Raises JudgeMismatch."""
-        self.tie_below = rubrics.tie_below
-        self._peers, self._model, self._question = peers, rubrics.model, question
-        self._scene, self._metadata = scene, metadata
-        height, width, _ = scene.frame_shape
-        if (rubrics.height_px, rubrics.width_px) != (height, width):
-            raise JudgeMismatch(
-                rubrics.model.name,
-                f"judge {rubrics.model.name} looks at frames of {rubrics.height_px} x {rubrics.width_px} pixels, "
-                f"this world's have {height} x {width}",
-            )
-        unknown = [name for name in scene.actions if name not in rubrics.actions]
-        if unknown or not scene.actions:
-            raise JudgeMismatch(
-                rubrics.model.name,
-                f"judge {rubrics.model.name} knows the actions {', '.join(rubrics.actions)}, this world's are "
-                f"{', '.join(scene.actions) or 'vectors'}",
-            )
-        self._ids = [list(rubrics.actions).index(name) for name in scene.actions]
-
-    async def check(self) -> None:
-        """Asks about a future in which nothing happens, so that a bad question costs no chunk.
-
-        Raises GoalUnseen, or what the reward service raises.
-        """
-        still = reward_pb.Clip(frames=self._frames([self._scene.last_frame]), actions=self._ids[:1])
-        request = reward_pb.ScoreRequest(model=self._model, question=self._question, clip=still)
-        found = await self._peers.score(request, self._metadata)
-        if found.unseen_category and not self._question.weights:
-            raise GoalUnseen(self._model.name)
-
-    async def judge(self, futures: Sequence[tuple[Edges, Sequence[Chunk]]]) -> list[reward_pb.Judgement]:
-        """Of futures as far as they were imagined. In as many messages as they take."""
-        found: list[reward_pb.Judgement] = []
-        for part in self._parts(futures):
-            request = reward_pb.RankRequest(
-                model=self._model, question=self._question, candidates=[self._clip(*each) for each in part]
-            )
-            answer = await self._peers.rank(request, self._metadata)
-            found += [each.judgement for each in sorted(answer.ranked, key=lambda each: each.index)]
-        return found
-
-    def _parts(self, futures: Sequence[tuple[Edges, Sequence[Chunk]]]) -> Iterable[list[tuple[Edges, Sequence[Chunk]]]]:
-        room = self._peers.settings.max_message_bytes // 2
-        part: list[tuple[Edges, Sequence[Chunk]]] = []
-        left = room
-        for each in futures:
-            size = (len(each[1]) + 1) * len(self._scene.last_frame) + _CLIP_OVERHEAD_BYTES
-            if part and (size > left or len(part) == _PART):
-                yield part
-                part, left = [], room
-            part.append(each)
-            left -= size
-        yield part
-
-    def _clip(self, edges: Edges, chunks: Sequence[Chunk]) -> reward_pb.Clip:
-        """A frame for each action: the last of its chunk."""
-        size = len(self._scene.last_frame)
-        return reward_pb.Clip(
-            frames=self._frames([chunk.frames[-size:] for chunk in chunks]),
-            actions=[self._ids[edge.action] for edge in edges],
-        )
-
-    def _frames(self, frames: Sequence[bytes]) -> common.Frames:
-        return pixels_of([self._scene.last_frame, *frames], self._scene)
-
-
-_PART = 256  # clips of one Rank: the reward service's own default limit
-
-
-def pixels_of(frames: Sequence[bytes], scene: Scene) -> common.Frames:
-    """Pixels of one or more frames each, as one tensor."""
-    data = b"".join(frames)
-    shape = [len(data) // len(scene.last_frame), *scene.frame_shape]
-    return common.Frames(tensor=common.Tensor(dtype=common.Tensor.D_TYPE_UINT8, shape=shape, data=data))
 
 
 class Imagining:
@@ -168,7 +77,10 @@ class Imagining:
         return None
 
     async def _lead(self, runners: Sequence[Candidate]) -> bool:
-        """Imagines the futures of `runners` as far as this round goes. False: time ran out on the way."""
+        """Imagines the futures of `runners` as far as this round goes, and feeds the judge meanwhile.
+
+        False: time ran out on the way.
+        """
         depth, known = self.contest.depth, self.findings.chunks
         wanted = dict.fromkeys(each.prefix(depth) for each in runners)
         missing = [prefix for prefix in wanted if prefix not in known]
@@ -186,34 +98,34 @@ class Imagining:
                 )
                 async with aclosing(nodes):
                     async for node in nodes:
-                        self._keep(missing[node.sequences[0]][: node.depth + 1], node)
+                        prefix = missing[node.sequences[0]][: node.depth + 1]
+                        self._keep(prefix, node, judge=prefix in wanted)
         except TimeoutError:
             return False
         finally:
             self.findings.spent.imagine_s += time.monotonic() - began_s
         return True
 
-    def _keep(self, prefix: Edges, node: video_pb.RolloutResponse) -> None:
-        spent = self.findings.spent
+    def _keep(self, prefix: Edges, node: video_pb.RolloutResponse, *, judge: bool) -> None:
+        spent, fresh = self.findings.spent, prefix not in self.findings.chunks
         if node.chunk.timing.tick_count:
             spent.made += 1
-        elif prefix not in self.findings.chunks:
+        elif fresh:
             spent.known += 1
-        if prefix not in self.findings.chunks:
-            self.findings.chunks[prefix] = Chunk(node.chunk.frames.tensor.data, node.chunk.state_hash)
+        if fresh:
+            chunk = self.findings.chunks[prefix] = Chunk(node.chunk.frames.tensor.data, node.chunk.state_hash)
+            self.judge.add(prefix, chunk.frames[-len(self.scene.last_frame) :], judge=judge)
 
     async def _judge(self, runners: Sequence[Candidate]) -> None:
-        """Has all judged that came as far as this round goes; futures that are alike so far once."""
-        depth, chunks = self.contest.depth, self.findings.chunks
-        reached = [each for each in runners if each.prefix(depth) in chunks]
-        clips = dict.fromkeys(each.prefix(depth) for each in reached)
+        """What the judge says of all that came as far as this round goes; futures that are alike so far share it."""
+        depth = self.contest.depth
+        reached = [each for each in runners if each.prefix(depth) in self.findings.chunks]
         began_s = time.monotonic()
         try:
-            found = await self.judge.judge([(prefix, path_of(prefix, chunks)) for prefix in clips]) if clips else []
+            said = await self.judge.judgements(dict.fromkeys(each.prefix(depth) for each in reached))
         finally:
             self.findings.spent.score_s += time.monotonic() - began_s
-        self.findings.spent.clips += len(clips)
-        said = dict(zip(clips, found, strict=True))
+        self.findings.spent.clips = self.judge.clip_count
         for each in reached:
             self.findings.judgements[each.index] = said[each.prefix(depth)]
         self.contest.judged(
@@ -222,7 +134,7 @@ class Imagining:
                 for each in reached
             }
         )
-        notes = dict.fromkeys(note for judgement in found for note in judgement.notes)
+        notes = dict.fromkeys(note for judgement in said.values() for note in judgement.notes)
         self.findings.notes += [note for note in notes if note not in self.findings.notes]
 
     def _forget(self) -> None:
@@ -230,8 +142,10 @@ class Imagining:
         wanted = [each for each, _ in self.contest.ranking(self.judge.tie_below)[: self._terms.keep]]
         wanted += self.contest.alive
         kept = {each.prefix(depth) for each in wanted for depth in range(1, len(each.actions) + 1)}
-        for prefix in [prefix for prefix in self.findings.chunks if prefix not in kept]:
+        forgotten = [prefix for prefix in self.findings.chunks if prefix not in kept]
+        for prefix in forgotten:
             del self.findings.chunks[prefix]
+        self.judge.forget(forgotten)
 
 
 def _known_depth(prefix: Edges, known: dict[Edges, Chunk]) -> int:

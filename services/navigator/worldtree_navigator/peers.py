@@ -1,8 +1,8 @@
 """The services that this one asks: their channels, and their errors as our own."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
 import grpc
@@ -121,7 +121,7 @@ class Peers:
                 except TimeoutError as error:
                     raise PeerDown("video", f"the video service made no chunk within {timeout_s:g} s") from error
                 except grpc.aio.AioRpcError as error:
-                    raise self._told("video", error) from error
+                    raise self.told("video", error) from error
                 if node is grpc.aio.EOF:
                     return
                 yield node
@@ -130,28 +130,28 @@ class Peers:
 
     async def rubrics(self, ref: common.ModelRef, metadata: Metadata) -> reward_pb.ListRubricsResponse:
         request = reward_pb.ListRubricsRequest(model=ref)
-        answer: reward_pb.ListRubricsResponse = await self._ask_reward(self._reward.ListRubrics, request, metadata)
+        timeout_s = self.settings.reward_timeout_s
+        answer: reward_pb.ListRubricsResponse = await self._asked(
+            "reward", self._reward.ListRubrics, request, metadata, timeout_s
+        )
         return answer
 
-    async def score(self, request: reward_pb.ScoreRequest, metadata: Metadata) -> reward_pb.Judgement:
-        answer = await self._ask_reward(self._reward.Score, request, metadata)
-        found: reward_pb.Judgement = answer.judgement
-        return found
-
-    async def rank(self, request: reward_pb.RankRequest, metadata: Metadata) -> reward_pb.RankResponse:
-        answer: reward_pb.RankResponse = await self._ask_reward(self._reward.Rank, request, metadata)
-        return answer
-
-    def _ask_reward(self, call: Any, request: Any, metadata: Metadata) -> Coroutine[Any, Any, Any]:
-        return self._asked("reward", call, request, metadata, self.settings.reward_timeout_s)
+    @asynccontextmanager
+    async def score_tree(self, metadata: Metadata) -> AsyncIterator["TreeCall"]:
+        """A tree of clips to be scored, for as long as the block lasts."""
+        call = self._reward.ScoreTree(metadata=metadata)
+        try:
+            yield TreeCall(call, self)
+        finally:
+            call.cancel()
 
     async def _asked(self, service: str, call: Any, request: Any, metadata: Metadata, timeout_s: float) -> Any:
         try:
             return await call(request, metadata=metadata, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise self._told(service, error) from error
+            raise self.told(service, error) from error
 
-    def _told(self, service: str, error: grpc.aio.AioRpcError) -> WorldtreeError:
+    def told(self, service: str, error: grpc.aio.AioRpcError) -> WorldtreeError:
         """What a service of ours said, or that nobody of ours said anything."""
         status = rpc_status.from_call(error)
         known = None if status is None else from_status(status)
@@ -160,3 +160,28 @@ class Peers:
         address = self.settings.video if service == "video" else self.settings.reward
         said = error.details() or error.code().name
         return PeerDown(service, f"the {service} service at {address} does not answer: {said}")
+
+
+class TreeCall:
+    """An open ScoreTree. Each message is answered before the next is sent."""
+
+    def __init__(self, call: Any, peers: Peers) -> None:
+        self._call, self._peers = call, peers
+
+    async def ask(self, request: reward_pb.ScoreTreeRequest) -> reward_pb.ScoreTreeResponse:
+        """Raises PeerDown, or what the reward service raised."""
+        timeout_s = self._peers.settings.reward_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                # A write that fails says nothing of why: the read does.
+                with suppress(grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
+                    await self._call.write(request)
+                answer = await self._call.read()
+        except TimeoutError as error:
+            raise PeerDown("reward", f"the reward service scored nothing within {timeout_s:g} s") from error
+        except grpc.aio.AioRpcError as error:
+            raise self._peers.told("reward", error) from error
+        if answer is grpc.aio.EOF:
+            raise PeerDown("reward", "the reward service ended the scoring")
+        found: reward_pb.ScoreTreeResponse = answer
+        return found

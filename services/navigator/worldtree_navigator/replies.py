@@ -8,7 +8,8 @@ from worldtree_runtime.messages import from_seconds
 
 from worldtree_navigator.contest import Candidate, node_count
 from worldtree_navigator.domain import Edges, Ending, Spent
-from worldtree_navigator.imagining import Imagining, path_of, pixels_of
+from worldtree_navigator.imagining import Imagining, path_of
+from worldtree_navigator.judge import pixels_of
 
 _ENDINGS = {
     Ending.COMPLETE: pb.ImagineResponse.ENDING_COMPLETE,

@@ -15,7 +15,8 @@ from worldtree_navigator import convert, replies
 from worldtree_navigator.config import NavigatorSettings
 from worldtree_navigator.domain import Draw, Scene
 from worldtree_navigator.errors import TooManyImaginings
-from worldtree_navigator.imagining import Imagining, Judge
+from worldtree_navigator.imagining import Imagining
+from worldtree_navigator.judge import Judge
 from worldtree_navigator.metrics import NavigatorMetrics
 from worldtree_navigator.peers import Metadata, Peers, passed_metadata
 
@@ -44,25 +45,27 @@ class NavigatorServicer(Base):
                 judge = Judge(self._peers, rubrics, request.question, scene, metadata)
                 sequences = convert.to_sequences(candidates, scene.actions)
                 rounds = convert.to_rounds(sequences, terms.rounds)
-                await judge.check()
-                imagining = Imagining(
-                    self._peers, scene, judge, sequences, terms, metadata, rounds=rounds, ends_s=ends_s
-                )
-                notes = []
-                if isinstance(candidates, Draw) and len(sequences) < candidates.count:
-                    notes.append(f"{len(sequences)} different sequences were drawn, {candidates.count} were asked for")
-                async with aclosing(imagining.run()) as endings:
-                    async for ending in endings:
-                        answer = replies.from_imagining(
-                            imagining,
-                            ending,
-                            keep=terms.keep,
-                            frames=request.frames,
-                            notes=notes,
-                            total_s=time.monotonic() - began_s,
+                async with judge.asked():
+                    imagining = Imagining(
+                        self._peers, scene, judge, sequences, terms, metadata, rounds=rounds, ends_s=ends_s
+                    )
+                    notes = []
+                    if isinstance(candidates, Draw) and len(sequences) < candidates.count:
+                        notes.append(
+                            f"{len(sequences)} different sequences were drawn, {candidates.count} were asked for"
                         )
-                        if ending is None:
-                            yield answer
+                    async with aclosing(imagining.run()) as endings:
+                        async for ending in endings:
+                            answer = replies.from_imagining(
+                                imagining,
+                                ending,
+                                keep=terms.keep,
+                                frames=request.frames,
+                                notes=notes,
+                                total_s=time.monotonic() - began_s,
+                            )
+                            if ending is None:
+                                yield answer
             # Out of the block first: whoever has the last answer finds nothing left of the futures.
             assert ending is not None, "an imagining ended without an ending"
             self._metrics.answered(ending, imagining.findings.spent)

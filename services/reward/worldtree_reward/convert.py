@@ -1,9 +1,10 @@
 """Messages to the words of domain.py: pure functions, each refusal naming field, value and limit."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from worldtree.common.v1 import common_pb2 as common
 from worldtree.reward.v1 import reward_scorer_pb2 as pb
 from worldtree_runtime.errors import InvalidRequest
 from worldtree_runtime.frames import read_frames
@@ -76,18 +77,49 @@ def to_part(
         if not count:
             raise InvalidRequest(f"{field}.frames", f"{field}.frames must hold some, got none")
 
+    frames = _pixels(message.frames, f"{field}.frames", package, settings, check_count)
+    none = [len(package.actions)] if first else []
+    return frames, np.array([*none, *actions], np.int64)
+
+
+def to_nodes(
+    message: pb.ScoreTreeRequest, package: RewardPackage, settings: RewardSettings, *, first: bool
+) -> tuple[Frames, Actions]:
+    """A frame for each node, and the action that led to it. `first`: whether the root is among them."""
+    if not message.nodes:
+        raise InvalidRequest("nodes", "nodes must hold some, got none")
+    actions = [node.action for node in message.nodes]
+    if first:
+        actions[0] = len(package.actions)
+    for place, action in enumerate(actions):
+        if not 0 <= action < len(package.actions) + (first and not place):
+            last, where = len(package.actions) - 1, f"nodes[{place}].action"
+            raise InvalidRequest(where, f"{where} must be an action 0 to {last}, got {action}")
+
+    def check_count(count: int) -> None:
+        if count != len(actions):
+            raise InvalidRequest("frames", f"frames must be as many as nodes, {len(actions)}, got {count}", count=count)
+
+    return _pixels(message.frames, "frames", package, settings, check_count), np.array(actions, np.int64)
+
+
+def _pixels(
+    message: common.Frames,
+    field: str,
+    package: RewardPackage,
+    settings: RewardSettings,
+    check_count: Callable[[int], None],
+) -> Frames:
     size = package.image
     pixels = read_frames(
-        message.frames,
-        f"{field}.frames",
+        message,
+        field,
         height_px=size.height_px,
         width_px=size.width_px,
         max_pixels=settings.max_image_pixels,
         check_count=check_count,
     )
-    frames = np.frombuffer(pixels, np.uint8).reshape(-1, size.height_px, size.width_px, size.channels)
-    none = [len(package.actions)] if first else []
-    return frames, np.array([*none, *actions], np.int64)
+    return np.frombuffer(pixels, np.uint8).reshape(-1, size.height_px, size.width_px, size.channels)
 
 
 def _ids(message: pb.Clip, package: RewardPackage, field: str) -> list[int]:

@@ -65,7 +65,10 @@ class Asked:
     def begin(self) -> Track:
         return self.served.judge.begin(self.reading.words)
 
+    async def follow(self, clips: Sequence[tuple[Track, Frames, Actions]]) -> list[tuple[Evidence, Spent]]:
+        """As `look`, not judged yet."""
+        return await self.served.engine.look(clips)
+
     async def look(self, clips: Sequence[tuple[Track, Frames, Actions]]) -> list[tuple[Judgement, Spent]]:
         """Judgements of clips that go on, each by some frames and the actions that led to them."""
-        found = await self.served.engine.look(clips)
-        return [(self.served.judged(self, evidence), spent) for evidence, spent in found]
+        return [(self.served.judged(self, evidence), spent) for evidence, spent in await self.follow(clips)]

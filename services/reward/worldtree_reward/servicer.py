@@ -1,7 +1,8 @@
 """The gRPC edge: validate, convert, call, stream."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -19,6 +20,7 @@ from worldtree_reward.domain import Judgement, Spent
 from worldtree_reward.errors import TooManyStreams
 from worldtree_reward.metrics import RewardMetrics
 from worldtree_reward.served import Asked
+from worldtree_reward.tree import Tree
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -89,13 +91,25 @@ class RewardServicer(Base):
     async def ScoreStream(
         self, request_iterator: AsyncIterator[pb.ScoreStreamRequest], context: Context
     ) -> AsyncIterator[pb.ScoreStreamResponse]:
+        with self._counted():
+            async for answer in self._stream(request_iterator):
+                yield answer
+
+    async def ScoreTree(
+        self, request_iterator: AsyncIterator[pb.ScoreTreeRequest], context: Context
+    ) -> AsyncIterator[pb.ScoreTreeResponse]:
+        with self._counted():
+            async for answer in self._tree(request_iterator):
+                yield answer
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
         if self._stream_count >= self._settings.max_streams:
             raise TooManyStreams(self._settings.max_streams)
         self._stream_count += 1
         self._metrics.streams.set(self._stream_count)
         try:
-            async for answer in self._stream(request_iterator):
-                yield answer
+            yield
         finally:
             self._stream_count -= 1
             self._metrics.streams.set(self._stream_count)
@@ -105,13 +119,10 @@ class RewardServicer(Base):
         async for request in requests:
             first = asked is None
             if asked is None or track is None:
-                if not request.HasField("question"):
-                    raise InvalidRequest("question", "question must be set in the first message")
-                asked = self._ask(request.model, request.question)
+                asked = self._opened(request)
                 track = asked.begin()
-            elif request.HasField("question") or request.HasField("model"):
-                field = "question" if request.HasField("question") else "model"
-                raise InvalidRequest(field, f"{field} must be set in the first message only")
+            else:
+                _check_later(request)
             frames, actions = convert.to_part(
                 request.clip,
                 asked.served.package,
@@ -129,6 +140,39 @@ class RewardServicer(Base):
                 timing=replies.from_spent([spent]),
             )
 
+    async def _tree(self, requests: AsyncIterator[pb.ScoreTreeRequest]) -> AsyncIterator[pb.ScoreTreeResponse]:
+        tree: Tree | None = None
+        async for request in requests:
+            first = tree is None
+            if tree is None:
+                limits = {"max_nodes": self._settings.max_tree_nodes, "max_steps": self._settings.max_steps}
+                tree = Tree(self._opened(request), **limits)
+                if request.nodes and request.nodes[0].judge:
+                    raise InvalidRequest(
+                        "nodes[0].judge", "nodes[0].judge must not be set: of the root there is no clip"
+                    )
+            else:
+                _check_later(request)
+            served = tree.asked.served
+            frames, actions = convert.to_nodes(request, served.package, self._settings, first=first)
+            tree.forget(request.forget)
+            judged, spent = await tree.grow(
+                [node.parent for node in request.nodes], frames, actions, [node.judge for node in request.nodes]
+            )
+            yield pb.ScoreTreeResponse(
+                model=from_stored(served.stored) if first else None,
+                judged=[
+                    pb.ScoreTreeResponse.Judged(node=node, judgement=replies.from_judgement(found))
+                    for node, found in judged
+                ],
+                timing=replies.from_spent(spent),
+            )
+
+    def _opened(self, request: pb.ScoreStreamRequest | pb.ScoreTreeRequest) -> Asked:
+        if not request.HasField("question"):
+            raise InvalidRequest("question", "question must be set in the first message")
+        return self._ask(request.model, request.question)
+
     def _ask(self, ref: common.ModelRef, message: pb.Question) -> Asked:
         served = self._catalog.get(ref.name, ref.version, ref.digest)
         return served.ask(convert.to_question(message, self._settings))
@@ -142,3 +186,10 @@ class RewardServicer(Base):
         # in a thread, as hundreds of pictures may have to be unpacked
         parts = await asyncio.to_thread(unpacked)
         return await asked.look([(asked.begin(), *part) for part in parts])
+
+
+def _check_later(request: pb.ScoreStreamRequest | pb.ScoreTreeRequest) -> None:
+    """What stands in the first message stands in no other."""
+    for field in ("question", "model"):
+        if request.HasField(field):
+            raise InvalidRequest(field, f"{field} must be set in the first message only")

@@ -95,6 +95,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             judge: TinyJudge | None = None,
             *,
             video_settings: Any = None,
+            reward_settings: Any = None,
             **settings: Any,
         ) -> Services:
             folder = tmp_path / f"models-{len(started)}"
@@ -106,7 +107,9 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
                 serve_video(VideoSettings(**given, **small, **(video_settings or {})))
             )
             reward_stack = await stack.enter_async_context(AsyncExitStack())
-            reward_server, _ = await reward_stack.enter_async_context(serve_reward(RewardSettings(**given)))
+            reward_server, _ = await reward_stack.enter_async_context(
+                serve_reward(RewardSettings(**{**given, **(reward_settings or {})}))
+            )
             asked = {"video": video_server.address, "reward": reward_server.address, **settings}
             del given["models"]
             server = await stack.enter_async_context(serve_navigator(NavigatorSettings(**given, **asked)))

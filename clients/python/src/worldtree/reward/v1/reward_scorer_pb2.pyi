@@ -763,3 +763,135 @@ class ScoreStreamResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___ScoreStreamResponse: typing_extensions.TypeAlias = ScoreStreamResponse
+
+@typing.final
+class ScoreTreeRequest(google.protobuf.message.Message):
+    """More of a tree."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class Node(google.protobuf.message.Message):
+        """One more frame."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        PARENT_FIELD_NUMBER: builtins.int
+        ACTION_FIELD_NUMBER: builtins.int
+        JUDGE_FIELD_NUMBER: builtins.int
+        parent: builtins.int
+        """The node that it goes on from. Nodes are numbered as they come, from 0: the root, which goes on from none."""
+        action: builtins.int
+        """Id of the action that led to it. Not read of the root."""
+        judge: builtins.bool
+        """Whether the clip that ends here is to be judged. Not the root."""
+        def __init__(
+            self,
+            *,
+            parent: builtins.int = ...,
+            action: builtins.int = ...,
+            judge: builtins.bool = ...,
+        ) -> None: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["action", b"action", "judge", b"judge", "parent", b"parent"]
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+    MODEL_FIELD_NUMBER: builtins.int
+    QUESTION_FIELD_NUMBER: builtins.int
+    NODES_FIELD_NUMBER: builtins.int
+    FRAMES_FIELD_NUMBER: builtins.int
+    FORGET_FIELD_NUMBER: builtins.int
+    @property
+    def model(self) -> worldtree.common.v1.common_pb2.ModelRef:
+        """Which judge; in the first message, and in no other. An empty name: the only one there is."""
+
+    @property
+    def question(self) -> Global___Question:
+        """What is asked; in the first message, and in no other."""
+
+    @property
+    def nodes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ScoreTreeRequest.Node]:
+        """The nodes, 1 or more; a parent comes before its children, in this message or before. The first of all is the root."""
+
+    @property
+    def frames(self) -> worldtree.common.v1.common_pb2.Frames:
+        """A frame for each of them, all of the judge's size."""
+
+    @property
+    def forget(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Nodes of messages before that nothing will go on from any more: they make room for others."""
+
+    def __init__(
+        self,
+        *,
+        model: worldtree.common.v1.common_pb2.ModelRef | None = ...,
+        question: Global___Question | None = ...,
+        nodes: collections.abc.Iterable[Global___ScoreTreeRequest.Node] | None = ...,
+        frames: worldtree.common.v1.common_pb2.Frames | None = ...,
+        forget: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["frames", b"frames", "model", b"model", "question", b"question"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["forget", b"forget", "frames", b"frames", "model", b"model", "nodes", b"nodes", "question", b"question"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___ScoreTreeRequest: typing_extensions.TypeAlias = ScoreTreeRequest
+
+@typing.final
+class ScoreTreeResponse(google.protobuf.message.Message):
+    """What a message asked for."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class Judged(google.protobuf.message.Message):
+        """One clip."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        NODE_FIELD_NUMBER: builtins.int
+        JUDGEMENT_FIELD_NUMBER: builtins.int
+        node: builtins.int
+        """The node that it ends at."""
+        @property
+        def judgement(self) -> Global___Judgement:
+            """What the judge says."""
+
+        def __init__(
+            self,
+            *,
+            node: builtins.int = ...,
+            judgement: Global___Judgement | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["judgement", b"judgement"]
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["judgement", b"judgement", "node", b"node"]
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+    MODEL_FIELD_NUMBER: builtins.int
+    JUDGED_FIELD_NUMBER: builtins.int
+    TIMING_FIELD_NUMBER: builtins.int
+    @property
+    def model(self) -> worldtree.common.v1.common_pb2.ModelRef:
+        """The judge; in the first answer only."""
+
+    @property
+    def judged(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ScoreTreeResponse.Judged]:
+        """In the order of the message's nodes."""
+
+    @property
+    def timing(self) -> Global___ScoreTiming:
+        """Where this message's time went."""
+
+    def __init__(
+        self,
+        *,
+        model: worldtree.common.v1.common_pb2.ModelRef | None = ...,
+        judged: collections.abc.Iterable[Global___ScoreTreeResponse.Judged] | None = ...,
+        timing: Global___ScoreTiming | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["model", b"model", "timing", b"timing"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["judged", b"judged", "model", b"model", "timing", b"timing"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___ScoreTreeResponse: typing_extensions.TypeAlias = ScoreTreeResponse

@@ -64,6 +64,11 @@ class RewardScorerStub(object):
                 request_serializer=worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreStreamRequest.SerializeToString,
                 response_deserializer=worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreStreamResponse.FromString,
                 _registered_method=True)
+        self.ScoreTree = channel.stream_stream(
+                '/worldtree.reward.v1.RewardScorer/ScoreTree',
+                request_serializer=worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreTreeRequest.SerializeToString,
+                response_deserializer=worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreTreeResponse.FromString,
+                _registered_method=True)
 
 
 class RewardScorerServicer(object):
@@ -111,6 +116,16 @@ class RewardScorerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreTree(self, request_iterator, context):
+        """Scores many clips that begin alike, such as the futures of one moment, while they are made: a tree of frames, each
+        of which goes on from another. What clips share is looked at once. Each message brings nodes, of any branch, and is
+        answered with the judgements that it asks for. The first message says what is asked. A node is judged as Score
+        judges the clip from the root to it. INVALID_ARGUMENT also: a parent that there is not, too many nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RewardScorerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -138,6 +153,11 @@ def add_RewardScorerServicer_to_server(servicer, server):
                     servicer.ScoreStream,
                     request_deserializer=worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreStreamRequest.FromString,
                     response_serializer=worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreStreamResponse.SerializeToString,
+            ),
+            'ScoreTree': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScoreTree,
+                    request_deserializer=worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreTreeRequest.FromString,
+                    response_serializer=worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreTreeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -280,6 +300,33 @@ class RewardScorer(object):
             '/worldtree.reward.v1.RewardScorer/ScoreStream',
             worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreStreamRequest.SerializeToString,
             worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreTree(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/worldtree.reward.v1.RewardScorer/ScoreTree',
+            worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreTreeRequest.SerializeToString,
+            worldtree_dot_reward_dot_v1_dot_reward__scorer__pb2.ScoreTreeResponse.FromString,
             options,
             channel_credentials,
             insecure,

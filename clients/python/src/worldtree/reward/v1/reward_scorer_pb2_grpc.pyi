@@ -46,6 +46,12 @@ class RewardScorerStub:
     """Scores a clip while it is made: each message brings more of it and is answered with the score of all that came so
     far, at the price of what is new. The first message says what is asked. The last answer is that of Score.
     """
+    ScoreTree: grpc.StreamStreamMultiCallable[worldtree.reward.v1.reward_scorer_pb2.ScoreTreeRequest, worldtree.reward.v1.reward_scorer_pb2.ScoreTreeResponse]
+    """Scores many clips that begin alike, such as the futures of one moment, while they are made: a tree of frames, each
+    of which goes on from another. What clips share is looked at once. Each message brings nodes, of any branch, and is
+    answered with the judgements that it asks for. The first message says what is asked. A node is judged as Score
+    judges the clip from the root to it. INVALID_ARGUMENT also: a parent that there is not, too many nodes.
+    """
 
 @typing.type_check_only
 class RewardScorerAsyncStub(RewardScorerStub):
@@ -70,6 +76,12 @@ class RewardScorerAsyncStub(RewardScorerStub):
     ScoreStream: grpc.aio.StreamStreamMultiCallable[worldtree.reward.v1.reward_scorer_pb2.ScoreStreamRequest, worldtree.reward.v1.reward_scorer_pb2.ScoreStreamResponse]  # type: ignore[assignment]
     """Scores a clip while it is made: each message brings more of it and is answered with the score of all that came so
     far, at the price of what is new. The first message says what is asked. The last answer is that of Score.
+    """
+    ScoreTree: grpc.aio.StreamStreamMultiCallable[worldtree.reward.v1.reward_scorer_pb2.ScoreTreeRequest, worldtree.reward.v1.reward_scorer_pb2.ScoreTreeResponse]  # type: ignore[assignment]
+    """Scores many clips that begin alike, such as the futures of one moment, while they are made: a tree of frames, each
+    of which goes on from another. What clips share is looked at once. Each message brings nodes, of any branch, and is
+    answered with the judgements that it asks for. The first message says what is asked. A node is judged as Score
+    judges the clip from the root to it. INVALID_ARGUMENT also: a parent that there is not, too many nodes.
     """
 
 class RewardScorerServicer(metaclass=abc.ABCMeta):
@@ -122,6 +134,18 @@ class RewardScorerServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[worldtree.reward.v1.reward_scorer_pb2.ScoreStreamResponse], collections.abc.AsyncIterator[worldtree.reward.v1.reward_scorer_pb2.ScoreStreamResponse]]:
         """Scores a clip while it is made: each message brings more of it and is answered with the score of all that came so
         far, at the price of what is new. The first message says what is asked. The last answer is that of Score.
+        """
+
+    @abc.abstractmethod
+    def ScoreTree(
+        self,
+        request_iterator: _MaybeAsyncIterator[worldtree.reward.v1.reward_scorer_pb2.ScoreTreeRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[worldtree.reward.v1.reward_scorer_pb2.ScoreTreeResponse], collections.abc.AsyncIterator[worldtree.reward.v1.reward_scorer_pb2.ScoreTreeResponse]]:
+        """Scores many clips that begin alike, such as the futures of one moment, while they are made: a tree of frames, each
+        of which goes on from another. What clips share is looked at once. Each message brings nodes, of any branch, and is
+        answered with the judgements that it asks for. The first message says what is asked. A node is judged as Score
+        judges the clip from the root to it. INVALID_ARGUMENT also: a parent that there is not, too many nodes.
         """
 
 def add_RewardScorerServicer_to_server(servicer: RewardScorerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -44,17 +44,17 @@ def labels_of(groups: list[Group], noise: float, seed: int) -> Labels:
     truth = np.stack([[each.truth for each in group.candidates] for group in groups])
     rewards = np.stack([group.rewards for group in groups])
     rng = np.random.default_rng([seed, 71])
-    return Labels(_said(truth, noise, rng), _said(rewards, noise, rng))
+    return Labels(said(truth, noise, rng), said(rewards, noise, rng))
 
 
-def _said(values: npt.NDArray[np.float32], noise: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def said(values: npt.NDArray[np.float32], noise: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """[groups, SIZE, ...] -> [groups, pairs, ...]."""
     gap = values[:, _LEFT] - values[:, _RIGHT]
     with np.errstate(invalid="ignore"):
         right = (gap > 0).astype(np.float32)
-        said = np.where(rng.random(gap.shape) < noise, 1 - right, right)
-        said = np.where(np.abs(gap) <= TIE, np.float32(0.5), said)
-    return np.where(np.isnan(gap), np.float32("nan"), said).astype(np.float32)
+        told = np.where(rng.random(gap.shape) < noise, 1 - right, right)
+        told = np.where(np.abs(gap) <= TIE, np.float32(0.5), told)
+    return np.where(np.isnan(gap), np.float32("nan"), told).astype(np.float32)
 
 
 _OTHER_SIDE = np.arange(tiles.CELL_COUNT).reshape(tiles.VIEW_CELLS, tiles.VIEW_CELLS)[:, ::-1].flatten()

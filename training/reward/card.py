@@ -71,6 +71,12 @@ def card(figures: dict[str, Any], downstream: dict[str, Any] | None) -> str:
                 ["goals put into their category", number(found["router"]["category found"])],
                 ["goals of no category recognised as such", number(found["router"]["none recognised"])],
                 ["goals of a category taken for none", number(found["router"]["taken for none"])],
+                [
+                    f"clips that the world model imagined with a mistake ({found['drift']['pairs']:.0f} of "
+                    f"{found['drift']['of clips']:.0f}) found less good as pictures than the simulator's",
+                    number(found["drift"]["reward in order"]),
+                ],
+                ["and less permanent", number(found["drift"]["permanence in order"])],
             ],
         ),
         "![Chances said and shares that came true](../../../docs/judge-calibration.png)",

@@ -24,6 +24,7 @@ from worldtree_runtime.opinion import ranks
 from worldtree_runtime.reward_package import CARD_KEY, EXPERTS, RewardPackage
 
 from training.reward.data import DEFAULT_FOLDER, PAIRS, TIE, Group, load, weighted
+from training.reward.drift import measure_drift
 from training.reward.goals import foreign_goals
 from training.reward.measure import (
     best_of,
@@ -174,6 +175,8 @@ def report(bench: Bench, folder: Path, *, say: Callable[[str], None]) -> dict[st
     ties = load("ties", folder)
     before, shared = ties_kept(bench, ties, evidence_of(bench, ties))
     say("ties judged")
+    drifted = measure_drift(bench)
+    say("drifted imaginations judged")
     answers = dimension_means(evidence)[..., : len(DIMENSION_NAMES)]
     return {
         "best of four": {
@@ -188,6 +191,7 @@ def report(bench: Bench, folder: Path, *, say: Callable[[str], None]) -> dict[st
         "ties": {"before all others": before, "shared rank": shared},
         "reweighted": reweighted(bench, groups, evidence),
         "router": routed(bench, groups),
+        "drift": drifted,
         "groups": len(groups),
     }
 
@@ -205,7 +209,7 @@ def bars_of(found: dict[str, Any]) -> list[Bar]:
 
 def print_report(found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     console = Console(width=160)
-    for title in ("best of four", "pairwise", "pairwise, flaws of other kinds", "ties", "router"):
+    for title in ("best of four", "pairwise", "pairwise, flaws of other kinds", "ties", "router", "drift"):
         table = Table(title=title)
         for name in found[title]:
             table.add_column(name, justify="right")

@@ -11,8 +11,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra")
 
 from training.minigrid import pose, tiles  # noqa: E402
-from training.reward.batches import batch, batches, clips, labels_of, word_ids  # noqa: E402
+from training.reward.batches import batch, batches, clips, labels_of, mirrored, word_ids  # noqa: E402
 from training.reward.data import PAIRS, SIZE, Group, make_group  # noqa: E402
+from training.reward.flaws import consistency  # noqa: E402
 from training.reward.goals import MAX_WORDS  # noqa: E402
 from training.reward.graphs import write_expert, write_graphs  # noqa: E402
 from training.reward.judged import judge  # noqa: E402
@@ -43,6 +44,24 @@ def test_a_cell_is_read_as_the_picture_that_it_is_and_nothing_is_left() -> None:
     ids = np.arange(tiles.CELL_COUNT, dtype=np.uint8)[None]
     pictures, _ = cells(torch.from_numpy(tiles.draw_frame(ids)))
     torch.testing.assert_close(pictures[0], cells.picture.weight[: tiles.CELL_COUNT])
+
+
+def test_the_mirrored_world_turns_the_other_way_and_shows_what_it_would_show(groups: list[Group]) -> None:
+    for group in groups:
+        other = mirrored(group)
+        for each, twin in zip(group.candidates, other.candidates, strict=True):
+            np.testing.assert_array_equal(twin.truth, each.truth)
+            assert consistency(twin.ids, twin.actions, twin.actions) == 1.0
+            turns = np.isin(each.actions, (pose.LEFT, pose.RIGHT))
+            assert (twin.actions[turns] == 1 - each.actions[turns]).all()
+            np.testing.assert_array_equal(twin.actions[~turns], each.actions[~turns])
+        again = mirrored(other)
+        for each, twin in zip(group.candidates, again.candidates, strict=True):
+            np.testing.assert_array_equal(twin.frames(), each.frames())
+    # where cells come from after a left turn, mirrored, is where they come from after a right one
+    shifts, side = view_shifts().numpy(), tiles.VIEW_CELLS
+    flip = np.arange(tiles.CELL_COUNT).reshape(side, side)[:, ::-1].flatten()
+    np.testing.assert_array_equal(shifts[0][flip][:, flip], shifts[1])
 
 
 def test_cells_come_from_where_the_simulator_shows_that_they_do() -> None:

@@ -86,3 +86,43 @@ def test_weights_of_a_request_decide(bench: Bench, groups: list[Group]) -> None:
     for group, own, raw in zip(some, evidence, hazard, strict=True):
         rewards = [bench.judged(each, Question(group.goal, None, {"hazard": 1.0})).reward.mean for each in own]
         assert rewards[int(raw.argmax())] == max(rewards)
+
+
+def test_a_new_dimension_is_learnt_on_the_frozen_trunk_as_one_file(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the train extra")
+    from training.reward.dimension import add_dimension
+
+    folder = tmp_path / "judge" / "1"
+    shutil.copytree(PACKAGE, folder)
+    splits = {
+        split: [make_group(split, index) for index in range(count)]
+        for split, count in {"train": 120, "validation": 40, "test": 40}.items()
+    }
+    found = add_dimension("outlook", folder, splits, noise=0.0, steps=120)
+    assert found > 0.7
+    files = {path.name: path.read_bytes() for path in (folder / "experts").iterdir()}
+    shipped = {path.name: path.read_bytes() for path in (PACKAGE / "experts").iterdir()}
+    assert files.pop("outlook.onnx")
+    assert files == shipped
+    judge = Bench.read(folder).judge
+    assert judge.dimensions[-1].name == "outlook"
+    assert judge.dimensions[-1].card.pairwise_accuracy == pytest.approx(found, abs=1e-4)
+
+
+def test_a_dream_is_held_to_the_simulator_only_where_it_follows_from_what_was_seen() -> None:
+    from training.reward.data import start_of
+    from training.reward.drift import START_COUNT, STEPS, Past, mistakes
+    from training.reward.rollouts import Player, play
+
+    rng, found = np.random.default_rng(5), 0
+    while found < 5:
+        start, _ = start_of("test", "fidelity", rng)
+        if len(start.actions) < START_COUNT - 1:
+            continue
+        found += 1
+        past = Past.of(start)
+        rollout = play(start, Player(rng, None, slips=0.0, style="wander"), None, STEPS)
+        np.testing.assert_array_equal(past.ids[-1], rollout.ids[0])
+        assert mistakes(past, rollout, rollout.ids[1:], window=8) == 0
+        blank = np.zeros_like(rollout.ids[1:])
+        assert mistakes(past, rollout, blank, window=8) > 1

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from worldtree.cli.stack import StackOptions
 
-BEHIND = {"video": "127.0.0.1:7110", "multitask": "127.0.0.1:7120", "reward": "127.0.0.1:7130"}
+ASKED = {"video": "127.0.0.1:7110", "reward": "127.0.0.1:7130"}
+BEHIND = {**ASKED, "multitask": "127.0.0.1:7120", "navigator": "127.0.0.1:7140"}
 
 
 def test_each_service_is_told_where_it_keeps_what_outlives_it() -> None:
@@ -12,7 +13,8 @@ def test_each_service_is_told_where_it_keeps_what_outlives_it() -> None:
     video, multitask = options.video_arguments(), options.multitask_arguments()
     assert video[video.index("--journal-folder") + 1] == "kept"
     assert multitask[multitask.index("--merges-folder") + 1] == "kept/merges"
-    for others in (options.reward_arguments(), options.gateway_arguments(**BEHIND)):
+    navigator = options.navigator_arguments(**ASKED)
+    for others in (options.reward_arguments(), navigator, options.gateway_arguments(**BEHIND)):
         assert not {"--journal-folder", "--merges-folder"} & set(others)
 
 
@@ -21,4 +23,6 @@ def test_without_options_the_services_have_their_own_defaults() -> None:
     assert StackOptions().multitask_arguments() == []
     assert StackOptions().reward_arguments() == []
     addresses = ["--video", "127.0.0.1:7110", "--multitask", "127.0.0.1:7120", "--reward", "127.0.0.1:7130"]
-    assert StackOptions().gateway_arguments(**BEHIND) == addresses
+    assert StackOptions().gateway_arguments(**BEHIND) == [*addresses, "--navigator", "127.0.0.1:7140"]
+    told = ["--video", "127.0.0.1:7110", "--reward", "127.0.0.1:7130"]
+    assert StackOptions().navigator_arguments(**ASKED) == told

@@ -13,7 +13,7 @@ from worldtree_navigator.domain import Edges
 class Candidate:
     """One future. `depth`: the chunks of it that were judged; `opinion`: how good it is after these.
 
-    `round`: the last round that it was judged in, 0: none.
+    `round`: the last round whose end it came to, 0: none.
     """
 
     index: int
@@ -37,16 +37,18 @@ class Contest:
         """`keep`: so many are led to their ends. `chunk_limit`: distinct chunks that may be asked for in all."""
         self.candidates = [Candidate(index, actions) for index, actions in enumerate(sequences)]
         self.alive = list(self.candidates)
-        self.round = 0
+        self.round = 0  # the one that is under way, or was the last
+        self.rounds_done = 0
         self.round_count = rounds
         self.cut_short = False  # chunks were missing to lead all on that should go on
         self._halving, self._keep, self._chunks_left = halving, keep, chunk_limit
         self._horizon = max(len(each.actions) for each in self.candidates)
+        self._granted: set[Edges] = set()
 
     @property
     def depth(self) -> int:
         """Chunks from the session to the end of the present round."""
-        return math.ceil(self._horizon * self.round / self.round_count)
+        return self._depth(self.round)
 
     def next_round(self) -> list[Candidate]:
         """Drops those that fell behind, and says who is to be led to `depth`; empty: it is over.
@@ -58,46 +60,65 @@ class Contest:
             self.alive = self._best(self.alive)[:kept]
         if self.round == self.round_count:
             return []
-        known = {each.prefix(depth) for each in self.candidates for depth in range(1, each.depth + 1)}
-        self.round += 1
-        affordable = []
-        for each in self.alive:
-            fresh = {each.prefix(depth) for depth in range(each.depth + 1, min(self.depth, len(each.actions)) + 1)}
-            fresh -= known
-            if len(fresh) > self._chunks_left:
-                self.cut_short = True
-                continue
-            known |= fresh
-            self._chunks_left -= len(fresh)
-            affordable.append(each)
-        self.alive = affordable
+        affordable = self._granting(self._depth(self.round + 1))
+        if affordable:
+            self.round += 1
+            self.alive = affordable
         return affordable
 
-    def judged(self, opinions: Mapping[int, Opinion]) -> None:
-        """What is said of those of this round, by index. Who is not among them was not reached, and is out."""
+    def judged(self, opinions: Mapping[int, tuple[int, Opinion]]) -> None:
+        """What is said of those in the running, by index, and after how many chunks.
+
+        Who did not come to the end of the round is out, whatever is said.
+        """
+        reached = []
         for each in self.alive:
-            if each.index in opinions:
-                each.depth, each.round = min(self.depth, len(each.actions)), self.round
-                each.opinion = opinions[each.index]
-        self.alive = [each for each in self.alive if each.index in opinions]
+            if each.index not in opinions:
+                continue
+            each.depth, each.opinion = opinions[each.index]
+            if each.depth == min(self.depth, len(each.actions)):
+                each.round = self.round
+                reached.append(each)
+        self.alive = reached
+        if reached:
+            self.rounds_done = self.round
 
     def ranking(self, tie_below: float) -> list[tuple[Candidate, int]]:
-        """All, best first, with their ranks: by the last round that each was judged in, then by how good it is."""
+        """All, best first, with their ranks: by the last round that each came to the end of, then by how good it is."""
         found: list[tuple[Candidate, int]] = []
-        for round_ in range(self.round_count, 0, -1):
-            those = [each for each in self.candidates if each.round == round_]
+        for round_ in range(self.round_count, -1, -1):
+            those = [each for each in self.candidates if each.round == round_ and each.opinion is not None]
             order = ranks([each.opinion for each in those if each.opinion is not None], tie_below)
             before = len(found)
             found += [(those[place], before + rank) for place, rank in order]
         rest = len(found) + 1
-        return [*found, *((each, rest) for each in self.candidates if not each.round)]
+        return [*found, *((each, rest) for each in self.candidates if each.opinion is None)]
 
     def lead(self) -> float:
-        """The chance that the first is better than any one of the others in the running; 1 without others."""
-        first, *others = self._best(self.alive)
+        """The chance that the best in the running is better than any one of all the others, also of those that were
+        dropped, by what was last said of them; 1 where there are no others.
+        """
+        first, *_ = self._best(self.alive)
         assert first.opinion is not None, "a candidate in the running was not judged"
-        chances = (first.opinion.chance_over(each.opinion) for each in others if each.opinion is not None)
-        return min(chances, default=1.0)
+        others = (each.opinion for each in self.candidates if each is not first and each.opinion is not None)
+        return min((first.opinion.chance_over(other) for other in others), default=1.0)
+
+    def _depth(self, round_: int) -> int:
+        return math.ceil(self._horizon * round_ / self.round_count)
+
+    def _granting(self, depth: int) -> list[Candidate]:
+        """Those in the running whose chunks to `depth` can be paid, which they are then."""
+        affordable = []
+        for each in self.alive:
+            fresh = {each.prefix(end) for end in range(each.depth + 1, min(depth, len(each.actions)) + 1)}
+            fresh -= self._granted
+            if len(fresh) > self._chunks_left:
+                self.cut_short = True
+                continue
+            self._granted |= fresh
+            self._chunks_left -= len(fresh)
+            affordable.append(each)
+        return affordable
 
     @staticmethod
     def _best(candidates: Sequence[Candidate]) -> list[Candidate]:

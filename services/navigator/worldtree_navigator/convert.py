@@ -7,7 +7,7 @@ from worldtree.video.v1 import video_generator_pb2 as video_pb
 from worldtree_runtime.errors import InvalidRequest
 
 from worldtree_navigator.config import NavigatorSettings
-from worldtree_navigator.domain import Draw, Edge, Edges, Terms
+from worldtree_navigator.domain import Draw, Edge, Edges, Scene, Terms
 from worldtree_navigator.sampling import REPEAT, sample
 
 MAX_SEED = 2**53 - 1
@@ -28,7 +28,8 @@ def to_terms(request: pb.ImagineRequest, settings: NavigatorSettings) -> Terms:
     chunk_limit = int(_number("budget.chunk_count", budget.chunk_count, 0, settings.max_chunks))
     time_s = None
     if budget.HasField("duration"):
-        time_s = _number("budget.duration", budget.duration.ToTimedelta().total_seconds(), 0, 3600, above=True)
+        duration_s = budget.duration.seconds + budget.duration.nanos / 1e9
+        time_s = _number("budget.duration", duration_s, 0, 3600, above=True)
     stop_at = _number("stop_at", request.stop_at, 0.5, 1, above=True) if request.stop_at else None
     return Terms(
         rounds=int(_number("rounds", request.rounds, 0, settings.max_horizon)),
@@ -83,13 +84,15 @@ def to_sequences(candidates: Draw | Sequence[video_pb.ActionSequence], actions: 
 
 
 def _edge(action: video_pb.Action, seed: int | None, ids: dict[str, int], field: str) -> Edge:
+    if action.instruction:
+        raise InvalidRequest(f"{field}.instruction", f"{field}.instruction must be empty: no world here takes one")
     match action.WhichOneof("kind"):
         case "id":
-            return Edge(int(_number(f"{field}.id", action.id, 0, len(ids) - 1)), action.instruction, seed)
+            return Edge(int(_number(f"{field}.id", action.id, 0, len(ids) - 1)), seed)
         case "name":
             if action.name not in ids:
                 raise _unknown(f"{field}.name", action.name, list(ids))
-            return Edge(ids[action.name], action.instruction, seed)
+            return Edge(ids[action.name], seed)
         case kind:
             raise InvalidRequest(field, f"{field} must be an action by id or name, got {kind or 'nothing'}")
 
@@ -104,3 +107,25 @@ def to_rounds(sequences: Sequence[Edges], rounds: int) -> int:
     if rounds > horizon:
         raise InvalidRequest("rounds", f"rounds must be 0 to the horizon, {horizon}, got {rounds}", limit=horizon)
     return rounds or min(DEFAULT_ROUNDS, horizon)
+
+
+def check_steps(sequences: Sequence[Edges], candidates: Draw | Sequence[video_pb.ActionSequence], limit: int) -> None:
+    """That a judge takes clips as long as these futures. Raises InvalidRequest."""
+    for row, each in enumerate(sequences):
+        if len(each) > limit:
+            field = "sampling.horizon" if isinstance(candidates, Draw) else f"given.sequences[{row}].actions"
+            raise InvalidRequest(
+                field, f"{field} must be {limit} at most for this judge, got {len(each)}", limit=limit, count=len(each)
+            )
+
+
+def check_answer(terms: Terms, sequences: Sequence[Edges], scene: Scene, max_bytes: int) -> None:
+    """That the frames of the futures that are kept fit into one message. Raises InvalidRequest."""
+    chunk_bytes = len(scene.last_frame) * scene.chunk_frames
+    count = min(terms.keep, len(sequences))
+    size = sum(sorted(map(len, sequences))[-count:]) * chunk_bytes
+    if size > max_bytes:
+        most = max_bytes // (max(map(len, sequences)) * chunk_bytes)
+        raise InvalidRequest(
+            "keep", f"keep must be {most} at most with frames, which one message holds, got {terms.keep}", limit=most
+        )

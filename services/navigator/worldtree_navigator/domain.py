@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(NamedTuple):
     """What leads to one more chunk. Futures share their beginnings only under one seed; None: the session's."""
 
     action: int
-    instruction: str = ""
     seed: int | None = None
 
 
@@ -44,13 +42,15 @@ class Terms:
 class Scene:
     """Where futures begin: a fork of the session, its world's actions, the last frame that was seen.
 
-    `frame_shape`: height, width and channels. `last_frame`: its pixels, uint8 in C order.
+    `frame_shape`: height, width and channels. `last_frame`: its pixels, uint8 in C order. `chunk_frames`: frames of one
+    chunk.
     """
 
     session: str
     actions: tuple[str, ...]
     frame_shape: tuple[int, int, int]
     last_frame: bytes
+    chunk_frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,6 @@ class Spent:
 
     made: int = 0
     known: int = 0
-    clips: int = 0
     imagine_s: float = 0.0
     score_s: float = 0.0
 

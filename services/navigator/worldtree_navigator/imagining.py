@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 
 from worldtree.video.v1 import video_generator_pb2 as video_pb
 from worldtree_runtime.errors import Kind, WorldtreeError
 from worldtree_runtime.opinion import Opinion
 
-from worldtree_navigator.contest import Candidate, Contest
+from worldtree_navigator.contest import Candidate, Contest, node_count
 from worldtree_navigator.domain import Chunk, Edges, Ending, Findings, Scene, Terms
 from worldtree_navigator.judge import Judge
 from worldtree_navigator.peers import Metadata, Peers
@@ -37,6 +37,7 @@ class Imagining:
         self.contest = Contest(
             sequences, rounds=rounds, halving=terms.halving, keep=terms.keep, chunk_limit=terms.chunk_limit
         )
+        self.full_node_count = node_count(sequences)
         self.findings = Findings()
         self._peers, self._terms, self._metadata = peers, terms, metadata
         self._ends_s = ends_s
@@ -48,16 +49,14 @@ class Imagining:
         where there is none.
         """
         while runners := self.contest.next_round():
-            blamed = Ending.VIDEO_UNAVAILABLE
             try:
                 in_time = await self._lead(runners)
-                blamed = Ending.REWARD_UNAVAILABLE
                 await self._judge(runners)
             except WorldtreeError as error:
                 if error.kind not in _DOWN or not self.findings.judgements:
                     raise
                 self.findings.notes.append(error.message)
-                yield blamed
+                yield Ending.REWARD_UNAVAILABLE if self.judge.failed else Ending.VIDEO_UNAVAILABLE
                 return
             self._forget()
             ending = self._ending(in_time)
@@ -84,29 +83,43 @@ class Imagining:
         depth, known = self.contest.depth, self.findings.chunks
         wanted = dict.fromkeys(each.prefix(depth) for each in runners)
         missing = [prefix for prefix in wanted if prefix not in known]
-        if not missing:
-            return True
-        reached = min(_known_depth(prefix, known) for prefix in missing)
         began_s = time.monotonic()
         try:
             async with asyncio.timeout_at(self._ends_s):
-                nodes = self._peers.rollout(
-                    self.scene.session,
-                    [_sequence(prefix) for prefix in missing],
-                    self._metadata,
-                    frames_from_depth=reached,
-                )
-                async with aclosing(nodes):
-                    async for node in nodes:
-                        prefix = missing[node.sequences[0]][: node.depth + 1]
-                        self._keep(prefix, node, judge=prefix in wanted)
+                for part in self._parts(missing):
+                    await self._imagine(part)
         except TimeoutError:
             return False
         finally:
             self.findings.spent.imagine_s += time.monotonic() - began_s
         return True
 
-    def _keep(self, prefix: Edges, node: video_pb.RolloutResponse, *, judge: bool) -> None:
+    def _parts(self, prefixes: Sequence[Edges]) -> Iterator[list[Edges]]:
+        """What one rollout may hold: its sequences count from the session on, however much of them is known."""
+        part: list[Edges] = []
+        left = limit = self._peers.settings.max_chunks
+        for prefix in prefixes:
+            if part and len(prefix) > left:
+                yield part
+                part, left = [], limit
+            part.append(prefix)
+            left -= len(prefix)
+        if part:
+            yield part
+
+    async def _imagine(self, prefixes: Sequence[Edges]) -> None:
+        known = self.findings.chunks
+        nodes = self._peers.rollout(
+            self.scene.session,
+            [_sequence(prefix) for prefix in prefixes],
+            self._metadata,
+            frames_from_depth=min(_known_depth(prefix, known) for prefix in prefixes),
+        )
+        async with aclosing(nodes):
+            async for node in nodes:
+                self._keep(prefixes[node.sequences[0]][: node.depth + 1], node)
+
+    def _keep(self, prefix: Edges, node: video_pb.RolloutResponse) -> None:
         spent, fresh = self.findings.spent, prefix not in self.findings.chunks
         if node.chunk.timing.tick_count:
             spent.made += 1
@@ -114,34 +127,34 @@ class Imagining:
             spent.known += 1
         if fresh:
             chunk = self.findings.chunks[prefix] = Chunk(node.chunk.frames.tensor.data, node.chunk.state_hash)
-            self.judge.add(prefix, chunk.frames[-len(self.scene.last_frame) :], judge=judge)
+            self.judge.add(prefix, chunk.frames[-len(self.scene.last_frame) :])
 
     async def _judge(self, runners: Sequence[Candidate]) -> None:
-        """What the judge says of all that came as far as this round goes; futures that are alike so far share it."""
-        depth = self.contest.depth
-        reached = [each for each in runners if each.prefix(depth) in self.findings.chunks]
+        """What the judge says of all, as far as each came; futures that are alike so far share it."""
+        depth, chunks = self.contest.depth, self.findings.chunks
+        came = {each.index: each.prefix(_known_depth(each.prefix(depth), chunks)) for each in runners}
+        came = {index: prefix for index, prefix in came.items() if prefix}
         began_s = time.monotonic()
         try:
-            said = await self.judge.judgements(dict.fromkeys(each.prefix(depth) for each in reached))
+            said = await self.judge.judgements(set(came.values()))
         finally:
             self.findings.spent.score_s += time.monotonic() - began_s
-        self.findings.spent.clips = self.judge.clip_count
-        for each in reached:
-            self.findings.judgements[each.index] = said[each.prefix(depth)]
+        for index, prefix in came.items():
+            self.findings.judgements[index] = said[prefix]
         self.contest.judged(
             {
-                each.index: Opinion(said[each.prefix(depth)].reward, said[each.prefix(depth)].uncertainty)
-                for each in reached
+                index: (len(prefix), Opinion(said[prefix].reward, said[prefix].uncertainty))
+                for index, prefix in came.items()
             }
         )
-        notes = dict.fromkeys(note for judgement in said.values() for note in judgement.notes)
+        notes = dict.fromkeys(note for prefix in came.values() for note in said[prefix].notes)
         self.findings.notes += [note for note in notes if note not in self.findings.notes]
 
     def _forget(self) -> None:
         """Chunks of futures that are out: nobody looks at them again, unless they come back with their frames."""
         wanted = [each for each, _ in self.contest.ranking(self.judge.tie_below)[: self._terms.keep]]
         wanted += self.contest.alive
-        kept = {each.prefix(depth) for each in wanted for depth in range(1, len(each.actions) + 1)}
+        kept = {each.prefix(depth) for each in wanted for depth in range(1, each.depth + 1)}
         forgotten = [prefix for prefix in self.findings.chunks if prefix not in kept]
         for prefix in forgotten:
             del self.findings.chunks[prefix]
@@ -162,6 +175,4 @@ def path_of(prefix: Edges, chunks: dict[Edges, Chunk]) -> list[Chunk]:
 
 def _sequence(prefix: Edges) -> video_pb.ActionSequence:
     (seed,) = {edge.seed for edge in prefix}
-    return video_pb.ActionSequence(
-        actions=[video_pb.Action(id=edge.action, instruction=edge.instruction) for edge in prefix], seed=seed
-    )
+    return video_pb.ActionSequence(actions=[video_pb.Action(id=edge.action) for edge in prefix], seed=seed)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.reward.v1 import reward_scorer_pb2 as pb
-from worldtree_runtime.errors import WorldtreeError
 
 from worldtree_navigator.domain import Edges, Scene
 from worldtree_navigator.errors import GoalUnseen, JudgeMismatch
@@ -23,7 +22,6 @@ class _Waiting:
 
     prefix: Edges
     frame: bytes
-    judge: bool
 
 
 class Judge:
@@ -49,7 +47,7 @@ class Judge:
         self._said: dict[Edges, pb.Judgement] = {}
         self._forgotten: list[int] = []
         self._waiting: list[_Waiting] = []
-        self._failure: WorldtreeError | None = None
+        self._failure: Exception | None = None
         self._changed = asyncio.Event()
         name, (height, width, _) = rubrics.model.name, scene.frame_shape
         if (rubrics.height_px, rubrics.width_px) != (height, width):
@@ -90,17 +88,29 @@ class Judge:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
 
-    def add(self, prefix: Edges, frame: bytes, *, judge: bool) -> None:
-        """One more chunk, after the one that it goes on from. `judge`: whether to say how good the future is so far."""
-        self._waiting.append(_Waiting(prefix, frame, judge))
+    @property
+    def failed(self) -> bool:
+        """Whether nothing more will be judged."""
+        return self._failure is not None
+
+    def add(self, prefix: Edges, frame: bytes) -> None:
+        """One more chunk, after the one that it goes on from: the future is judged as far as it came.
+
+        Raises what the reward service raised.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self._waiting.append(_Waiting(prefix, frame))
         self._changed.set()
 
     def forget(self, prefixes: Collection[Edges]) -> None:
         """Nothing will go on from these."""
+        for prefix in prefixes:
+            self._said.pop(prefix, None)
         self._forgotten += [self._nodes.pop(prefix) for prefix in prefixes if prefix in self._nodes]
 
     async def judgements(self, prefixes: Collection[Edges]) -> Mapping[Edges, pb.Judgement]:
-        """Of futures whose chunks were added to be judged. Raises what the reward service raised."""
+        """Of futures whose chunks were added. Raises what the reward service raised."""
         while not all(prefix in self._said for prefix in prefixes):
             if self._failure is not None:
                 raise self._failure
@@ -116,7 +126,7 @@ class Judge:
                     await self._changed.wait()
                 part, self._waiting = self._waiting[: self._room], self._waiting[self._room :]
                 await self._show(call, part)
-        except WorldtreeError as error:
+        except Exception as error:  # whoever waits must not wait for ever
             self._failure = error
         finally:
             self._changed.set()
@@ -129,18 +139,17 @@ class Judge:
         request = pb.ScoreTreeRequest(
             nodes=[
                 pb.ScoreTreeRequest.Node(
-                    parent=self._nodes[each.prefix[:-1]], action=self._ids[each.prefix[-1].action], judge=each.judge
+                    parent=self._nodes[each.prefix[:-1]], action=self._ids[each.prefix[-1].action], judge=True
                 )
                 for each in part
             ],
             frames=self._frames([each.frame for each in part]),
             forget=forgotten,
         )
-        judged = [each for each in part if each.judge]
         answer = await call.ask(request)
-        for each, told in zip(judged, answer.judged, strict=True):
+        for each, told in zip(part, answer.judged, strict=True):
             self._said[each.prefix] = told.judgement
-        self.clip_count += len(judged)
+        self.clip_count += len(part)
         self._changed.set()
 
     @property

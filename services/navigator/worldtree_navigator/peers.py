@@ -18,7 +18,7 @@ from worldtree_runtime.errors import WorldtreeError
 from worldtree_runtime.interceptors import REQUEST_ID_KEY
 from worldtree_runtime.logs import current_request_id
 from worldtree_runtime.messages import TENANT_KEY
-from worldtree_runtime.status import from_status
+from worldtree_runtime.status import from_status, kind_of
 
 from worldtree_navigator.config import NavigatorSettings
 from worldtree_navigator.errors import PeerDown
@@ -27,6 +27,8 @@ Metadata = tuple[tuple[str, str], ...]
 Stub: TypeAlias = Any  # grpc's stubs are typed for sync channels
 
 # A caller who passes on what it is told, so that a call is one call in all logs, and for one tenant.
+_SILENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+_DELETION_S = 1.0
 _PASSED = frozenset({TENANT_KEY, "authorization", "traceparent"})
 
 
@@ -79,7 +81,8 @@ class Peers:
             deletion = asyncio.create_task(self._delete(forking, metadata))
             self._deletions.add(deletion)
             deletion.add_done_callback(self._deletions.discard)
-            await asyncio.shield(deletion)
+            # Not for ever: the answer that waits behind this may be that the video service has gone.
+            await asyncio.wait({deletion}, timeout=_DELETION_S)
 
     async def _delete(self, forking: "asyncio.Future[video_pb.ForkResponse]", metadata: Metadata) -> None:
         try:
@@ -151,15 +154,22 @@ class Peers:
         except grpc.aio.AioRpcError as error:
             raise self.told(service, error) from error
 
-    def told(self, service: str, error: grpc.aio.AioRpcError) -> WorldtreeError:
-        """What a service of ours said, or that nobody of ours said anything."""
+    def told(self, service: str, error: grpc.aio.AioRpcError) -> Exception:
+        """What a service of ours said, or that nobody of ours said anything. A bug of theirs stays a bug."""
         status = rpc_status.from_call(error)
         known = None if status is None else from_status(status)
         if known is not None:
             return known
         address = self.settings.video if service == "video" else self.settings.reward
-        said = error.details() or error.code().name
-        return PeerDown(service, f"the {service} service at {address} does not answer: {said}")
+        code, said = error.code(), error.details() or error.code().name
+        if code in _SILENT:
+            return PeerDown(service, f"the {service} service at {address} does not answer: {said}")
+        kind = kind_of(code.value[0])
+        if kind is None:
+            return error
+        return WorldtreeError(
+            kind, f"{service.upper()}_{code.name}", f"the {service} service at {address} says: {said}"
+        )
 
 
 class TreeCall:

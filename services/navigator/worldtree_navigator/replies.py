@@ -6,8 +6,8 @@ from worldtree.navigator.v1 import navigator_pb2 as pb
 from worldtree.video.v1 import video_generator_pb2 as video_pb
 from worldtree_runtime.messages import from_seconds
 
-from worldtree_navigator.contest import Candidate, node_count
-from worldtree_navigator.domain import Edges, Ending, Spent
+from worldtree_navigator.contest import Candidate
+from worldtree_navigator.domain import Ending
 from worldtree_navigator.imagining import Imagining, path_of
 from worldtree_navigator.judge import pixels_of
 
@@ -28,12 +28,12 @@ def from_imagining(
     contest = imagining.contest
     ranking = contest.ranking(imagining.judge.tie_below)[:keep]
     return pb.ImagineResponse(
-        round=contest.round,
+        round=contest.rounds_done,
         round_count=contest.round_count,
         candidate_count=len(contest.candidates),
         alive_count=len(contest.alive),
         futures=[_future(imagining, *each, frames=frames and ending is not None) for each in ranking],
-        spent=_spent(imagining.findings.spent, [each.actions for each in contest.candidates], total_s),
+        spent=_spent(imagining, total_s),
         ending=_ENDINGS[ending] if ending else pb.ImagineResponse.ENDING_UNSPECIFIED,
         notes=[*notes, *imagining.findings.notes],
     )
@@ -43,7 +43,7 @@ def _future(imagining: Imagining, candidate: Candidate, rank: int, *, frames: bo
     found = pb.Future(
         index=candidate.index,
         rank=rank,
-        actions=[video_pb.Action(id=edge.action, instruction=edge.instruction) for edge in candidate.actions],
+        actions=[video_pb.Action(id=edge.action) for edge in candidate.actions],
         chunk_count=candidate.depth,
         judgement=imagining.findings.judgements.get(candidate.index),
     )
@@ -55,13 +55,14 @@ def _future(imagining: Imagining, candidate: Candidate, rank: int, *, frames: bo
     return found
 
 
-def _spent(spent: Spent, sequences: Sequence[Edges], total_s: float) -> pb.Spent:
+def _spent(imagining: Imagining, total_s: float) -> pb.Spent:
+    spent = imagining.findings.spent
     return pb.Spent(
         chunk_count=spent.made,
         known_chunk_count=spent.known,
-        full_node_count=node_count(sequences),
-        full_chunk_count=sum(map(len, sequences)),
-        clip_count=spent.clips,
+        full_node_count=imagining.full_node_count,
+        full_chunk_count=sum(len(each.actions) for each in imagining.contest.candidates),
+        clip_count=imagining.judge.clip_count,
         imagine_duration=from_seconds(spent.imagine_s),
         score_duration=from_seconds(spent.score_s),
         total_duration=from_seconds(total_s),

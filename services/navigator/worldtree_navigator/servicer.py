@@ -45,6 +45,9 @@ class NavigatorServicer(Base):
                 judge = Judge(self._peers, rubrics, request.question, scene, metadata)
                 sequences = convert.to_sequences(candidates, scene.actions)
                 rounds = convert.to_rounds(sequences, terms.rounds)
+                convert.check_steps(sequences, candidates, rubrics.max_steps)
+                if request.frames:
+                    convert.check_answer(terms, sequences, scene, self._settings.max_message_bytes // 2)
                 async with judge.asked():
                     imagining = Imagining(
                         self._peers, scene, judge, sequences, terms, metadata, rounds=rounds, ends_s=ends_s
@@ -94,4 +97,5 @@ class NavigatorServicer(Base):
             actions=tuple(model.action_space.discrete.names),
             frame_shape=(height, width, channels),
             last_frame=pixels.data,
+            chunk_frames=model.frames_per_chunk,
         )

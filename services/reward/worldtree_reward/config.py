@@ -21,4 +21,5 @@ class RewardSettings(ServiceSettings):
     max_image_pixels: int = Field(1 << 20, ge=1, description="pixels of one PNG, read from its header before decoding")
     max_goal_chars: int = Field(1024, ge=1, description="characters of a goal")
     max_tree_nodes: int = Field(8192, ge=2, description="nodes of one tree that is scored, less those forgotten")
+    max_nodes: int = Field(65_536, ge=2, description="the same of all trees, about 20 KiB each")
     max_streams: int = Field(1024, ge=1, description="clips and trees that are streamed at a time")

@@ -23,6 +23,19 @@ class TooManyStreams(Exhausted):
         super().__init__("STREAMS_FULL", f"{limit} clips are being streamed", retry_after_s=5.0, limit=str(limit))
 
 
+class TooManyNodes(Exhausted):
+    """The trees that are being scored are as large as may be."""
+
+    def __init__(self, count: int, limit: int) -> None:
+        super().__init__(
+            "TREES_FULL",
+            f"the trees that are being scored would have {count} nodes, {limit} at most may be kept",
+            retry_after_s=5.0,
+            count=str(count),
+            limit=str(limit),
+        )
+
+
 class PoisonedScore(FailedPrecondition):
     """An expert answers with what is no number."""
 

@@ -162,9 +162,10 @@ class Judge:
                 },
             )
         for row, track in enumerate(tracks):
-            track.before, track.memory = here[row], memory[row]
-            track.totals, track.most = totals[row], most[row]
-            track.means, track.deviations = means[row], deviations[row]
+            # Copies: a track that is kept would keep the whole batch.
+            track.before, track.memory = here[row].copy(), memory[row].copy()
+            track.totals, track.most = totals[row].copy(), most[row].copy()
+            track.means, track.deviations = means[row].copy(), deviations[row].copy()
             track.frame_count += 1
 
     def evidence(self, tracks: Sequence[Track]) -> list[Evidence]:

@@ -20,7 +20,7 @@ from worldtree_reward.domain import Judgement, Spent
 from worldtree_reward.errors import TooManyStreams
 from worldtree_reward.metrics import RewardMetrics
 from worldtree_reward.served import Asked
-from worldtree_reward.tree import Tree
+from worldtree_reward.tree import Room, Tree
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -33,6 +33,7 @@ class RewardServicer(Base):
         self._settings = settings
         self._metrics = metrics
         self._stream_count = 0
+        self._room = Room(settings.max_nodes)
 
     async def ListRubrics(self, request: pb.ListRubricsRequest, context: Context) -> pb.ListRubricsResponse:
         await context.send_initial_metadata(((REPLICA_KEY, self._settings.replica),))
@@ -142,31 +143,42 @@ class RewardServicer(Base):
 
     async def _tree(self, requests: AsyncIterator[pb.ScoreTreeRequest]) -> AsyncIterator[pb.ScoreTreeResponse]:
         tree: Tree | None = None
-        async for request in requests:
-            first = tree is None
-            if tree is None:
-                limits = {"max_nodes": self._settings.max_tree_nodes, "max_steps": self._settings.max_steps}
-                tree = Tree(self._opened(request), **limits)
-                if request.nodes and request.nodes[0].judge:
-                    raise InvalidRequest(
-                        "nodes[0].judge", "nodes[0].judge must not be set: of the root there is no clip"
-                    )
-            else:
-                _check_later(request)
-            served = tree.asked.served
-            frames, actions = convert.to_nodes(request, served.package, self._settings, first=first)
-            tree.forget(request.forget)
-            judged, spent = await tree.grow(
-                [node.parent for node in request.nodes], frames, actions, [node.judge for node in request.nodes]
-            )
-            yield pb.ScoreTreeResponse(
-                model=from_stored(served.stored) if first else None,
-                judged=[
-                    pb.ScoreTreeResponse.Judged(node=node, judgement=replies.from_judgement(found))
-                    for node, found in judged
-                ],
-                timing=replies.from_spent(spent),
-            )
+        try:
+            async for request in requests:
+                first = tree is None
+                if tree is None:
+                    tree = self._planted(request)
+                else:
+                    _check_later(request)
+                yield await self._grown(tree, request, first=first)
+        finally:
+            if tree is not None:
+                tree.close()
+
+    def _planted(self, request: pb.ScoreTreeRequest) -> Tree:
+        if request.nodes and request.nodes[0].judge:
+            raise InvalidRequest("nodes[0].judge", "nodes[0].judge must not be set: of the root there is no clip")
+        limits = {"max_nodes": self._settings.max_tree_nodes, "max_steps": self._settings.max_steps}
+        return Tree(self._opened(request), self._room, **limits)
+
+    async def _grown(self, tree: Tree, request: pb.ScoreTreeRequest, *, first: bool) -> pb.ScoreTreeResponse:
+        served = tree.asked.served
+        # in a thread, as hundreds of pictures may have to be unpacked
+        frames, actions = await asyncio.to_thread(
+            convert.to_nodes, request, served.package, self._settings, first=first
+        )
+        tree.forget(request.forget)
+        judged, spent = await tree.grow(
+            [node.parent for node in request.nodes], frames, actions, [node.judge for node in request.nodes]
+        )
+        return pb.ScoreTreeResponse(
+            model=from_stored(served.stored) if first else None,
+            judged=[
+                pb.ScoreTreeResponse.Judged(node=node, judgement=replies.from_judgement(found))
+                for node, found in judged
+            ],
+            timing=replies.from_spent(spent),
+        )
 
     def _opened(self, request: pb.ScoreStreamRequest | pb.ScoreTreeRequest) -> Asked:
         if not request.HasField("question"):

@@ -5,15 +5,34 @@ from collections.abc import Sequence
 from worldtree_runtime.errors import InvalidRequest
 
 from worldtree_reward.domain import Actions, Frames, Judgement, Spent
+from worldtree_reward.errors import TooManyNodes
 from worldtree_reward.judge import Track
 from worldtree_reward.served import Asked
 
 
-class Tree:
-    """One question about many clips. Not for two tasks at a time."""
+class Room:
+    """For the nodes of all trees together."""
 
-    def __init__(self, asked: Asked, *, max_nodes: int, max_steps: int) -> None:
+    def __init__(self, limit: int) -> None:
+        self.count = 0
+        self._limit = limit
+
+    def take(self, count: int) -> None:
+        """Raises TooManyNodes."""
+        if self.count + count > self._limit:
+            raise TooManyNodes(self.count + count, self._limit)
+        self.count += count
+
+    def give_back(self, count: int) -> None:
+        self.count -= count
+
+
+class Tree:
+    """One question about many clips. Not for two tasks at a time. Close it."""
+
+    def __init__(self, asked: Asked, room: Room, *, max_nodes: int, max_steps: int) -> None:
         self.asked = asked
+        self._room, self._taken = room, 0
         self._max_nodes, self._max_steps = max_nodes, max_steps
         self._tracks: dict[int, Track] = {}
         self._count = 0
@@ -22,15 +41,22 @@ class Tree:
         """Raises InvalidRequest where there is no such node."""
         for place, node in enumerate(nodes):
             self._check_known(f"forget[{place}]", node)
+        known = len(self._tracks)
         for node in nodes:
             self._tracks.pop(node, None)
+        self._give_back(known - len(self._tracks))
+
+    def close(self) -> None:
+        """Makes room for others."""
+        self._tracks.clear()
+        self._give_back(self._taken)
 
     async def grow(
         self, parents: Sequence[int], frames: Frames, actions: Actions, judge: Sequence[bool]
     ) -> tuple[list[tuple[int, Judgement]], list[Spent]]:
         """Nodes with a frame each; parents come before their children. The judgements of those that are to be judged.
 
-        Raises InvalidRequest, before anything is looked at.
+        Raises InvalidRequest and TooManyNodes, before anything is looked at.
         """
         depths = self._depths(parents)
         if len(self._tracks) + len(parents) > self._max_nodes:
@@ -38,6 +64,8 @@ class Tree:
             raise InvalidRequest(
                 "nodes", f"nodes must make a tree of {limit} at most, got {count}", limit=limit, count=count
             )
+        self._room.take(len(parents))
+        self._taken += len(parents)
         first = self._count
         self._count += len(parents)
         judged: list[tuple[int, Judgement]] = []
@@ -75,6 +103,10 @@ class Tree:
                 raise InvalidRequest(field, f"{field} must make a clip of {limit} steps at most", limit=limit)
             found.append(depth)
         return found
+
+    def _give_back(self, count: int) -> None:
+        self._taken -= count
+        self._room.give_back(count)
 
     def _check_known(self, field: str, node: int) -> Track:
         track = self._tracks.get(node)

@@ -75,6 +75,11 @@ def from_status(status: status_pb2.Status) -> WorldtreeError | None:
     )
 
 
+def kind_of(code: int) -> Kind | None:
+    """What the caller can do about a status of this code. None: nothing, it is a bug of somebody's, or no error."""
+    return _KINDS.get(code)
+
+
 def is_known(error: BaseException) -> bool:
     """Whether the status of `error` tells its own text, so that a log line of it is no news to anyone."""
     return _known(error) is not None

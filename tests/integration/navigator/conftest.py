@@ -40,6 +40,7 @@ class Services:
 
     navigator: RunningServer
     video_address: str
+    video_metrics: str
     reward_address: str
     video_catalog: Any
     stub: Any
@@ -65,6 +66,10 @@ class Services:
     @property
     def session_count(self) -> int:
         return len(self.engine.sessions)
+
+    async def tick_count(self) -> float:
+        """Ticks that the video service's engine has taken."""
+        return sum((await samples(self.video_metrics, "worldtree_tick_seconds_count")).values())
 
     @property
     def engine(self) -> Any:
@@ -130,6 +135,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
                 Services(
                     server,
                     video_server.address,
+                    video_server.metrics_address,
                     reward_server.address,
                     video_catalog,
                     NavigatorStub(channels[0]),

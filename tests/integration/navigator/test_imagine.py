@@ -112,23 +112,35 @@ async def test_weights_of_the_request_turn_the_order_round(services: Any, tools:
 
 
 async def test_the_budget_of_chunks_is_kept(services: Any) -> None:
-    *_, last = await services.imagined(sampling=DRAW, budget=pb.Budget(chunk_count=12))
+    *earlier, last = await services.imagined(sampling=DRAW, budget=pb.Budget(chunk_count=12))
     assert last.ending == ENDING.ENDING_OUT_OF_CHUNKS
+    assert last.round == len({each.round for each in [*earlier, last]})
+    assert last.alive_count > 0
     assert 0 < last.spent.chunk_count + last.spent.known_chunk_count <= 12
     assert last.futures[0].HasField("judgement")
     assert last.futures[0].chunk_count < 8
 
 
 async def test_the_budget_of_time_is_kept_and_what_was_made_is_ranked(serve: Any) -> None:
-    services = await serve(TinyWorld(height_px=8, width_px=8, work=60))
+    services = await serve(TinyWorld(height_px=8, width_px=8, work=200))
     budget = pb.Budget()
-    budget.duration.FromMilliseconds(300)
+    budget.duration.FromMilliseconds(1500)
     *_, last = await services.imagined(
-        sampling=pb.Sampling(count=64, horizon=16, actions=["left", "right"]), budget=budget
+        sampling=pb.Sampling(count=64, horizon=16, actions=["left", "right"]), budget=budget, rounds=1
     )
     assert last.ending == ENDING.ENDING_OUT_OF_TIME
-    assert last.spent.chunk_count < last.spent.full_node_count
-    assert last.spent.imagine_duration.ToTimedelta().total_seconds() < 3
+    assert 0 < last.spent.chunk_count < last.spent.full_node_count
+    assert (last.round, last.futures[0].HasField("judgement"), last.futures[0].HasField("frames")) == (0, True, True)
+    assert last.futures[0].chunk_count > 0
+    assert last.spent.imagine_duration.ToTimedelta().total_seconds() < 5
+
+
+async def test_more_actions_than_one_rollout_takes_are_imagined_in_several(serve: Any) -> None:
+    services = await serve(video_settings={"max_rollout_chunks": 12}, max_chunks=12)
+    sampling = pb.Sampling(count=4, horizon=4, seed=1, actions=["left", "right"])
+    *_, parted = await services.imagined(sampling=sampling, halving=1.0)
+    assert parted.spent.chunk_count + parted.spent.known_chunk_count <= 12
+    assert parted.round >= 3
 
 
 async def test_it_ends_as_soon_as_it_is_sure(services: Any, tools: Any) -> None:
@@ -174,8 +186,9 @@ async def test_a_deadline_ends_it_too(serve: Any) -> None:
 
 async def test_many_at_once_are_answered_as_alone(services: Any) -> None:
     draws = [pb.Sampling(count=8, horizon=4, seed=seed, actions=["left", "right", "stay"]) for seed in range(6)]
-    alone = [(await services.imagined(sampling=draw))[-1].futures for draw in draws]
     together = await asyncio.gather(*(services.imagined(sampling=draw) for draw in draws))
+    assert sum(each[-1].spent.chunk_count for each in together) > 0
+    alone = [(await services.imagined(sampling=draw))[-1].futures for draw in draws]
     for one, many in zip(alone, together, strict=True):
         assert [each.SerializeToString() for each in one] == [each.SerializeToString() for each in many[-1].futures]
 

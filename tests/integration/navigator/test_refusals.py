@@ -48,6 +48,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "unknown_id": (one(video_pb.Action(id=4)), "given.sequences[1].actions[0].id", "must be 0 to 3, got 4"),
     "empty_action": (one(video_pb.Action()), "given.sequences[1].actions[0]", "got nothing"),
+    "instruction": (
+        one(video_pb.Action(name="left", instruction="run")),
+        "given.sequences[1].actions[0].instruction",
+        "must be empty",
+    ),
     "vector": (
         one(video_pb.Action(vector=video_pb.Action.Vector(values=[1.0]))),
         "given.sequences[1].actions[0]",
@@ -68,6 +73,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "chunks": ({"budget": pb.Budget(chunk_count=-1)}, "budget.chunk_count", "must be 0 to 4096, got -1"),
     "duration_0": ({"budget": lasting(0)}, "budget.duration", "must be above 0 to 3600, got 0"),
     "duration": ({"budget": lasting(3601)}, "budget.duration", "got 3601"),
+    "duration_of_ages": ({"budget": lasting(2**62)}, "budget.duration", "got 4.6"),
     "rounds": ({"rounds": 65}, "rounds", "must be 0 to 64, got 65"),
     "rounds_beyond_horizon": ({"rounds": 7}, "rounds", "must be 0 to the horizon, 6, got 7"),
     "halving": ({"halving": 0.5}, "halving", "must be 1 to 16, got 0.5"),
@@ -97,12 +103,12 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 async def test_bad_input_is_told_by_field_value_and_limit_and_costs_no_chunk(
     services: Any, tools: Any, fields: dict[str, Any], field: str, says: str
 ) -> None:
-    before = await services.standing()
+    before, ticks = await services.standing(), await services.tick_count()
     refusal = await tools.refused(services.imagine(**fields))
     assert (refusal.code, refusal.field) == (INVALID, field)
     assert says in refusal.message
     assert await services.standing() == before
-    assert services.engine.scheduler.run_count == 0
+    assert await services.tick_count() == ticks
 
 
 @pytest.mark.parametrize(
@@ -185,13 +191,27 @@ async def test_a_service_that_does_not_answer_is_unavailable_in_time(
 
 
 async def test_a_reward_service_that_is_down_costs_no_chunk(services: Any, tools: Any) -> None:
-    before = await services.standing()
+    before, ticks = await services.standing(), await services.tick_count()
     await services.stop_reward()
     refusal = await tools.refused(services.imagine())
     assert (refusal.code, refusal.reason) == (UNAVAILABLE, "REWARD_UNAVAILABLE")
     assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() > 0
     assert await services.standing() == before
-    assert services.session_count == 1
+    assert (services.session_count, await services.tick_count()) == (1, ticks)
+
+
+async def test_a_judge_of_shorter_clips_and_frames_that_no_message_holds(serve: Any, tools: Any) -> None:
+    services = await serve(reward_settings={"max_steps": 4}, max_message_bytes=64 * 1024)
+    ticks = await services.tick_count()
+    refusal = await tools.refused(services.imagine(sampling=pb.Sampling(horizon=5)))
+    assert (refusal.code, refusal.field) == (INVALID, "sampling.horizon")
+    assert "must be 4 at most for this judge, got 5" in refusal.message
+    refusal = await tools.refused(services.imagine(given=tools.given([0], [0] * 5)))
+    assert (refusal.code, refusal.field) == (INVALID, "given.sequences[1].actions")
+    refusal = await tools.refused(services.imagine(sampling=pb.Sampling(count=81, horizon=4), keep=80))
+    assert (refusal.code, refusal.field) == (INVALID, "keep")
+    assert "keep must be 42 at most with frames" in refusal.message
+    assert await services.tick_count() == ticks
 
 
 async def test_a_reward_service_that_dies_on_the_way_leaves_the_ranking_so_far(serve: Any) -> None:

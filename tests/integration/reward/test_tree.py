@@ -133,3 +133,19 @@ async def test_trees_and_clips_that_are_scored_at_a_time_share_runs_and_no_bits(
         *(service.score(tools.clip(tools.pixels(6, k))) for k in range(8)),
     )
     assert all(answer[0].judged == alone.judged for answer in found[:8])
+
+
+async def test_all_trees_together_hold_so_many_nodes_and_what_ends_makes_room(serve: Any, tools: Any) -> None:
+    service = await serve(max_nodes=5)
+    frames = tools.pixels(4)
+    request = pb.ScoreTreeRequest(question=BRIGHT, nodes=[Node(), *nodes(0, 3)], frames=tools.frames(frames))
+    call = service.stub.ScoreTree()
+    await call.write(request)
+    assert len((await call.read()).judged) == 3
+    refusal = await tools.refused(service.stub.ScoreTree(messages(request)))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TREES_FULL")
+    assert "would have 8 nodes, 5 at most" in refusal.message
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    (answer,) = await answers(service, request)
+    assert len(answer.judged) == 3

@@ -18,9 +18,15 @@ def edges(*actions: int) -> Edges:
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(lambda each: edges(*each)), min_size=1)
 
 
-def told(contest: Contest) -> dict[int, Opinion]:
-    """Each future is worth its first action, then its index."""
-    return {each.index: Opinion(each.actions[0].action - each.index / 1000, 0.1) for each in contest.alive}
+def told(contest: Contest) -> dict[int, tuple[int, Opinion]]:
+    """Each future is worth its first action, then its index; all come as far as the round goes."""
+    return {
+        each.index: (
+            min(contest.depth, len(each.actions)),
+            Opinion(each.actions[0].action - each.index / 1000, 0.1),
+        )
+        for each in contest.alive
+    }
 
 
 def run(contest: Contest) -> list[int]:
@@ -87,22 +93,51 @@ def test_who_was_not_reached_in_time_is_out_and_keeps_what_was_said_before() -> 
     contest.next_round()
     contest.judged(told(contest))
     contest.next_round()
-    contest.judged({0: Opinion(5.0, 0.1)})
+    contest.judged({0: (2, Opinion(5.0, 0.1))})
     (first, rank), (second, other) = contest.ranking(0.05)
     assert (first.index, rank, first.depth) == (0, 1, 2)
     assert (second.index, other, second.depth) == (1, 2, 1)
     assert [each.index for each in contest.alive] == [0]
+    assert contest.rounds_done == 2
+
+
+def test_who_came_a_part_of_the_way_is_ranked_behind_those_who_came_to_the_end_of_the_round() -> None:
+    contest = Contest([edges(0, 0), edges(1, 1), edges(2, 2)], rounds=1, halving=1.0, keep=3, chunk_limit=UNLIMITED)
+    contest.next_round()
+    contest.judged({0: (2, Opinion(0.0, 0.1)), 1: (1, Opinion(9.0, 0.1))})
+    assert [(each.index, rank, each.depth) for each, rank in contest.ranking(0.05)] == [(0, 1, 2), (1, 2, 1), (2, 3, 0)]
+    nobody = Contest([edges(0, 0)], rounds=1, halving=1.0, keep=1, chunk_limit=UNLIMITED)
+    nobody.next_round()
+    nobody.judged({0: (1, Opinion(1.0, 0.1))})
+    assert (nobody.rounds_done, nobody.ranking(0.05)[0][0].opinion) == (0, Opinion(1.0, 0.1))
+
+
+def test_where_nothing_can_be_paid_all_stand_as_they_stood() -> None:
+    contest = Contest([edges(0, 0), edges(1, 1)], rounds=2, halving=1.0, keep=2, chunk_limit=2)
+    contest.next_round()
+    contest.judged(told(contest))
+    assert contest.next_round() == []
+    assert (contest.rounds_done, len(contest.alive), contest.cut_short) == (1, 2, True)
 
 
 def test_the_lead_is_the_least_chance_over_any_other() -> None:
     contest = Contest([edges(0), edges(1), edges(2)], rounds=1, halving=1.0, keep=3, chunk_limit=UNLIMITED)
     contest.next_round()
-    contest.judged({0: Opinion(0.0, 1.0), 1: Opinion(1.0, 1.0), 2: Opinion(-9.0, 1.0)})
+    contest.judged({0: (1, Opinion(0.0, 1.0)), 1: (1, Opinion(1.0, 1.0)), 2: (1, Opinion(-9.0, 1.0))})
     assert math.isclose(contest.lead(), Opinion(1.0, 1.0).chance_over(Opinion(0.0, 1.0)))
     alone = Contest([edges(0)], rounds=1, halving=2.0, keep=1, chunk_limit=UNLIMITED)
     alone.next_round()
     alone.judged(told(alone))
     assert alone.lead() == 1.0
+
+
+def test_who_was_dropped_may_still_have_been_better() -> None:
+    contest = Contest([edges(0, 0), edges(1, 1)], rounds=2, halving=2.0, keep=1, chunk_limit=UNLIMITED)
+    contest.next_round()
+    contest.judged({0: (1, Opinion(0.0, 1.0)), 1: (1, Opinion(0.1, 1.0))})
+    assert [each.index for each in contest.next_round()] == [1]
+    contest.judged({1: (2, Opinion(0.1, 1.0))})
+    assert contest.lead() < 0.6
 
 
 def test_shared_beginnings_count_once() -> None:

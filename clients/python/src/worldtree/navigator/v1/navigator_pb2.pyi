@@ -95,7 +95,10 @@ class Budget(google.protobuf.message.Message):
     CHUNK_COUNT_FIELD_NUMBER: builtins.int
     DURATION_FIELD_NUMBER: builtins.int
     chunk_count: builtins.int
-    """Chunks to be imagined at most, 0: as many as it takes, to the service's limit (default 4,096)."""
+    """Distinct chunks to be imagined at most, 0: as many as it takes, to the service's limit (default 4,096). A future
+    whose part of a round cannot be paid goes no further. (What the video service had to forget in between, for want of
+    room, is made again and counts in Spent.)
+    """
     @property
     def duration(self) -> google.protobuf.duration_pb2.Duration:
         """Time to imagine in. What is imagined then is still scored. Unset: until it is done."""
@@ -139,9 +142,11 @@ class ImagineRequest(google.protobuf.message.Message):
     halving: builtins.float
     """By how much fewer futures there are after a round, 1 (nobody is dropped) to 16. 0: 2."""
     keep: builtins.int
-    """Futures that come back, and at least so many are imagined to their ends, 1 or more. 0: 4."""
+    """Futures that come back, and at least so many are imagined to their ends where the budget allows, 1 or more. 0: 4."""
     stop_at: builtins.float
-    """Ends as soon as the first future is better than each other with this chance, above 0.5 to 1. 0: never."""
+    """Ends as soon as the first future is better than each other with this chance, also than those that were dropped, by
+    what was last said of them: above 0.5 to 1. 0: never.
+    """
     frames: builtins.bool
     """Whether the futures of the last answer bring their frames."""
     @property
@@ -263,7 +268,7 @@ class Spent(google.protobuf.message.Message):
     full_chunk_count: builtins.int
     """Chunks of all candidates together: what it costs to share none either."""
     clip_count: builtins.int
-    """Clips that were judged."""
+    """Clips that were judged: each chunk ends one."""
     @property
     def imagine_duration(self) -> google.protobuf.duration_pb2.Duration:
         """Waiting for the video service."""

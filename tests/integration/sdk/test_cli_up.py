@@ -95,6 +95,7 @@ def test_up_serves_says_so_in_one_line_and_ends_well(up: Up, number: signal.Sign
     assert sorted(up.children) == [
         "worldtree_gateway",
         "worldtree_multitask",
+        "worldtree_navigator",
         "worldtree_reward",
         "worldtree_video",
     ]
@@ -111,6 +112,9 @@ def test_up_serves_says_so_in_one_line_and_ends_well(up: Up, number: signal.Sign
             with client.world(model, start=model.starts[0], seed=1) as world:
                 shape = (model.frames_per_chunk, model.height_px, model.width_px, 3)
                 assert world.step(model.actions[0]).shape == shape
+        with client.world("minigrid", start="four-rooms") as world:
+            found = client.navigator.imagine(world, goal=rubrics.categories[0].example, candidates=4, horizon=2)
+            assert (found.ending, found.best.chunk_count) == ("complete", 2)
     assert up.end(number) == 0
     wait_gone(list(up.children.values()))
     assert up.rest_of_stdout() == ""
@@ -122,7 +126,16 @@ def test_killing_up_outright_leaves_no_orphan(up: Up) -> None:
     wait_gone(list(up.children.values()))
 
 
-@pytest.mark.parametrize("service", ["worldtree_video", "worldtree_multitask", "worldtree_reward", "worldtree_gateway"])
+@pytest.mark.parametrize(
+    "service",
+    [
+        "worldtree_video",
+        "worldtree_multitask",
+        "worldtree_reward",
+        "worldtree_navigator",
+        "worldtree_gateway",
+    ],
+)
 def test_a_service_that_dies_brings_up_down_with_its_name_and_code(up: Up, service: str) -> None:
     os.kill(up.children[service], signal.SIGKILL)
     assert up.process.wait(40) == 1

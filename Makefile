@@ -96,7 +96,7 @@ evaluate-perception: install ## Evaluate models/perception on held-out seeds (an
 	$(BIN)/python -m training.perception.data
 	$(BIN)/python -m training.perception.evaluate
 
-train-reward: $(STAMP) ## Train, export and evaluate models/judge (half an hour of one core; resumable)
+train-reward: $(STAMP) ## Train, export and evaluate models/judge (an hour and a half of one core; resumable)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
 	$(BIN)/python -m training.reward.data --workers 2
 	$(BIN)/python -m training.reward.train --shape double
@@ -105,13 +105,15 @@ train-reward: $(STAMP) ## Train, export and evaluate models/judge (half an hour 
 	$(BIN)/python -m training.reward.downstream
 	$(BIN)/python -m training.reward.card
 
-compare-reward: $(STAMP) ## Train the shapes that the judge is compared with, three seeds (hours of two cores; resumable), and evaluate
+compare-reward: $(STAMP) ## Train the shapes that the judge is compared with, three seeds each (hours; resumable), and evaluate
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
 	$(BIN)/python -m training.reward.data --workers 2
-	for noise in 0.3 0.0; do for seed in 0 1 2; do for shape in double one-expert dense single; do \
+	for noise in 0.3 0.0; do for seed in 0 1 2; do for shape in double dense single one-expert; do \
 	  echo $$shape $$noise $$seed; done; done; done \
-	  | xargs -P 2 -L 1 sh -c '$(BIN)/python -m training.reward.train --shape $$0 --noise $$1 --seed $$2'
+	  | xargs -P 2 -L 1 sh -c '$(BIN)/python -m training.reward.train --shape $$0 --noise $$1 --seed $$2 --steps 800 \
+	    --target out/training/reward/compare'
 	$(BIN)/python -m training.reward.evaluate
+	$(BIN)/python -m training.reward.card
 
 evaluate-reward: install ## Evaluate models/judge on held-out seeds (and the shapes that compare-reward left in out/)
 	$(BIN)/python -m training.reward.data

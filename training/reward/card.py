@@ -89,7 +89,12 @@ def card(figures: dict[str, Any], downstream: dict[str, Any] | None) -> str:
             ],
         ),
         "## Shapes",
-        _text("Best of four of networks with one trunk, trained on the same pairs for as many steps, and of pixels."),
+        _text(
+            "Best of four of networks with one trunk, trained on the same pairs for as many steps, fewer than the",
+            "judge's own (`make compare-reward`), and of pixels. `double` has an expert a dimension and an MLP a",
+            "category, and is told of dimensions too; the others are told which of two is better. `one-expert` has an",
+            "expert a category, `dense` one head of as many parameters for all, `single` one linear head.",
+        ),
         table(
             ["shape", "label noise", "seeds", "parameters", "mean", *CATEGORY_NAMES],
             _shapes(figures["shapes"]),

@@ -35,7 +35,7 @@ from training.reward.measure import (
     reliability,
     truths,
 )
-from training.reward.places import place_of
+from training.reward.places import COMPARED, place_of
 from training.reward.rubric import CATEGORY_NAMES, DIMENSION_NAMES
 from training.reward.served import DEFAULT_PACKAGE, Bench, dimension_means, evidence_of
 
@@ -281,7 +281,7 @@ def main(
 ) -> None:
     """Prints the report, draws the calibration, and writes into the package what its rubrics tell of it."""
     found = report(Bench.read(package), folder, say=typer.echo)
-    rows = baseline_rows(load("test", folder), folder)
+    rows = baseline_rows(load("test", folder), folder / COMPARED)
     print_report(found, rows)
     publish(found, package)
     draw_reliability(found["calibration"]["bins"], PICTURE)

@@ -29,7 +29,7 @@ SHAPES: dict[str, Callable[[], nn.Module]] = {
     "dense": lambda: Dense(hidden=96),
     "single": Dense,
 }
-STEPS_OF_TRAINING = 1600
+STEPS_OF_TRAINING = 5600
 GROUPS_A_STEP = 16
 RATE = 2e-3
 _WARM, _KEEP_EVERY = 50, 200
@@ -70,9 +70,18 @@ def loss_of(verdict: Verdict, given: Batch, noise: float) -> Tensor:
 
 
 def train(
-    shape: str, noise: float, seed: int, folder: Path, steps: int, say: Callable[[str], None] = lambda _: None
+    shape: str,
+    noise: float,
+    seed: int,
+    folder: Path,
+    steps: int,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    target: Path | None = None,
 ) -> None:
-    place = place_of(shape, noise, seed, folder)
+    """Learns from the data in `folder`; the result goes to `target`, or there."""
+    place = place_of(shape, noise, seed, target or folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
     if place.exists():
         return
     groups = load("train", folder)
@@ -118,12 +127,13 @@ def main(
     seed: Annotated[int, typer.Option(help="of weights, labels and order")] = 0,
     steps: Annotated[int, typer.Option(help="of training")] = STEPS_OF_TRAINING,
     folder: Annotated[Path, typer.Option(help="where data and results lie")] = DEFAULT_FOLDER,
+    target: Annotated[Path | None, typer.Option(help="where results go, if elsewhere")] = None,
     threads: Annotated[int, typer.Option(help="of torch")] = 1,
 ) -> None:
     """Trains one judge, if it is missing."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    train(shape, noise, seed, folder, steps, typer.echo)
+    train(shape, noise, seed, folder, steps, typer.echo, target=target)
 
 
 if __name__ == "__main__":

@@ -237,6 +237,11 @@ BAD_CALLS: dict[str, tuple[Callable[[Any, str], Any], str, str]] = {
         "sequences[0].seed",
         "got 9007199254740992",
     ),
+    "rollout_frames_from_depth": (
+        lambda s, n: s.Rollout(rollout(SOME, session=n, frames_from_depth=-1)),
+        "frames_from_depth",
+        "must be 0 or more, got -1",
+    ),
     "rollout_detail": (lambda s, n: s.Rollout(rollout(SOME, session=n, detail=7)), "detail", "got 7"),
     "play_fps": (lambda s, n: s.Play(iter([begin(n, fps=241)])), "begin.fps", "must be 0 to 240, got 241"),
     "play_fps_nan": (lambda s, n: s.Play(iter([begin(n, fps=math.nan)])), "begin.fps", "got nan"),

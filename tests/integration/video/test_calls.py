@@ -256,6 +256,15 @@ async def test_a_rollout_brings_the_frames_that_were_asked_for(video: Any, detai
     assert all(len(node.chunk.state_hash) == 64 for node in nodes)
 
 
+@pytest.mark.parametrize(("first", "depths"), [(0, [0, 1, 2]), (1, [1, 2]), (3, [])])
+async def test_frames_that_the_caller_has_already_are_not_sent_again(video: Any, first: int, depths: list[int]) -> None:
+    sequences = [pb.ActionSequence(actions=turns(3))]
+    request = pb.RolloutRequest(session=await video.create(), sequences=sequences, frames_from_depth=first)
+    nodes = [node async for node in video.stub.Rollout(request)]
+    assert [node.depth for node in nodes] == [0, 1, 2]
+    assert [node.depth for node in nodes if node.chunk.HasField("frames")] == depths
+
+
 async def test_sessions_are_listed_in_pages_oldest_first_whatever_closes_meanwhile(video: Any) -> None:
     names = [await video.create() for _ in range(7)]
     seen: list[str] = []

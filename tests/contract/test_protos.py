@@ -22,6 +22,7 @@ GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 SESSIONLESS = {"ListModels", "GetModel", "CreateSession", "Generate", "Restore", "List", "Introspect"}
 SESSIONLESS |= {"ListTasks", "Predict", "CreateMerge", "GetMerge", "ListMerges", "DeleteMerge", "ParetoFront"}
 SESSIONLESS |= {"ListRubrics", "Score", "Compare", "Rank", "ScoreStream", "ScoreTree"}
+SESSIONLESS |= {"ListPlanners"}
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:

@@ -32,7 +32,7 @@ from training.reward.rollouts import Player, Start, play
 from training.reward.rubric import CATEGORIES, CATEGORY_NAMES, DIMENSION_NAMES, UNITS
 
 DEFAULT_FOLDER = Path("out/training/reward")
-GROUPS = {"train": 24000, "validation": 600, "test": 1500, "ties": 250}
+GROUPS = {"train": 24000, "validation": 2400, "test": 1500, "ties": 250}
 SIZE = 4  # candidates of a group
 PAIRS = tuple(combinations(range(SIZE), 2))
 TIE = 0.02  # nearer truths cannot be told apart

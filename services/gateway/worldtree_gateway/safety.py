@@ -8,7 +8,7 @@ from worldtree_gateway.domain import Method
 _ALWAYS = frozenset(
     {
         *("ListModels", "GetModel", "Get", "List", "KeepAlive", "Delete", "Save", "Generate", "Rollout", "Introspect"),
-        "Imagine",
+        *("ListPlanners", "Imagine", "Plan"),
     }
 )
 # only a request that names itself: a repeat is recognised, or refused, by what this field says

@@ -25,7 +25,7 @@ class NavigatorSettings(ServiceSettings):
     max_candidates: int = Field(256, ge=1, le=10_000, description="futures of one Imagine")
     max_horizon: int = Field(64, ge=1, description="actions of one future")
     max_chunks: int = Field(4096, ge=1, description="distinct chunks of all futures of one Imagine")
-    max_imaginings: int = Field(64, ge=1, description="calls of Imagine at a time")
+    max_imaginings: int = Field(64, ge=1, description="calls of Imagine and Plan at a time")
     video_timeout_s: float = Field(20.0, gt=0, le=3600, description="seconds that the next chunk may take")
     reward_timeout_s: float = Field(10.0, gt=0, le=3600, description="seconds that scoring one round may take")
     fork_ttl_s: float = Field(

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 
 from worldtree.navigator.v1 import navigator_pb2 as pb
 from worldtree.video.v1 import video_generator_pb2 as video_pb
-from worldtree_runtime.errors import InvalidRequest
+from worldtree_runtime.errors import InvalidRequest, NotFound
 
 from worldtree_navigator.config import NavigatorSettings
-from worldtree_navigator.domain import Draw, Edge, Edges, Scene, Terms
+from worldtree_navigator.domain import Draw, Edge, Edges, Scene, Search, Terms
 from worldtree_navigator.sampling import REPEAT, sample
 
 MAX_SEED = 2**53 - 1
 MAX_HALVING = 16.0
 DEFAULT_COUNT, DEFAULT_HORIZON, DEFAULT_ROUNDS, DEFAULT_KEEP = 32, 6, 4, 4
+PLAN_HORIZON, DEFAULT_ITERATIONS, MAX_ITERATIONS = 8, 3, 16
 
 
 def _number(field: str, value: float, low: float, high: float, *, above: bool = False) -> float:
@@ -23,22 +24,57 @@ def _number(field: str, value: float, low: float, high: float, *, above: bool = 
     return value
 
 
-def to_terms(request: pb.ImagineRequest, settings: NavigatorSettings) -> Terms:
-    budget = request.budget
+def _budget(budget: pb.Budget, settings: NavigatorSettings) -> tuple[int, float | None]:
+    """Chunks, and seconds where there is an end to them."""
     chunk_limit = int(_number("budget.chunk_count", budget.chunk_count, 0, settings.max_chunks))
     time_s = None
     if budget.HasField("duration"):
         duration_s = budget.duration.seconds + budget.duration.nanos / 1e9
         time_s = _number("budget.duration", duration_s, 0, 3600, above=True)
+    return chunk_limit or settings.max_chunks, time_s
+
+
+def to_terms(request: pb.ImagineRequest, settings: NavigatorSettings) -> Terms:
+    chunk_limit, time_s = _budget(request.budget, settings)
     stop_at = _number("stop_at", request.stop_at, 0.5, 1, above=True) if request.stop_at else None
     return Terms(
         rounds=int(_number("rounds", request.rounds, 0, settings.max_horizon)),
         halving=_number("halving", request.halving or 2.0, 1, MAX_HALVING),
         keep=int(_number("keep", request.keep or DEFAULT_KEEP, 1, settings.max_candidates)),
         stop_at=stop_at,
-        chunk_limit=chunk_limit or settings.max_chunks,
+        chunk_limit=chunk_limit,
         time_s=time_s,
     )
+
+
+def to_plan_terms(request: pb.PlanRequest, settings: NavigatorSettings) -> Terms:
+    """`keep` is the planner's to say."""
+    chunk_limit, time_s = _budget(request.budget, settings)
+    return Terms(rounds=0, halving=2.0, keep=1, stop_at=None, chunk_limit=chunk_limit, time_s=time_s)
+
+
+def to_search(request: pb.PlanRequest, settings: NavigatorSettings) -> Search:
+    _number("seed", request.seed, 0, MAX_SEED)
+    return Search(
+        horizon=int(_number("horizon", request.horizon or PLAN_HORIZON, 1, settings.max_horizon)),
+        candidates=int(_number("candidates", request.candidates or DEFAULT_COUNT, 2, settings.max_candidates)),
+        iterations=int(_number("iterations", request.iterations or DEFAULT_ITERATIONS, 1, MAX_ITERATIONS)),
+    )
+
+
+def to_planner(name: str, known: Sequence[str]) -> str:
+    """Raises NotFound."""
+    if name and name not in known:
+        raise NotFound("planner", name, known=known)
+    return name or known[0]
+
+
+def to_allowed(names: Sequence[str], actions: Sequence[str], field: str) -> list[int]:
+    """The actions that may be drawn, by id; no names: all."""
+    for place, name in enumerate(names):
+        if name not in actions:
+            raise _unknown(f"{field}[{place}]", name, actions)
+    return sorted({actions.index(name) for name in names}) or list(range(len(actions)))
 
 
 def to_candidates(request: pb.ImagineRequest, settings: NavigatorSettings) -> Draw | Sequence[video_pb.ActionSequence]:
@@ -68,10 +104,7 @@ def to_sequences(candidates: Draw | Sequence[video_pb.ActionSequence], actions: 
     """The candidates as sequences of edges, in a world with these actions."""
     ids = {name: index for index, name in enumerate(actions)}
     if isinstance(candidates, Draw):
-        for place, name in enumerate(candidates.actions):
-            if name not in ids:
-                raise _unknown(f"sampling.actions[{place}]", name, actions)
-        allowed = sorted({ids[name] for name in candidates.actions}) or range(len(actions))
+        allowed = to_allowed(candidates.actions, actions, "sampling.actions")
         drawn = sample(allowed, candidates.count, candidates.horizon, seed=candidates.seed, repeat=candidates.repeat)
         return [tuple(Edge(action) for action in each) for each in drawn]
     return [
@@ -109,14 +142,19 @@ def to_rounds(sequences: Sequence[Edges], rounds: int) -> int:
     return rounds or min(DEFAULT_ROUNDS, horizon)
 
 
+def check_horizon(field: str, horizon: int, limit: int) -> None:
+    """That a judge takes clips as long as that. Raises InvalidRequest."""
+    if horizon > limit:
+        raise InvalidRequest(
+            field, f"{field} must be {limit} at most for this judge, got {horizon}", limit=limit, count=horizon
+        )
+
+
 def check_steps(sequences: Sequence[Edges], candidates: Draw | Sequence[video_pb.ActionSequence], limit: int) -> None:
     """That a judge takes clips as long as these futures. Raises InvalidRequest."""
     for row, each in enumerate(sequences):
-        if len(each) > limit:
-            field = "sampling.horizon" if isinstance(candidates, Draw) else f"given.sequences[{row}].actions"
-            raise InvalidRequest(
-                field, f"{field} must be {limit} at most for this judge, got {len(each)}", limit=limit, count=len(each)
-            )
+        given = f"given.sequences[{row}].actions"
+        check_horizon("sampling.horizon" if isinstance(candidates, Draw) else given, len(each), limit)
 
 
 def check_answer(terms: Terms, sequences: Sequence[Edges], scene: Scene, max_bytes: int) -> None:

@@ -39,6 +39,15 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class Search:
+    """How far a planner looks: `candidates` in each of `iterations`."""
+
+    horizon: int
+    candidates: int
+    iterations: int
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """Where futures begin: a fork of the session, its world's actions, the last frame that was seen.
 

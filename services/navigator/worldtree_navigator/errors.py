@@ -1,6 +1,6 @@
 """Every failure of the navigator service: one page. Kinds and details come from the runtime's error family."""
 
-from worldtree_runtime.errors import Exhausted, FailedPrecondition, InvalidRequest, Unavailable
+from worldtree_runtime.errors import DeadlineExceeded, Exhausted, FailedPrecondition, InvalidRequest, Unavailable
 
 RETRY_S = 1.0
 
@@ -20,6 +20,13 @@ class PeerDown(Unavailable):
     def __init__(self, service: str, message: str) -> None:
         super().__init__(f"{service.upper()}_UNAVAILABLE", message, retry_after_s=RETRY_S, service=service)
         self.service = service
+
+
+class BudgetSpent(DeadlineExceeded):
+    """Nothing was found for what could be spent."""
+
+    def __init__(self) -> None:
+        super().__init__("BUDGET_SPENT", "the budget was spent before any future was judged: give more time or chunks")
 
 
 class JudgeMismatch(FailedPrecondition):

@@ -14,7 +14,7 @@ from worldtree_navigator.domain import Chunk, Edges, Ending, Findings, Scene, Te
 from worldtree_navigator.judge import Judge
 from worldtree_navigator.peers import Metadata, Peers
 
-_DOWN = frozenset({Kind.UNAVAILABLE, Kind.DEADLINE, Kind.EXHAUSTED})
+DOWN = frozenset({Kind.UNAVAILABLE, Kind.DEADLINE, Kind.EXHAUSTED})
 
 
 class Imagining:
@@ -53,7 +53,7 @@ class Imagining:
                 in_time = await self._lead(runners)
                 await self._judge(runners)
             except WorldtreeError as error:
-                if error.kind not in _DOWN or not self.findings.judgements:
+                if error.kind not in DOWN or not self.findings.judgements:
                     raise
                 self.findings.notes.append(error.message)
                 yield Ending.REWARD_UNAVAILABLE if self.judge.failed else Ending.VIDEO_UNAVAILABLE

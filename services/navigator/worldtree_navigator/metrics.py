@@ -31,6 +31,9 @@ class NavigatorMetrics:
 
     def answered(self, ending: Ending, spent: Spent) -> None:
         self.ended.labels(ending.name.lower()).inc()
+        self.spent(spent)
+
+    def spent(self, spent: Spent) -> None:
         self.chunks.labels("made").inc(spent.made)
         self.chunks.labels("known").inc(spent.known)
         self.seconds.labels("video").observe(spent.imagine_s)

@@ -7,9 +7,10 @@ from worldtree.video.v1 import video_generator_pb2 as video_pb
 from worldtree_runtime.messages import from_seconds
 
 from worldtree_navigator.contest import Candidate
-from worldtree_navigator.domain import Ending
+from worldtree_navigator.domain import Ending, Scene
 from worldtree_navigator.imagining import Imagining, path_of
 from worldtree_navigator.judge import pixels_of
+from worldtree_navigator.planning import CrossEntropy
 
 _ENDINGS = {
     Ending.COMPLETE: pb.ImagineResponse.ENDING_COMPLETE,
@@ -67,3 +68,30 @@ def _spent(imagining: Imagining, total_s: float) -> pb.Spent:
         score_duration=from_seconds(spent.score_s),
         total_duration=from_seconds(total_s),
     )
+
+
+def from_plan(search: CrossEntropy, scene: Scene, *, planner: str, frames: bool, total_s: float) -> pb.PlanResponse:
+    """The best of a search. `frames`: whether it brings what is expected to be seen."""
+    best, spent = search.best, search.spent
+    assert best is not None, "nothing was found"
+    found = pb.PlanResponse(
+        planner=planner,
+        actions=[video_pb.Action(id=edge.action) for edge in best.edges],
+        judgement=best.judgement,
+        confidence=search.confidence,
+        spent=pb.Spent(
+            chunk_count=spent.made,
+            known_chunk_count=spent.known,
+            full_node_count=search.full_node_count,
+            full_chunk_count=search.full_chunk_count,
+            clip_count=search.clip_count,
+            imagine_duration=from_seconds(spent.imagine_s),
+            score_duration=from_seconds(spent.score_s),
+            total_duration=from_seconds(total_s),
+        ),
+        iteration_count=search.iteration_count,
+        notes=search.notes,
+    )
+    if frames:
+        found.frames.CopyFrom(pixels_of([chunk.frames for chunk in best.chunks], scene))
+    return found

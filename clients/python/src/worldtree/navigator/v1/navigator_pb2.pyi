@@ -393,3 +393,187 @@ class ImagineResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___ImagineResponse: typing_extensions.TypeAlias = ImagineResponse
+
+@typing.final
+class ListPlannersRequest(google.protobuf.message.Message):
+    """Asks who can plan."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListPlannersRequest: typing_extensions.TypeAlias = ListPlannersRequest
+
+@typing.final
+class ListPlannersResponse(google.protobuf.message.Message):
+    """Who can plan."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PLANNERS_FIELD_NUMBER: builtins.int
+    @property
+    def planners(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Planner]:
+        """The planners, by name."""
+
+    def __init__(
+        self,
+        *,
+        planners: collections.abc.Iterable[Global___Planner] | None = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["planners", b"planners"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___ListPlannersResponse: typing_extensions.TypeAlias = ListPlannersResponse
+
+@typing.final
+class Planner(google.protobuf.message.Message):
+    """Who can plan, and how."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    DESCRIPTION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name, for example "mpc"."""
+    description: builtins.str
+    """How it plans, one line."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        description: builtins.str = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["description", b"description", "name", b"name"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Planner: typing_extensions.TypeAlias = Planner
+
+@typing.final
+class PlanRequest(google.protobuf.message.Message):
+    """Asks for a plan."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: builtins.int
+    QUESTION_FIELD_NUMBER: builtins.int
+    PLANNER_FIELD_NUMBER: builtins.int
+    HORIZON_FIELD_NUMBER: builtins.int
+    JUDGE_FIELD_NUMBER: builtins.int
+    BUDGET_FIELD_NUMBER: builtins.int
+    SEED_FIELD_NUMBER: builtins.int
+    ACTIONS_FIELD_NUMBER: builtins.int
+    CANDIDATES_FIELD_NUMBER: builtins.int
+    ITERATIONS_FIELD_NUMBER: builtins.int
+    FRAMES_FIELD_NUMBER: builtins.int
+    session: builtins.str
+    """Which session."""
+    planner: builtins.str
+    """Who plans. Empty: "mpc"."""
+    horizon: builtins.int
+    """Actions of the plan, 1 to the service's limit (default 64). 0: 8."""
+    seed: builtins.int
+    """Seed of the draws, 0 to 2^53 - 1."""
+    candidates: builtins.int
+    """Futures that are drawn in each iteration, 2 to the service's limit (default 256). 0: 32."""
+    iterations: builtins.int
+    """How often is drawn: after each time from nearer to the best futures so far, 1 to 16. 0: 3."""
+    frames: builtins.bool
+    """Whether the plan brings the frames that are expected."""
+    @property
+    def question(self) -> worldtree.reward.v1.reward_scorer_pb2.Question:
+        """What the plan is for."""
+
+    @property
+    def judge(self) -> worldtree.common.v1.common_pb2.ModelRef:
+        """Which judge. An empty name: the only one there is."""
+
+    @property
+    def budget(self) -> Global___Budget:
+        """What may be spent, over all iterations."""
+
+    @property
+    def actions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the actions to plan with. Empty: all of the world's."""
+
+    def __init__(
+        self,
+        *,
+        session: builtins.str = ...,
+        question: worldtree.reward.v1.reward_scorer_pb2.Question | None = ...,
+        planner: builtins.str = ...,
+        horizon: builtins.int = ...,
+        judge: worldtree.common.v1.common_pb2.ModelRef | None = ...,
+        budget: Global___Budget | None = ...,
+        seed: builtins.int = ...,
+        actions: collections.abc.Iterable[builtins.str] | None = ...,
+        candidates: builtins.int = ...,
+        iterations: builtins.int = ...,
+        frames: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["budget", b"budget", "judge", b"judge", "question", b"question"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "budget", b"budget", "candidates", b"candidates", "frames", b"frames", "horizon", b"horizon", "iterations", b"iterations", "judge", b"judge", "planner", b"planner", "question", b"question", "seed", b"seed", "session", b"session"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___PlanRequest: typing_extensions.TypeAlias = PlanRequest
+
+@typing.final
+class PlanResponse(google.protobuf.message.Message):
+    """A plan."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PLANNER_FIELD_NUMBER: builtins.int
+    ACTIONS_FIELD_NUMBER: builtins.int
+    FRAMES_FIELD_NUMBER: builtins.int
+    JUDGEMENT_FIELD_NUMBER: builtins.int
+    CONFIDENCE_FIELD_NUMBER: builtins.int
+    SPENT_FIELD_NUMBER: builtins.int
+    ITERATION_COUNT_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
+    planner: builtins.str
+    """Who planned."""
+    confidence: builtins.float
+    """The chance that it is better than any one other of the futures that were imagined, 0 to 1."""
+    iteration_count: builtins.int
+    """Iterations that were begun."""
+    @property
+    def actions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[worldtree.video.v1.video_generator_pb2.Action]:
+        """What to do. Fewer than asked for where the budget ended before the best future did."""
+
+    @property
+    def frames(self) -> worldtree.common.v1.common_pb2.Frames:
+        """What is expected to be seen, shape [frames, height_px, width_px, 3]. Only where asked for."""
+
+    @property
+    def judgement(self) -> worldtree.reward.v1.reward_scorer_pb2.Judgement:
+        """What the judge says of it."""
+
+    @property
+    def spent(self) -> Global___Spent:
+        """What was spent, over all iterations; `full_node_count` and `full_chunk_count` of all that were drawn."""
+
+    @property
+    def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What was ignored or went wrong, for people."""
+
+    def __init__(
+        self,
+        *,
+        planner: builtins.str = ...,
+        actions: collections.abc.Iterable[worldtree.video.v1.video_generator_pb2.Action] | None = ...,
+        frames: worldtree.common.v1.common_pb2.Frames | None = ...,
+        judgement: worldtree.reward.v1.reward_scorer_pb2.Judgement | None = ...,
+        confidence: builtins.float = ...,
+        spent: Global___Spent | None = ...,
+        iteration_count: builtins.int = ...,
+        notes: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["frames", b"frames", "judgement", b"judgement", "spent", b"spent"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "confidence", b"confidence", "frames", b"frames", "iteration_count", b"iteration_count", "judgement", b"judgement", "notes", b"notes", "planner", b"planner", "spent", b"spent"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___PlanResponse: typing_extensions.TypeAlias = PlanResponse

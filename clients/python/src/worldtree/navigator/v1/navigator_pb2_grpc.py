@@ -42,6 +42,16 @@ class NavigatorStub(object):
                 request_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ImagineRequest.SerializeToString,
                 response_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ImagineResponse.FromString,
                 _registered_method=True)
+        self.ListPlanners = channel.unary_unary(
+                '/worldtree.navigator.v1.Navigator/ListPlanners',
+                request_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ListPlannersRequest.SerializeToString,
+                response_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ListPlannersResponse.FromString,
+                _registered_method=True)
+        self.Plan = channel.unary_unary(
+                '/worldtree.navigator.v1.Navigator/Plan',
+                request_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanRequest.SerializeToString,
+                response_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanResponse.FromString,
+                _registered_method=True)
 
 
 class NavigatorServicer(object):
@@ -65,6 +75,22 @@ class NavigatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPlanners(self, request, context):
+        """Lists who can plan. Never fails but for UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Plan(self, request, context):
+        """Finds actions that bring a session nearer to a goal, by whatever a planner does. The session does not move, and
+        nothing is left. INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION and UNAVAILABLE as in Imagine; NOT_FOUND also: no
+        such planner.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NavigatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -72,6 +98,16 @@ def add_NavigatorServicer_to_server(servicer, server):
                     servicer.Imagine,
                     request_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ImagineRequest.FromString,
                     response_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ImagineResponse.SerializeToString,
+            ),
+            'ListPlanners': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlanners,
+                    request_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ListPlannersRequest.FromString,
+                    response_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ListPlannersResponse.SerializeToString,
+            ),
+            'Plan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Plan,
+                    request_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanRequest.FromString,
+                    response_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -104,6 +140,60 @@ class Navigator(object):
             '/worldtree.navigator.v1.Navigator/Imagine',
             worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ImagineRequest.SerializeToString,
             worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ImagineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlanners(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/worldtree.navigator.v1.Navigator/ListPlanners',
+            worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ListPlannersRequest.SerializeToString,
+            worldtree_dot_navigator_dot_v1_dot_navigator__pb2.ListPlannersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/worldtree.navigator.v1.Navigator/Plan',
+            worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanRequest.SerializeToString,
+            worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

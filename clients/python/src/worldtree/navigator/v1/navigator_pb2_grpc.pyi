@@ -41,6 +41,13 @@ class NavigatorStub:
     does not know this world's frames or actions. UNAVAILABLE: the video or the reward service is down or too slow, and
     nothing is ranked yet; once there is a ranking, that is the answer, and `ending` says what went wrong.
     """
+    ListPlanners: grpc.UnaryUnaryMultiCallable[worldtree.navigator.v1.navigator_pb2.ListPlannersRequest, worldtree.navigator.v1.navigator_pb2.ListPlannersResponse]
+    """Lists who can plan. Never fails but for UNAVAILABLE."""
+    Plan: grpc.UnaryUnaryMultiCallable[worldtree.navigator.v1.navigator_pb2.PlanRequest, worldtree.navigator.v1.navigator_pb2.PlanResponse]
+    """Finds actions that bring a session nearer to a goal, by whatever a planner does. The session does not move, and
+    nothing is left. INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION and UNAVAILABLE as in Imagine; NOT_FOUND also: no
+    such planner.
+    """
 
 @typing.type_check_only
 class NavigatorAsyncStub(NavigatorStub):
@@ -60,6 +67,13 @@ class NavigatorAsyncStub(NavigatorStub):
     know (GOAL_UNSEEN). NOT_FOUND: session, judge, category, dimension. FAILED_PRECONDITION (JUDGE_MISMATCH): the judge
     does not know this world's frames or actions. UNAVAILABLE: the video or the reward service is down or too slow, and
     nothing is ranked yet; once there is a ranking, that is the answer, and `ending` says what went wrong.
+    """
+    ListPlanners: grpc.aio.UnaryUnaryMultiCallable[worldtree.navigator.v1.navigator_pb2.ListPlannersRequest, worldtree.navigator.v1.navigator_pb2.ListPlannersResponse]  # type: ignore[assignment]
+    """Lists who can plan. Never fails but for UNAVAILABLE."""
+    Plan: grpc.aio.UnaryUnaryMultiCallable[worldtree.navigator.v1.navigator_pb2.PlanRequest, worldtree.navigator.v1.navigator_pb2.PlanResponse]  # type: ignore[assignment]
+    """Finds actions that bring a session nearer to a goal, by whatever a planner does. The session does not move, and
+    nothing is left. INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION and UNAVAILABLE as in Imagine; NOT_FOUND also: no
+    such planner.
     """
 
 class NavigatorServicer(metaclass=abc.ABCMeta):
@@ -83,6 +97,25 @@ class NavigatorServicer(metaclass=abc.ABCMeta):
         know (GOAL_UNSEEN). NOT_FOUND: session, judge, category, dimension. FAILED_PRECONDITION (JUDGE_MISMATCH): the judge
         does not know this world's frames or actions. UNAVAILABLE: the video or the reward service is down or too slow, and
         nothing is ranked yet; once there is a ranking, that is the answer, and `ending` says what went wrong.
+        """
+
+    @abc.abstractmethod
+    def ListPlanners(
+        self,
+        request: worldtree.navigator.v1.navigator_pb2.ListPlannersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[worldtree.navigator.v1.navigator_pb2.ListPlannersResponse, collections.abc.Awaitable[worldtree.navigator.v1.navigator_pb2.ListPlannersResponse]]:
+        """Lists who can plan. Never fails but for UNAVAILABLE."""
+
+    @abc.abstractmethod
+    def Plan(
+        self,
+        request: worldtree.navigator.v1.navigator_pb2.PlanRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[worldtree.navigator.v1.navigator_pb2.PlanResponse, collections.abc.Awaitable[worldtree.navigator.v1.navigator_pb2.PlanResponse]]:
+        """Finds actions that bring a session nearer to a goal, by whatever a planner does. The session does not move, and
+        nothing is left. INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION and UNAVAILABLE as in Imagine; NOT_FOUND also: no
+        such planner.
         """
 
 def add_NavigatorServicer_to_server(servicer: NavigatorServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -14,7 +14,7 @@ PUBLIC = {
     "Forked", "FpsUnavailable", "FrontPoint", "Future", "ImageSet", "Imagination", "ImagineSpent", "InternalError",
     "InvalidRequest", "Judgement", "KvPolicy", "LiveActions", "Merge", "MergeProgress", "MethodInfo",
     "MissingExtra", "ModelInfo", "ModelStatus", "MultiTask", "Navigator", "NotFound", "ParetoFront", "Paused",
-    "PermissionDenied", "Play", "PlayStatus", "PlayedChunk",
+    "PermissionDenied", "Plan", "PlannerInfo", "Play", "PlayStatus", "PlayedChunk",
     "PredictTiming", "PromptSpace", "Ranked", "Ranking", "Recipe", "ReplicaStatus", "ResourceExhausted", "Resumed",
     "Reward", "Rewound", "Rollout", "Rubrics", "ScoreTiming", "Scoring", "SessionBusy", "SessionClosed",
     "SessionInfo", "SessionStatus", "Sharing", "Snapshot", "Start", "StorageFormat", "TaskAnswer", "TaskInfo",
@@ -32,7 +32,7 @@ WORLD = {
 MULTITASK = {"create_merge", "delete_merge", "merge", "merges", "pareto_front", "predict", "tasks"}
 REWARD = {"compare", "rank", "rubrics", "score", "scoring"}
 SCORING = {"add", "close"}
-NAVIGATOR = {"imagine"}
+NAVIGATOR = {"imagine", "plan", "planners"}
 NAMES = {
     "Client": CLIENT,
     "World": WORLD,

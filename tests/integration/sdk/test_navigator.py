@@ -102,3 +102,39 @@ def test_the_command_shows_the_best_draws_them_and_leaves_no_session(echo: Any, 
     assert refused.returncode != 0
     assert "a picture of futures is a .png, got 'f.gif'" in refused.stderr
     assert echo.servicer.sessions == {}
+
+
+async def test_a_plan_says_what_to_do_and_what_will_be_seen(echo: Any) -> None:
+    with worldtree.Client(echo.address) as client, client.world("echo", start="one") as world:
+        assert [each.name for each in client.navigator.planners()] == ["mpc"]
+        found = client.navigator.plan(world, goal=GOAL, horizon=3, candidates=8, iterations=2, actions=MOVES)
+        assert (found.planner, len(found.actions), found.iteration_count) == ("mpc", 3, 2)
+        assert found.score == found.judgement.reward
+        assert 0 <= found.confidence <= 1
+        assert len(client.sessions()) == 1
+        async with worldtree.aio.Client(echo.address) as other:
+            assert await other.navigator.planners() == client.navigator.planners()
+            same = await other.navigator.plan(
+                await other.session(world.id), goal=GOAL, horizon=3, candidates=8, iterations=2, actions=MOVES
+            )
+        assert same.actions == found.actions
+        seen = world.step(list(found.actions))
+        np.testing.assert_array_equal(seen, found.frames)
+
+
+def test_the_command_tells_the_plan_and_draws_what_is_expected(echo: Any, tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "WORLDTREE_ADDRESS": echo.address, "NO_COLOR": "1", "COLUMNS": "160"}
+        command = [sys.executable, "-P", "-m", "worldtree.cli", "plan", "echo", "--goal", GOAL, *arguments]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    done = run("--horizon", "3", "-n", "8", "-a", "left", "-a", "right", "-o", "plan.png", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["planner"], len(found["actions"]), found["iteration_count"]) == ("mpc", 3, 3)
+    assert Image.open(tmp_path / "plan.png").width > 400
+    told = run("--horizon", "2", "-n", "4")
+    assert "mpc, 3 iterations: better than any other with a chance of" in told.stdout
+    refused = run("--planner", "oracle")
+    assert refused.returncode != 0
+    assert echo.servicer.sessions == {}

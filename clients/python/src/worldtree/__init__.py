@@ -59,7 +59,7 @@ if TYPE_CHECKING:
         TaskScore,
     )
     from worldtree.navigator_client import Navigator
-    from worldtree.navigator_types import Future, Imagination, ImagineSpent
+    from worldtree.navigator_types import Future, Imagination, ImagineSpent, Plan, PlannerInfo
     from worldtree.play import Play
     from worldtree.reward_client import Reward, Scoring
     from worldtree.reward_types import (
@@ -148,7 +148,7 @@ _HOMES = {
         "TaskScore",
     ),
     "navigator_client": ("Navigator",),
-    "navigator_types": ("Future", "Imagination", "ImagineSpent"),
+    "navigator_types": ("Future", "Imagination", "ImagineSpent", "Plan", "PlannerInfo"),
     "play": ("Play",),
     "reward_client": ("Reward", "Scoring"),
     "reward_types": (
@@ -227,6 +227,8 @@ __all__ = [
     "ParetoFront",
     "Paused",
     "PermissionDenied",
+    "Plan",
+    "PlannerInfo",
     "Play",
     "PlayStatus",
     "PlayedChunk",

@@ -5,13 +5,13 @@ from functools import partial
 from typing import Any
 
 from worldtree import convert
-from worldtree._calls import StreamCall
+from worldtree._calls import Call, StreamCall
 from worldtree.actions import ActionsLike, actions_to_pb
 from worldtree.convert import model_ref
 from worldtree.errors import DataLoss, InvalidRequest
 from worldtree.navigator.v1 import navigator_pb2 as pb
-from worldtree.navigator_convert import imagination_from_pb
-from worldtree.navigator_types import Imagination, OnRound
+from worldtree.navigator_convert import imagination_from_pb, plan_from_pb, planners_from_pb
+from worldtree.navigator_types import Imagination, OnRound, Plan, PlannerInfo
 from worldtree.reward_convert import question_to_pb
 from worldtree.reward_types import Rubrics
 from worldtree.types import Seconds
@@ -87,6 +87,48 @@ def imagine(
             )
         )
     return StreamCall("Imagine", request, lambda: ImagineFold(names, on_round), service="navigator")
+
+
+def planners() -> Call[list[PlannerInfo]]:
+    return Call("ListPlanners", pb.ListPlannersRequest(), planners_from_pb, retry=True, service="navigator")
+
+
+def plan(
+    session: str,
+    names: Sequence[str],
+    *,
+    planner: str,
+    horizon: int,
+    goal: str,
+    category: str | None,
+    weights: Mapping[str, float] | None,
+    judge: str | Rubrics | None,
+    actions: Sequence[str] | None,
+    seed: int,
+    candidates: int,
+    iterations: int,
+    chunks: int,
+    budget: Seconds | None,
+    frames: bool,
+) -> Call[Plan]:
+    whole = partial(convert.integer, bits=32)
+    request = pb.PlanRequest(
+        session=session,
+        question=question_to_pb(goal, category=category, weights=weights),
+        planner=planner,
+        horizon=_one_or_more(horizon, whole, field="horizon"),
+        judge=model_ref(judge),
+        budget=pb.Budget(
+            chunk_count=whole(chunks, field="chunks"), duration=convert.duration_to_pb(budget, field="budget")
+        ),
+        seed=convert.integer(seed, field="seed"),
+        actions=actions or (),
+        candidates=_one_or_more(candidates, whole, field="candidates"),
+        iterations=_one_or_more(iterations, whole, field="iterations"),
+        frames=frames,
+    )
+    # A repeat finds the same, and changes nothing.
+    return Call("Plan", request, lambda answer: plan_from_pb(answer, names), retry=True, service="navigator")
 
 
 def _sequences(candidates: Sequence[ActionsLike]) -> list[video_pb.ActionSequence]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from worldtree.actions import action_from_pb
 from worldtree.convert import duration_from_pb, frames_from_pb
 from worldtree.navigator.v1 import navigator_pb2 as pb
-from worldtree.navigator_types import Ending, Future, Imagination, ImagineSpent
+from worldtree.navigator_types import Ending, Future, Imagination, ImagineSpent, Plan, PlannerInfo
 from worldtree.reward_convert import judgement_from_pb
 
 _ENDINGS: Mapping[int, Ending] = {
@@ -42,6 +42,23 @@ def future_from_pb(message: pb.Future, names: Sequence[str]) -> Future:
         frames=frames_from_pb(message.frames) if message.HasField("frames") else None,
         state_hash=message.state_hash,
     )
+
+
+def plan_from_pb(message: pb.PlanResponse, names: Sequence[str]) -> Plan:
+    return Plan(
+        planner=message.planner,
+        actions=tuple(action_from_pb(action, names) for action in message.actions),
+        frames=frames_from_pb(message.frames) if message.HasField("frames") else None,
+        judgement=judgement_from_pb(message.judgement),
+        confidence=message.confidence,
+        iteration_count=message.iteration_count,
+        spent=_spent_from_pb(message.spent),
+        notes=tuple(message.notes),
+    )
+
+
+def planners_from_pb(message: pb.ListPlannersResponse) -> list[PlannerInfo]:
+    return [PlannerInfo(each.name, each.description) for each in message.planners]
 
 
 def _spent_from_pb(message: pb.Spent) -> ImagineSpent:

@@ -84,4 +84,34 @@ class Imagination(Sequence[Future]):
         return iter(self.futures)
 
 
+@dataclass(frozen=True, slots=True)
+class PlannerInfo:
+    """Who can plan, and how."""
+
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do. `frames` [frames, height, width, 3]: what is expected to be seen, None where it was not asked for.
+
+    `confidence`: the chance that it is better than any one other of the futures that were imagined.
+    """
+
+    planner: str
+    actions: tuple[ActionValue | Action, ...]
+    frames: Frames | None = field(repr=False)
+    judgement: Judgement = field(repr=False)
+    confidence: float
+    iteration_count: int
+    spent: ImagineSpent = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """The reward."""
+        return self.judgement.reward
+
+
 OnRound = Callable[[Imagination], None]

@@ -6,7 +6,7 @@ from worldtree import _navigator_calls as _calls
 from worldtree._navigator_calls import Candidates
 from worldtree.aio._transport import Transport
 from worldtree.aio.world import World
-from worldtree.navigator_types import Imagination, OnRound
+from worldtree.navigator_types import Imagination, OnRound, Plan, PlannerInfo
 from worldtree.reward_types import Rubrics
 from worldtree.types import Seconds
 
@@ -71,3 +71,51 @@ class Navigator:
             on_round=on_round,
         )
         return await self._transport.gather(call, timeout=timeout)
+
+    async def planners(self) -> list[PlannerInfo]:
+        """Who can plan."""
+        return await self._transport.call(_calls.planners())
+
+    async def plan(
+        self,
+        world: World,
+        *,
+        goal: str = "",
+        planner: str = "mpc",
+        horizon: int = 8,
+        category: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        judge: str | Rubrics | None = None,
+        actions: Sequence[str] | None = None,
+        seed: int = 0,
+        candidates: int = 32,
+        iterations: int = 3,
+        chunks: int = 0,
+        budget: Seconds | None = None,
+        frames: bool = True,
+        timeout: Seconds | None = None,
+    ) -> Plan:
+        """`horizon` actions that bring a world nearer to a goal, and what will be seen. The world does not move.
+
+        "mpc" imagines `candidates` futures out of `actions` (None: all of the world's), `iterations` times, nearer and
+        nearer to the best. They are judged as by `client.reward.rank` (`goal`, `category`, `weights`, `judge`). At most
+        `chunks` chunks (0: all that it takes) and `budget` seconds are spent.
+        """
+        call = _calls.plan(
+            world.id,
+            await world.action_names(),
+            planner=planner,
+            horizon=horizon,
+            goal=goal,
+            category=category,
+            weights=weights,
+            judge=judge,
+            actions=actions,
+            seed=seed,
+            candidates=candidates,
+            iterations=iterations,
+            chunks=chunks,
+            budget=budget,
+            frames=frames,
+        )
+        return await self._transport.call(call, timeout=timeout)

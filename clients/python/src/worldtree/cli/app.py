@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 import worldtree
-from worldtree.cli import demo, doctor, generate, imagine, merge, models, play, rollout, score, serve, sessions, top, up
+from worldtree.cli import (
+    demo,
+    doctor,
+    generate,
+    imagine,
+    merge,
+    models,
+    plan,
+    play,
+    rollout,
+    score,
+    serve,
+    sessions,
+    top,
+    up,
+)
 from worldtree.cli.connection import AddressOption, Connection
 from worldtree.cli.console import print_error, print_os_error
 from worldtree.errors import WorldtreeError
@@ -33,6 +48,7 @@ app.command("generate")(generate.generate)
 app.command("rollout")(rollout.rollout)
 app.command("score")(score.score)
 app.command("imagine")(imagine.imagine)
+app.command("plan")(plan.plan)
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(merge.app, name="merge")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 RUN = Path(__file__).parents[2] / "benchmarks/run.py"
-NAMES = ("engine", "tree", "realtime", "tiers", "formats", "multitask", "probe_generated")
+NAMES = ("engine", "tree", "realtime", "tiers", "formats", "multitask", "probe_generated", "imagine")
 HOLDS = {"name": "speed", "value": 2.0, "bar": 1.0, "better": "higher", "holds": True}
 MISSED = {"name": "delay", "value": 3.25, "bar": 1.5, "better": "lower", "holds": False}
 # stands in for every benchmark: writes the bars it was given, or ends with an error

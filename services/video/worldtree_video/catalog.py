@@ -131,7 +131,8 @@ class Catalog:
         try:
             await served.worlds.protection.aclose()
         finally:
-            await asyncio.to_thread(served.worlds.engine.stop)
+            # Shielded: a stop of the service meanwhile must not leave a thread behind that nobody knows any more.
+            await asyncio.shield(asyncio.to_thread(served.worlds.engine.stop))
             served.worlds.residency.tiers.drop(served.stored.digest)
 
     def of_session(self, name: str) -> Served:

@@ -213,7 +213,7 @@ async def test_an_exception_of_the_progress_ends_the_making_on_the_server(multit
 
     with pytest.raises(InterruptedError, match="searching"):
         await multitask.create_merge("slow", progress=stop)
-    assert await asyncio.to_thread(echo.multitask.cancelled.wait, 5)
+    assert await asyncio.to_thread(echo.multitask.cancelled.wait, 20)
     assert not echo.multitask.merges
 
 
@@ -224,7 +224,7 @@ async def test_cancelling_the_task_ends_the_making_on_the_server(echo: Any) -> N
         making.cancel()
         with pytest.raises(asyncio.CancelledError):
             await making
-    assert await asyncio.to_thread(echo.multitask.cancelled.wait, 5)
+    assert await asyncio.to_thread(echo.multitask.cancelled.wait, 20)
 
 
 def test_threads_may_share_one(echo: Any) -> None:

@@ -52,7 +52,7 @@ def plan(
 ) -> None:
     """Find actions that bring a world nearer to a goal. The world does not move.
 
-    Example: `worldtree plan -g "go to the red door" --start simple-crossing -a left -a right -a forward -o plan.png`.
+    Example: `worldtree plan -g "get to the green goal" --start four-rooms -a left -a right -a forward -o plan.png`.
     """
     if to is not None and to.suffix.lower() != ".png":
         raise InvalidRequest(f"a picture of a plan is a .png, got {to.name!r}", field="out")

@@ -25,9 +25,9 @@ from worldtree_reward.domain import Question
 from training.minigrid import tiles
 from training.minigrid.data import FIRST_SEED
 from training.minigrid.rolling import START_COUNT
-from training.minigrid.worlds import World
 from training.reward import goals
-from training.reward.data import DEFAULT_FOLDER, Candidate, start_of
+from training.reward.data import DEFAULT_FOLDER, start_of
+from training.reward.drift import Past, Shown
 from training.reward.errands import Errand
 from training.reward.rollouts import Player, Rollout, Start, play
 from training.reward.rubric import DIMENSION_NAMES
@@ -69,7 +69,7 @@ def make_episode(index: int) -> Episode | None:
     success = np.array([each.success for each in futures]) & (safe if category == "safety" else True)
     if not 1 <= success.sum() <= FUTURES // 2:
         return None
-    past = _past(start)
+    past = Past.of(start).ids
     goal = goals.sentence(category, errand.kind, errand.thing, rng, held=True)
     return Episode(category, goal, start, errand, past, start.actions[-(START_COUNT - 1) :], futures, success)
 
@@ -77,15 +77,6 @@ def make_episode(index: int) -> Episode | None:
 def _player(rng: np.random.Generator, errand: Errand) -> Player:
     style = str(rng.choice(("wander", "done", "short", "lava"), p=(0.6, 0.2, 0.12, 0.08)))
     return Player(rng, errand, slips=float(rng.choice([0.1, 0.3, 0.6])), style=style)
-
-
-def _past(start: Start) -> npt.NDArray[np.uint8]:
-    world = World(start.env_id, start.seed)
-    ids = [world.frame_ids()]
-    for action in start.actions:
-        world.step(action)
-        ids.append(world.frame_ids())
-    return np.stack(ids[-START_COUNT:])
 
 
 def episodes(count: int) -> list[Episode]:
@@ -99,22 +90,12 @@ def episodes(count: int) -> list[Episode]:
     return found
 
 
-@dataclass(frozen=True)
-class _Seen(Candidate):
-    """A future as somebody shows it."""
-
-    shown: npt.NDArray[np.uint8] | None = None
-
-    def frames(self) -> npt.NDArray[np.uint8]:
-        return super().frames() if self.shown is None else self.shown
-
-
 def rewards(bench: Bench, episode: Episode, shown: npt.NDArray[np.uint8] | None) -> Float:
     """Of each future. `shown`: the frames after the start, [futures, STEPS, ...]; None: the simulator's."""
     nothing = np.zeros(len(DIMENSION_NAMES), np.float32)
     first = tiles.draw_frame(episode.past[-1:])
     clips = [
-        _Seen(
+        Shown(
             future.ids,
             future.actions,
             nothing,

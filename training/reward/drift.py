@@ -78,8 +78,8 @@ def mistakes(past: Past, rollout: Rollout, dreamt: Ids, window: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Shown(Candidate):
-    """A clip with frames of its own."""
+class Shown(Candidate):
+    """A clip as somebody else shows it; None: as it is."""
 
     shown: npt.NDArray[np.uint8] | None = None
 
@@ -109,7 +109,7 @@ def measure_drift(bench: Bench, starts: int = STARTS) -> dict[str, float]:
             if mistakes(past, rollout, own, package.window):
                 known = (rollout.ids, rollout.actions, nothing, False)
                 drifted = np.concatenate([tiles.draw_frame(rollout.ids[:1]), shown])
-                pairs += [Candidate(*known), _Shown(*known, shown=drifted)]
+                pairs += [Candidate(*known), Shown(*known, shown=drifted)]
     evidence = bench.evidence([(each, GOAL) for each in pairs])
     place = DIMENSION_NAMES.index("permanence")
     permanence = np.array([each.dimensions[place].mean for each in evidence]).reshape(-1, 2)

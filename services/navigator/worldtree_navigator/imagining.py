@@ -37,7 +37,7 @@ class Imagining:
         self.contest = Contest(
             sequences, rounds=rounds, halving=terms.halving, keep=terms.keep, chunk_limit=terms.chunk_limit
         )
-        self.full_node_count = node_count(sequences)
+        self.full_node_count, self.full_chunk_count = node_count(sequences), sum(map(len, sequences))
         self.findings = Findings()
         self._peers, self._terms, self._metadata = peers, terms, metadata
         self._ends_s = ends_s

@@ -71,7 +71,7 @@ class Judge:
         """
         async with self._peers.score_tree(self._metadata) as call:
             still = pb.ScoreTreeRequest.Node(parent=0, action=self._ids[0], judge=True)
-            frames = self._frames([self._scene.last_frame] * 2)
+            frames = pixels_of([self._scene.last_frame] * 2, self._scene)
             root = pb.ScoreTreeRequest.Node()
             answer = await call.ask(
                 pb.ScoreTreeRequest(model=self._model, question=self._question, nodes=[root, still], frames=frames)
@@ -143,7 +143,7 @@ class Judge:
                 )
                 for each in part
             ],
-            frames=self._frames([each.frame for each in part]),
+            frames=pixels_of([each.frame for each in part], self._scene),
             forget=forgotten,
         )
         answer = await call.ask(request)
@@ -157,9 +157,6 @@ class Judge:
         """Frames that one message holds."""
         size = len(self._scene.last_frame) + _FRAME_OVERHEAD_BYTES
         return max(1, self._peers.settings.max_message_bytes // 2 // size)
-
-    def _frames(self, frames: Sequence[bytes]) -> common.Frames:
-        return pixels_of(frames, self._scene)
 
 
 def pixels_of(frames: Sequence[bytes], scene: Scene) -> common.Frames:

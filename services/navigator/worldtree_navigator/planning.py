@@ -121,4 +121,4 @@ class CrossEntropy:
         spent.score_s += own.score_s
         self.clip_count += imagining.judge.clip_count
         self.full_node_count += imagining.full_node_count
-        self.full_chunk_count += sum(len(each.actions) for each in imagining.contest.candidates)
+        self.full_chunk_count += imagining.full_chunk_count

@@ -7,7 +7,7 @@ from worldtree.video.v1 import video_generator_pb2 as video_pb
 from worldtree_runtime.messages import from_seconds
 
 from worldtree_navigator.contest import Candidate
-from worldtree_navigator.domain import Ending, Scene
+from worldtree_navigator.domain import Ending, Scene, Spent
 from worldtree_navigator.imagining import Imagining, path_of
 from worldtree_navigator.judge import pixels_of
 from worldtree_navigator.planning import CrossEntropy
@@ -34,7 +34,13 @@ def from_imagining(
         candidate_count=len(contest.candidates),
         alive_count=len(contest.alive),
         futures=[_future(imagining, *each, frames=frames and ending is not None) for each in ranking],
-        spent=_spent(imagining, total_s),
+        spent=_spent(
+            imagining.findings.spent,
+            node_count=imagining.full_node_count,
+            chunk_count=imagining.full_chunk_count,
+            clip_count=imagining.judge.clip_count,
+            total_s=total_s,
+        ),
         ending=_ENDINGS[ending] if ending else pb.ImagineResponse.ENDING_UNSPECIFIED,
         notes=[*notes, *imagining.findings.notes],
     )
@@ -56,14 +62,14 @@ def _future(imagining: Imagining, candidate: Candidate, rank: int, *, frames: bo
     return found
 
 
-def _spent(imagining: Imagining, total_s: float) -> pb.Spent:
-    spent = imagining.findings.spent
+def _spent(spent: Spent, *, node_count: int, chunk_count: int, clip_count: int, total_s: float) -> pb.Spent:
+    """`node_count`, `chunk_count`: of all candidates to their ends, with and without what they share."""
     return pb.Spent(
         chunk_count=spent.made,
         known_chunk_count=spent.known,
-        full_node_count=imagining.full_node_count,
-        full_chunk_count=sum(len(each.actions) for each in imagining.contest.candidates),
-        clip_count=imagining.judge.clip_count,
+        full_node_count=node_count,
+        full_chunk_count=chunk_count,
+        clip_count=clip_count,
         imagine_duration=from_seconds(spent.imagine_s),
         score_duration=from_seconds(spent.score_s),
         total_duration=from_seconds(total_s),
@@ -72,22 +78,19 @@ def _spent(imagining: Imagining, total_s: float) -> pb.Spent:
 
 def from_plan(search: CrossEntropy, scene: Scene, *, planner: str, frames: bool, total_s: float) -> pb.PlanResponse:
     """The best of a search. `frames`: whether it brings what is expected to be seen."""
-    best, spent = search.best, search.spent
+    best = search.best
     assert best is not None, "nothing was found"
     found = pb.PlanResponse(
         planner=planner,
         actions=[video_pb.Action(id=edge.action) for edge in best.edges],
         judgement=best.judgement,
         confidence=search.confidence,
-        spent=pb.Spent(
-            chunk_count=spent.made,
-            known_chunk_count=spent.known,
-            full_node_count=search.full_node_count,
-            full_chunk_count=search.full_chunk_count,
+        spent=_spent(
+            search.spent,
+            node_count=search.full_node_count,
+            chunk_count=search.full_chunk_count,
             clip_count=search.clip_count,
-            imagine_duration=from_seconds(spent.imagine_s),
-            score_duration=from_seconds(spent.score_s),
-            total_duration=from_seconds(total_s),
+            total_s=total_s,
         ),
         iteration_count=search.iteration_count,
         notes=search.notes,

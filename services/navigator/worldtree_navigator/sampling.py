@@ -1,7 +1,7 @@
 """Action sequences drawn at random, all different: anywhere, or nearer and nearer to the best."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 REPEAT = 0.4  # a default
 _TRIES = 50  # draws for each sequence that is still missing
@@ -15,14 +15,23 @@ def sample(
     `repeat`: the chance that an action is that of before. Of the seed alone: asked again, the same.
     """
     rng = random.Random(seed)  # noqa: S311 - draws, no secrets
-    found: dict[tuple[int, ...], None] = {}
-    for _ in range(_TRIES * count):
-        if len(found) == min(count, len(actions) ** horizon):
-            break
+
+    def draw() -> tuple[int, ...]:
         drawn = [rng.choice(actions)]
         while len(drawn) < horizon:
             drawn.append(drawn[-1] if rng.random() < repeat else rng.choice(actions))
-        found.setdefault(tuple(drawn))
+        return tuple(drawn)
+
+    return _different(draw, min(count, len(actions) ** horizon))
+
+
+def _different(draw: Callable[[], tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
+    """`count` draws that differ, fewer where they are hardly to be found."""
+    found: dict[tuple[int, ...], None] = {}
+    for _ in range(_TRIES * count):
+        if len(found) == count:
+            break
+        found.setdefault(draw())
     return list(found)
 
 
@@ -42,13 +51,8 @@ class Proposal:
         seed = self._seed * _MAX_DRAWS + self._draws
         if self._weights is None:
             return sample(self._actions, count, self._horizon, seed=seed)
-        rng = random.Random(seed)  # noqa: S311 - draws, no secrets
-        found: dict[tuple[int, ...], None] = {}
-        for _ in range(_TRIES * count):
-            if len(found) == count:
-                break
-            found.setdefault(tuple(rng.choices(self._actions, weights)[0] for weights in self._weights))
-        return list(found)
+        steps, rng = self._weights, random.Random(seed)  # noqa: S311 - draws, no secrets
+        return _different(lambda: tuple(rng.choices(self._actions, weights)[0] for weights in steps), count)
 
     def learn(self, elites: Sequence[Sequence[int]]) -> None:
         """Draws from nearer to these from now on; nothing becomes impossible."""

@@ -1,6 +1,6 @@
 """The calls of the navigator service, knowing neither a channel nor sync from async."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,17 +60,14 @@ def imagine(
     frames: bool,
     on_round: OnRound | None,
 ) -> StreamCall[Imagination]:
-    whole = partial(convert.integer, bits=32)
     request = pb.ImagineRequest(
         session=session,
         question=question_to_pb(goal, category=category, weights=weights),
         judge=model_ref(judge),
-        budget=pb.Budget(
-            chunk_count=whole(chunks, field="chunks"), duration=convert.duration_to_pb(budget, field="budget")
-        ),
-        rounds=whole(rounds, field="rounds"),
+        budget=_budget(chunks, budget),
+        rounds=_whole(rounds, field="rounds"),
         halving=halving,
-        keep=whole(keep, field="keep"),
+        keep=_whole(keep, field="keep"),
         stop_at=stop_at,
         frames=frames,
     )
@@ -79,8 +76,8 @@ def imagine(
     else:
         request.sampling.CopyFrom(
             pb.Sampling(
-                count=_one_or_more(candidates, whole, field="candidates"),
-                horizon=_one_or_more(horizon, whole, field="horizon"),
+                count=_one_or_more(candidates, field="candidates"),
+                horizon=_one_or_more(horizon, field="horizon"),
                 seed=convert.integer(seed, field="seed"),
                 actions=actions or (),
                 repeat=repeat,
@@ -111,20 +108,17 @@ def plan(
     budget: Seconds | None,
     frames: bool,
 ) -> Call[Plan]:
-    whole = partial(convert.integer, bits=32)
     request = pb.PlanRequest(
         session=session,
         question=question_to_pb(goal, category=category, weights=weights),
         planner=planner,
-        horizon=_one_or_more(horizon, whole, field="horizon"),
+        horizon=_one_or_more(horizon, field="horizon"),
         judge=model_ref(judge),
-        budget=pb.Budget(
-            chunk_count=whole(chunks, field="chunks"), duration=convert.duration_to_pb(budget, field="budget")
-        ),
+        budget=_budget(chunks, budget),
         seed=convert.integer(seed, field="seed"),
         actions=actions or (),
-        candidates=_one_or_more(candidates, whole, field="candidates"),
-        iterations=_one_or_more(iterations, whole, field="iterations"),
+        candidates=_one_or_more(candidates, field="candidates"),
+        iterations=_one_or_more(iterations, field="iterations"),
         frames=frames,
     )
     # A repeat finds the same, and changes nothing.
@@ -138,9 +132,18 @@ def _sequences(candidates: Sequence[ActionsLike]) -> list[video_pb.ActionSequenc
     ]
 
 
-def _one_or_more(value: Any, whole: Callable[..., int], *, field: str) -> int:
+_whole = partial(convert.integer, bits=32)
+
+
+def _budget(chunks: int, budget: Seconds | None) -> pb.Budget:
+    return pb.Budget(
+        chunk_count=_whole(chunks, field="chunks"), duration=convert.duration_to_pb(budget, field="budget")
+    )
+
+
+def _one_or_more(value: Any, *, field: str) -> int:
     """0 would be the service's default on the wire."""
-    number = whole(value, field=field)
+    number = _whole(value, field=field)
     if not number:
         raise InvalidRequest(f"{field} must be 1 or more, got 0", field=field)
     return number

@@ -1,14 +1,18 @@
-"""Judged futures as a table, best first, and as JSON."""
+"""Judged futures as a table, best first, as JSON, and as a picture."""
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from worldtree.cli.console import err
+from worldtree.errors import InvalidRequest
 from worldtree.navigator_types import Future
 from worldtree.reward_types import Judgement
+from worldtree.world import World
 
 SHOWN = 12  # futures in a table or picture
 
@@ -55,3 +59,19 @@ def _judgement_json(judgement: Judgement) -> dict[str, Any]:
         "dimensions": {name: score.score for name, score in judgement.dimensions.items()},
         "notes": judgement.notes,
     }
+
+
+def check_png(to: Path | None, what: str) -> None:
+    """Before anything is imagined. Raises InvalidRequest."""
+    if to is not None and to.suffix.lower() != ".png":
+        raise InvalidRequest(f"a picture of {what} is a .png, got {to.name!r}", field="out")
+
+
+def draw_to(to: Path, world: World, futures: Sequence[Future], *, goal: str) -> None:
+    """`futures` hold their frames, and go on from where the world stands."""
+    # Only whoever draws has Pillow.
+    from worldtree.cli.pictures.futures import draw_futures
+    from worldtree.cli.pictures.ink import save_picture
+
+    save_picture(draw_futures(world.last_frame, futures, goal=goal), to)
+    err.print(f"wrote {to}")

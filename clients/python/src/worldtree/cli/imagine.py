@@ -9,12 +9,11 @@ from rich.text import Text
 from worldtree.cli.actions_text import ACTIONS_HELP, parse_actions
 from worldtree.cli.beginning import PromptOption, StartOption, beginning, tell_warnings
 from worldtree.cli.connection import AddressOption, connect
-from worldtree.cli.console import err, out, print_json
-from worldtree.cli.futures_table import futures_json, futures_table
+from worldtree.cli.console import out, print_json
+from worldtree.cli.futures_table import check_png, draw_to, futures_json, futures_table
 from worldtree.cli.generate import NfeOption, SeedOption, chunk_progress
 from worldtree.cli.question import CategoryOption, GoalOption, JudgeOption, WeightOption, parse_weights, verdict
 from worldtree.client import Client
-from worldtree.errors import InvalidRequest
 from worldtree.navigator_types import Imagination
 from worldtree.world import World
 
@@ -66,8 +65,7 @@ def imagine(
     `worldtree imagine -g "pick up the key" -n 128 --horizon 12 -a left -a right -a forward -a pickup --budget 5`.
     """
     sequences = [parse_actions(text, field=f"sequence {index}") for index, text in enumerate(sequence or [])]
-    if to is not None and to.suffix.lower() != ".png":
-        raise InvalidRequest(f"a picture of futures is a .png, got {to.name!r}", field="out")
+    check_png(to, "futures")
     asked: dict[str, Any] = {
         "candidates": sequences or candidates,
         "horizon": horizon,
@@ -104,11 +102,7 @@ def imagine(
             out.print(verdict(found.best.judgement))
         out.print(_spent(found))
     if to is not None:
-        from worldtree.cli.pictures.futures import draw_futures
-        from worldtree.cli.pictures.ink import save_picture
-
-        save_picture(draw_futures(world.last_frame, found.futures, goal=goal), to)
-        err.print(f"wrote {to}")
+        draw_to(to, world, found.futures, goal=goal)
 
 
 def _imagined(client: Client, world: World, asked: dict[str, Any]) -> Imagination:

@@ -8,12 +8,11 @@ from rich.text import Text
 
 from worldtree.cli.beginning import PromptOption, StartOption, beginning, tell_warnings
 from worldtree.cli.connection import AddressOption, connect
-from worldtree.cli.console import err, out, print_json
-from worldtree.cli.futures_table import futures_json, futures_table
+from worldtree.cli.console import out, print_json
+from worldtree.cli.futures_table import check_png, draw_to, futures_json, futures_table
 from worldtree.cli.generate import NfeOption, SeedOption, chunk_progress
 from worldtree.cli.question import CategoryOption, GoalOption, JudgeOption, WeightOption, parse_weights, verdict
 from worldtree.client import Client
-from worldtree.errors import InvalidRequest
 from worldtree.navigator_types import Future, Plan
 from worldtree.world import World
 
@@ -54,8 +53,7 @@ def plan(
 
     Example: `worldtree plan -g "get to the green goal" --start four-rooms -a left -a right -a forward -o plan.png`.
     """
-    if to is not None and to.suffix.lower() != ".png":
-        raise InvalidRequest(f"a picture of a plan is a .png, got {to.name!r}", field="out")
+    check_png(to, "a plan")
     asked: dict[str, Any] = {
         "goal": goal,
         "planner": planner,
@@ -98,11 +96,7 @@ def plan(
             )
         )
     if to is not None:
-        from worldtree.cli.pictures.futures import draw_futures
-        from worldtree.cli.pictures.ink import save_picture
-
-        save_picture(draw_futures(world.last_frame, shown, goal=goal), to)
-        err.print(f"wrote {to}")
+        draw_to(to, world, shown, goal=goal)
 
 
 def _planned(client: Client, world: World, asked: dict[str, Any]) -> Plan:

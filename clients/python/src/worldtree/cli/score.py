@@ -10,8 +10,8 @@ from rich.text import Text
 from worldtree.cli.actions_text import ACTIONS_HELP, parse_actions
 from worldtree.cli.beginning import PromptOption, StartOption, beginning, tell_warnings
 from worldtree.cli.connection import AddressOption, connect
-from worldtree.cli.console import err, out, print_json
-from worldtree.cli.futures_table import SHOWN, futures_json, futures_table
+from worldtree.cli.console import out, print_json
+from worldtree.cli.futures_table import SHOWN, check_png, draw_to, futures_json, futures_table
 from worldtree.cli.generate import NfeOption, SeedOption, chunk_progress
 from worldtree.cli.question import CategoryOption, GoalOption, JudgeOption, WeightOption, parse_weights, verdict
 from worldtree.cli.rollout import random_sequences
@@ -58,8 +58,7 @@ def score(
         parse_actions(text, field=f"sequence {index}") for index, text in enumerate(sequence or [])
     ]
     weights = parse_weights(weight or [])
-    if to is not None and to.suffix.lower() != ".png":
-        raise InvalidRequest(f"a picture of futures is a .png, got {to.name!r}", field="out")
+    check_png(to, "futures")
     with connect(context, address) as client:
         if rubrics:
             _tell_rubrics(client, judge, as_json=as_json)
@@ -86,11 +85,7 @@ def score(
         tell_warnings(best.notes)
         out.print(verdict(best))
     if to is not None:
-        from worldtree.cli.pictures.futures import draw_futures
-        from worldtree.cli.pictures.ink import save_picture
-
-        save_picture(draw_futures(world.last_frame, futures[:SHOWN], goal=goal), to)
-        err.print(f"wrote {to}")
+        draw_to(to, world, futures[:SHOWN], goal=goal)
 
 
 def _ranked(client: Client, world: World, sequences: list[list[Any]], asked: dict[str, Any]) -> list[Future]:

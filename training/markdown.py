@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable
 
 
@@ -14,6 +15,16 @@ def table(header: list[str], rows: Iterable[list[str]]) -> str:
 def number(value: float | None) -> str:
     """Three places; a dash where nothing was measured."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def paragraph(*parts: str) -> str:
+    """Text in lines of 120 characters."""
+    return textwrap.fill(" ".join(parts), 120)
+
+
+def holds(value: float, sign: str, wanted: float) -> bool:
+    """Whether a bar does. `sign`: ">=" or "<="."""
+    return value >= wanted if sign == ">=" else value <= wanted
 
 
 def section_of(text: str, heading: str) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from training.markdown import number, table
+from training.markdown import holds, number, paragraph, table
 from training.reward.data import DEFAULT_FOLDER, GROUPS, MARGIN, STEPS
 from training.reward.rubric import CATEGORIES, CATEGORY_NAMES, DIMENSIONS
 from training.reward.served import DEFAULT_PACKAGE
@@ -23,12 +22,12 @@ def card(figures: dict[str, Any], downstream: dict[str, Any] | None) -> str:
     best, pairs, held = (found[name] for name in ("best of four", "pairwise", "pairwise, flaws of other kinds"))
     parts = [
         "# judge",
-        _text(
+        paragraph(
             "Judges rollouts of MiniGrid by what they were for. Two layers, after DMoERM: a router over categories of",
             "goals, and for each dimension an expert, a low-rank adapter on a shared trunk; an MLP a category joins",
             "their scores.",
         ),
-        _text(
+        paragraph(
             f"Learnt from {GROUPS['train']:,} groups of four clips of {min(STEPS)} to {max(STEPS)} steps, by pairs of",
             "which 30% are labelled wrong; calibrated with labels as wrong. Truth is the simulator's. What follows is",
             "of other seeds, clean labels, goals in sentences never trained on; in half of the groups, flaws are of",
@@ -84,12 +83,12 @@ def card(figures: dict[str, Any], downstream: dict[str, Any] | None) -> str:
         table(
             ["bar", "reached", "wanted", ""],
             [
-                [what, number(value), f"{sign} {wanted:g}", "holds" if _holds(value, sign, wanted) else "missed"]
+                [what, number(value), f"{sign} {wanted:g}", "holds" if holds(value, sign, wanted) else "missed"]
                 for what, value, sign, wanted in figures["bars"]
             ],
         ),
         "## Shapes",
-        _text(
+        paragraph(
             "Best of four of networks with one trunk, trained on the same pairs for as many steps, fewer than the",
             "judge's own (`make compare-reward`), and of pixels. `double` has an expert a dimension and an MLP a",
             "category, and is told of dimensions too; the others are told which of two is better. `one-expert` has an",
@@ -105,7 +104,7 @@ def card(figures: dict[str, Any], downstream: dict[str, Any] | None) -> str:
         rows = [*downstream["curves"].items(), ("a judge that is never wrong", downstream["ceiling"])]
         parts += [
             "## The best of N, done in the simulator",
-            _text(
+            paragraph(
                 f"{downstream['episodes']} held-out episodes with an errand in view; the chosen future is played in",
                 "the real simulator. `python -m training.reward.downstream`.",
             ),
@@ -113,14 +112,6 @@ def card(figures: dict[str, Any], downstream: dict[str, Any] | None) -> str:
             "![Success against the number of futures](../../../docs/judge-best-of-n.png)",
         ]
     return "\n\n".join(parts) + "\n"
-
-
-def _text(*parts: str) -> str:
-    return textwrap.fill(" ".join(parts), 120)
-
-
-def _holds(value: float, sign: str, wanted: float) -> bool:
-    return value >= wanted if sign == ">=" else value <= wanted
 
 
 def _shapes(rows: list[dict[str, Any]]) -> list[list[str]]:

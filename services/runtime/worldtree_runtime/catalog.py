@@ -77,12 +77,20 @@ class Catalog(Generic[S]):
 
 
 def load_catalog(
-    folder: str, package_class: type[P], load: Callable[[StoredPackage[P]], S], *, kind: str
+    folder: str,
+    package_class: type[P],
+    load: Callable[[StoredPackage[P]], S],
+    *,
+    kind: str,
+    required: bool = True,
 ) -> Catalog[S]:
     """Loads every package of a kind; one that is broken is logged, and keeps no other from being served.
 
-    Raises PackageError when there are only broken ones, or no repository.
+    `required`: whether there must be a repository; without, there is nothing to serve. Raises PackageError when there
+    are only broken ones.
     """
+    if not required and not any(Path(folder).glob("*/*/model.yaml")):
+        return Catalog([], kind=kind, folder=folder)
     repository = ModelRepository(Path(folder), package_class)
     served: list[S] = []
     refused: list[PackageError] = []

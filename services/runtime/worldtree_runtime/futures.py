@@ -1,6 +1,7 @@
 """From an engine's thread to whoever awaits on an event loop."""
 
 import asyncio
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -17,6 +18,5 @@ def deliver(future: "asyncio.Future[T]", result: T | Exception) -> None:
         else:
             future.set_result(result)
 
-    loop = future.get_loop()
-    if not loop.is_closed():  # its server is gone, and with it whoever asked
-        loop.call_soon_threadsafe(settle)
+    with suppress(RuntimeError):  # the loop is closed: its server is gone, and with it whoever asked
+        future.get_loop().call_soon_threadsafe(settle)

@@ -1,6 +1,7 @@
 """ONNX Runtime sessions: one place that picks providers, threads and checks a graph against its contract."""
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import onnxruntime as ort
 
 from worldtree_runtime.model_package import PackageError
 from worldtree_runtime.settings import SettingsError
+
+# Newer ones would tell their makers what they run.
+ort.disable_telemetry_events()
 
 _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
@@ -66,24 +70,34 @@ def check_signature(
     path: Path, session: ort.InferenceSession, inputs: list[TensorSpec], outputs: list[TensorSpec]
 ) -> None:
     """Compares a graph's inputs and outputs with a contract. Raises PackageError at the first difference."""
-    for kind, wanted, found in (("input", inputs, session.get_inputs()), ("output", outputs, session.get_outputs())):
-        by_name = {node.name: node for node in found}
-        if unknown := sorted(set(by_name) - {spec.name for spec in wanted}):
-            raise PackageError(path, f"{kind} {unknown[0]}", f"is not one of {[spec.name for spec in wanted]}")
-        for spec in wanted:
-            node = by_name.get(spec.name)
-            if node is None:
-                raise PackageError(path, f"{kind} {spec.name}", f"is missing; the graph has {sorted(by_name)}")
-            if node.type != f"tensor({spec.dtype})":
-                raise PackageError(path, f"{kind} {spec.name}", f"must be tensor({spec.dtype}), got {node.type}")
-            if not _shape_fits(node.shape, spec.shape):
-                raise PackageError(path, f"{kind} {spec.name}", f"must have shape {spec.shape}, got {node.shape}")
+    compare_tensors(path, "input", inputs, [_spec(node) for node in session.get_inputs()])
+    compare_tensors(path, "output", outputs, [_spec(node) for node in session.get_outputs()])
 
 
-def _shape_fits(found: list[Any], wanted: tuple[int | None, ...]) -> bool:
-    # A symbolic or unknown extent of the graph (a str or None) fits anything; a fixed one only its own number.
+def compare_tensors(file: Path, kind: str, wanted: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> None:
+    """What a graph has, by whatever runs it, beside a contract. Raises PackageError at the first difference."""
+    by_name = {spec.name: spec for spec in found}
+    if unknown := sorted(set(by_name) - {spec.name for spec in wanted}):
+        raise PackageError(file, f"{kind} {unknown[0]}", f"is not one of {[spec.name for spec in wanted]}")
+    for spec in wanted:
+        have = by_name.get(spec.name)
+        if have is None:
+            raise PackageError(file, f"{kind} {spec.name}", f"is missing; the graph has {sorted(by_name)}")
+        if have.dtype != spec.dtype:
+            raise PackageError(file, f"{kind} {spec.name}", f"must be tensor({spec.dtype}), got tensor({have.dtype})")
+        if not _shape_fits(have.shape, spec.shape):
+            raise PackageError(file, f"{kind} {spec.name}", f"must have shape {spec.shape}, got {have.shape}")
+
+
+def _spec(node: Any) -> TensorSpec:
+    shape = tuple(side if isinstance(side, int) else None for side in node.shape)
+    return TensorSpec(node.name, node.type.removeprefix("tensor(").removesuffix(")"), shape)
+
+
+def _shape_fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
+    # An extent that the graph leaves open fits anything; a fixed one only its own number.
     return len(found) == len(wanted) and all(
-        not isinstance(have, int) or have == want for have, want in zip(found, wanted, strict=True)
+        have is None or have == want for have, want in zip(found, wanted, strict=True)
     )
 
 

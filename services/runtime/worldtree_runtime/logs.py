@@ -9,15 +9,28 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
 
+from worldtree_runtime.tracing import current_trace
+
 # set by the interceptors for as long as a call is handled; each task that a handler starts inherits it
 _request_id: ContextVar[str | None] = ContextVar("worldtree_request_id", default=None)
 
-_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id", "taskName"}
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "request_id",
+    "trace_id",
+    "taskName",
+}
 
 
 def current_request_id() -> str | None:
     """The request that this task works for; None outside of any."""
     return _request_id.get()
+
+
+def set_request_id(request_id: str) -> None:
+    """From here on this task, and each that it starts, works for that request."""
+    _request_id.set(request_id)
 
 
 @contextmanager
@@ -44,7 +57,7 @@ def configure(level: str, format: Literal["json", "console"]) -> None:  # noqa: 
 
 
 class JsonFormatter(logging.Formatter):
-    """time, level, logger, message, request_id, what was given as `extra`, and the traceback as `error`."""
+    """time, level, logger, message, request_id, trace_id, what was given as `extra`, and the traceback as `error`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -56,6 +69,9 @@ class JsonFormatter(logging.Formatter):
         request_id = _request_id_of(record)
         if request_id is not None:
             line["request_id"] = request_id
+        trace_id = _trace_id_of(record)
+        if trace_id is not None:
+            line["trace_id"] = trace_id
         line.update(_extra(record))
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
@@ -70,6 +86,9 @@ class ConsoleFormatter(logging.Formatter):
         request_id = _request_id_of(record)
         if request_id is not None:
             fields["request_id"] = request_id
+        trace_id = _trace_id_of(record)
+        if trace_id is not None:
+            fields["trace_id"] = trace_id
         line = f"{_time(record)[11:23]} {record.levelname:7} {record.name}: {record.getMessage()}"
         line += "".join(f" {key}={value}" for key, value in fields.items())
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -89,6 +108,14 @@ def _time(record: logging.LogRecord) -> str:
 def _request_id_of(record: logging.LogRecord) -> str | None:
     given = getattr(record, "request_id", None)
     return str(given) if given is not None else current_request_id()
+
+
+def _trace_id_of(record: logging.LogRecord) -> str | None:
+    given = getattr(record, "trace_id", None)
+    if given is not None:
+        return str(given)
+    trace = current_trace()
+    return None if trace is None else trace.trace_id
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:

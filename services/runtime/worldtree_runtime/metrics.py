@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -52,10 +52,8 @@ class RpcMetrics:
             buckets=RPC_BUCKETS_S,
             registry=registry,
         )
-        self._in_flight = Gauge(
-            "worldtree_rpc_in_flight", "Calls that are being handled.", ("service",), registry=registry
-        )
-        self._in_flight.labels(service)
+        in_flight = Gauge("worldtree_rpc_in_flight", "Calls that are being handled.", ("service",), registry=registry)
+        self._in_flight = in_flight.labels(service)
         self._observer_failures = Counter(
             "worldtree_observer_failures_total",
             "Observations that failed; each is in the log.",
@@ -63,22 +61,38 @@ class RpcMetrics:
             registry=registry,
         )
         self._observer_failures.labels(service)
+        self._series: dict[tuple[str, str], Histogram] = {}  # by method and code; looking one up costs a lock
 
     def declare(self, methods: Iterable[str]) -> None:
         """These keep a series of their own, however many names strangers make up."""
         self._declared.update(methods)
 
     def started(self) -> None:
-        with self._harmless():
-            self._in_flight.labels(self._service).inc()
+        try:
+            self._in_flight.inc()
+        except Exception:
+            self._failed()
 
     def finished(self, method: str, *, code: str, seconds: float, trace_id: str | None = None) -> None:
         """`trace_id` becomes the exemplar of the call's bucket, which leads from a slow bar to one slow call."""
-        with self._harmless():
-            self._in_flight.labels(self._service).dec()
-        with self._harmless():
+        try:
+            self._in_flight.dec()
+        except Exception:
+            self._failed()
+        try:
             exemplar = None if trace_id is None else {"trace_id": trace_id}
-            self._seconds.labels(self._service, self._bounded(method), code).observe(seconds, exemplar)
+            self._seconds_of(method, code).observe(seconds, exemplar)
+        except Exception:
+            self._failed()
+
+    def _seconds_of(self, method: str, code: str) -> Histogram:
+        series = self._series.get((method, code))
+        if series is None:
+            bounded = self._bounded(method)
+            series = self._seconds.labels(self._service, bounded, code)
+            if bounded == method:
+                self._series[method, code] = series
+        return series
 
     def _bounded(self, method: str) -> str:
         if method not in self._declared and method not in self._methods:
@@ -87,23 +101,29 @@ class RpcMetrics:
             self._methods.add(method)
         return method
 
-    @contextmanager
-    def _harmless(self) -> Iterator[None]:
+    def _failed(self) -> None:
         """Serving doesn't stop because counting fails."""
-        try:
-            yield
-        except Exception:
-            _log.exception("an observation failed", extra={"service": self._service})
-            with suppress(Exception):  # the same registry, so it may fail the same way
-                self._observer_failures.labels(self._service).inc()
+        _log.exception("an observation failed", extra={"service": self._service})
+        with suppress(Exception):  # the same registry, so it may fail the same way
+            self._observer_failures.labels(self._service).inc()
 
 
 class MetricsServer:
-    """/metrics, /healthz (the event loop turns) and /readyz (`ready` says so) over plain HTTP/1.1."""
+    """/metrics, /healthz (the event loop turns) and /readyz (`ready` says so) over plain HTTP/1.1.
 
-    def __init__(self, registry: CollectorRegistry, *, ready: Callable[[], bool]) -> None:
+    `before` is awaited before each answer, where others have to be asked for what the registry shows.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        ready: Callable[[], bool],
+        before: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._registry = registry
         self._ready = ready
+        self._before = before
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -137,6 +157,8 @@ class MetricsServer:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _READ_TIMEOUT_S)
+            if self._before is not None:
+                await self._before()
             writer.write(self._response(head))
             await asyncio.wait_for(writer.drain(), _READ_TIMEOUT_S)
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

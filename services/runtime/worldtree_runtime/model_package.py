@@ -1,12 +1,17 @@
 """What every model package's `model.yaml` says, and how it is read: checked before anything is loaded."""
 
+import ipaddress
+import re
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-Kind = Literal["video", "multitask", "navigator", "reward"]
+from worldtree_runtime.address import joined
+
+Kind = Literal["video", "multitask", "navigator", "reward", "maze"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
 
 
@@ -24,6 +29,32 @@ class OtherKind(PackageError):  # noqa: N818 - a package of another service is n
     """A package of another service, which may lie in the same repository."""
 
 
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A server that runs a graph in this process's place. `version`: of the model there; empty: the server's choice."""
+
+    url: str
+    host: str
+    port: int
+    model: str
+    version: str
+
+    @property
+    def address(self) -> str:
+        return joined(self.host, self.port)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False  # a name may mean anything
+
+
+_BACKEND = re.compile(r"triton://(?:\[([0-9a-fA-F:]+)\]|([^][:/@\s]+)):(\d{1,5})/([^/\s]+)(?:/(\d+))?")
+
+
 class Part(BaseModel):
     """A mapping of `model.yaml`: what it does not know is a mistake."""
 
@@ -31,7 +62,12 @@ class Part(BaseModel):
 
 
 class Package(Part):
-    """What all kinds of packages have (DESIGN section 5)."""
+    """What all kinds of packages have (DESIGN section 5). `backend`: the Triton server that runs the largest graph of a
+    kind that may be run elsewhere; None, written `onnxruntime`: nobody but this process.
+    """
+
+    # why no graph of the kind can be run elsewhere; None: one can
+    stays: ClassVar[str | None]
 
     format: Literal[1]
     kind: Kind
@@ -39,6 +75,7 @@ class Package(Part):
     version: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
     description: str = ""
     license: str = ""
+    backend: Backend | None = None
 
     def paths(self) -> dict[str, str]:
         """The files that it needs, relative to its folder, by the field that names each."""
@@ -49,6 +86,23 @@ class Package(Part):
     def _version_is_text(cls, value: object) -> object:
         # YAML reads `version: 1` as a number; the folder's name is text.
         return str(value) if isinstance(value, int) else value
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _read_backend(cls, value: object) -> Backend | None:
+        if value is None or value == "onnxruntime":
+            return None
+        if cls.stays is not None:
+            raise ValueError(f"must be onnxruntime for kind {cls.own_kind()}: {cls.stays}")
+        found = _BACKEND.fullmatch(value) if isinstance(value, str) else None
+        if found is None or not 0 < int(found[3]) < 65536:
+            raise ValueError(f"must be triton://HOST:PORT/MODEL or triton://HOST:PORT/MODEL/VERSION, got {value!r}")
+        return Backend(found[0], found[1] or found[2], int(found[3]), found[4], found[5] or "")
+
+    @classmethod
+    def own_kind(cls) -> str:
+        (own,) = get_args(cls.model_fields["kind"].annotation)
+        return str(own)
 
     @model_validator(mode="after")
     def _paths_stay_inside(self) -> Self:
@@ -69,8 +123,7 @@ def read_package(file: Path, package_class: type[P]) -> P:
         raw = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PackageError(file, "model.yaml", f"must be readable YAML: {error}") from error
-    (own,) = get_args(package_class.model_fields["kind"].annotation)
-    kind = _kind(raw)
+    own, kind = package_class.own_kind(), _kind(raw)
     if kind != own and kind in get_args(Kind):
         raise OtherKind(file, "kind", f"must be {own!r} for this service, got {kind!r}")
     try:

@@ -55,6 +55,8 @@ class MultitaskPackage(Package):
     are measured on. `preference`: a learned map from preferences to coefficients; None: the experts are its corners.
     """
 
+    stays = "each merge's weights are inputs of its run, made in this process; they would be sent with every run"
+
     kind: Literal["multitask"]
     image: ImageSpec
     files: MultitaskFiles

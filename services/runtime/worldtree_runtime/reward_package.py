@@ -91,8 +91,11 @@ class CategorySpec(Part):
 
 class RewardPackage(Package):
     """`dimensions`: those that the joint reads, in its order; experts beside them count only where a request weighs
-    them. `tie_below`: how much more likely than even a chance must be for one clip to be called better.
+    them. `tie_below`: how much more likely than even a chance must be for one clip to be called better. `backend` runs
+    the trunk, which takes most of the time.
     """
+
+    stays = None
 
     kind: Literal["reward"]
     image: ImageSpec

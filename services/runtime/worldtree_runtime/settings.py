@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from worldtree_runtime.redis_url import FORMS, RedisUrl
+
 SECTIONS = ("gateway", "video", "navigator", "multitask", "reward")
 DEFAULT_CONFIG = Path("worldtree.yaml")
 
@@ -22,7 +24,7 @@ _SERVICE_LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_(TCP|UDP)(
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp)://")
 
 # values of these fields are never repeated in a message; an URL may carry a password
-_SECRET = re.compile(r"secret|password|token|key|url")
+_SECRET = re.compile(r"secret|password|token|key|url|endpoint")
 
 
 class SettingsError(ValueError):
@@ -41,7 +43,17 @@ class ServiceSettings(BaseModel):
     section: ClassVar[str] = "service"
     # may also be set for all services at once: at the top of worldtree.yaml, or as WORLDTREE_<FIELD>
     shared: ClassVar[frozenset[str]] = frozenset(
-        {"host", "log_level", "log_format", "redis_url", "models", "drain_timeout_s", "max_message_bytes"}
+        {
+            "host",
+            "log_level",
+            "log_format",
+            "redis_url",
+            "models",
+            "drain_timeout_s",
+            "max_message_bytes",
+            "otel_endpoint",
+            "otel_sample_share",
+        }
     )
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
@@ -51,7 +63,13 @@ class ServiceSettings(BaseModel):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least level to log")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object a line, or lines for people")
-    redis_url: str | None = Field(None, description="redis://HOST:PORT/DB shared by all services; unset: in memory")
+    access_log: bool = Field(False, description="one line a call in the log: method, code, seconds, tenant, cost")
+    otel_endpoint: str | None = Field(
+        None,
+        description="http://HOST:PORT or https://HOST:PORT of an OTLP collector (gRPC) for traces; unset: no traces",
+    )
+    otel_sample_share: float = Field(1.0, ge=0, le=1, description="share of the traces that begin here which are kept")
+    redis_url: str | None = Field(None, description=f"{FORMS}, shared by all services; unset: in memory")
     models: str = Field("models", min_length=1, description="model repository: a folder or an fsspec URL")
     replica: str = Field(
         "",
@@ -80,8 +98,15 @@ class ServiceSettings(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, url: str | None) -> str | None:
-        if url is not None and not _is_redis_url(url):
-            raise ValueError("must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH")
+        if url is not None:
+            RedisUrl.parse(url)
+        return url
+
+    @field_validator("otel_endpoint")
+    @classmethod
+    def _check_otel_endpoint(cls, url: str | None) -> str | None:
+        if url is not None and not _is_endpoint(url):
+            raise ValueError("must be http://HOST:PORT or https://HOST:PORT, and nothing else")
         return url
 
     @classmethod
@@ -195,13 +220,14 @@ class ServiceSettings(BaseModel):
         return parsed
 
 
-def _is_redis_url(url: str) -> bool:
+def _is_endpoint(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:  # whose text may hold a piece of the password, and helps nobody else
+        port = parts.port
+    except ValueError:
         return False
-    return bool(parts.path) if parts.scheme == "unix" else parts.scheme in ("redis", "rediss") and bool(parts.hostname)
+    beyond = parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port is not None and not beyond
 
 
 def _explain(error: ValidationError, places: Mapping[str, str]) -> str:

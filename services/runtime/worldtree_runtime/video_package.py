@@ -229,8 +229,9 @@ class VideoPackage(Package):
     `cache_quality`: whether the graphs are told with how many evaluations each chunk in view was made.
     """
 
+    stays = "a chunk is committed in place into the block pool, which is memory of this process"
+
     kind: Literal["video"]
-    backend: Literal["onnxruntime"] = "onnxruntime"
     frame: FrameSpec
     frames_per_chunk: Count = 1
     latent: LatentSpec | None = None

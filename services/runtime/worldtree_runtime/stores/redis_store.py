@@ -19,8 +19,11 @@ class RedisStore:
     few megabytes. Raises ValueError for an URL that isn't Redis's.
     """
 
-    def __init__(self, url: str, timeout_s: float = 0.5, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._connection = RedisConnection(url, timeout_s, clock=clock)
+    def __init__(
+        self, redis: str | RedisConnection, timeout_s: float = 0.5, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`redis`: its URL, or a connection, which has a timeout of its own."""
+        self._connection = RedisConnection(redis, timeout_s, clock=clock) if isinstance(redis, str) else redis
         self._redis = self._connection.redis
         self._call = self._connection.call
 
@@ -62,7 +65,10 @@ class RedisStore:
         await self._connection.close()
 
     async def _get_part(self, keys: Sequence[str]) -> list[bytes | None]:
-        return cast("list[bytes | None]", await self._call(lambda: self._redis.mget(keys)))
+        pipeline = self._redis.pipeline(transaction=False)  # no MGET: in a cluster the keys are on several nodes
+        for key in keys:
+            pipeline.get(key)
+        return cast("list[bytes | None]", await self._call(pipeline.execute))
 
     async def _set_part(self, part: Mapping[str, bytes], ttl_ms: int) -> None:
         pipeline = self._redis.pipeline(transaction=False)

@@ -1,16 +1,21 @@
 """What every store promises."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from worldtree_runtime.errors import Unavailable
 
+Fault: TypeAlias = Literal["timeout", "unreachable", "denied", "full", "other"]
+
 
 class StoreUnavailable(Unavailable):
-    """The store can't be reached or didn't answer in time. Whether a write arrived is not known."""
+    """The store can't be reached or didn't answer in time. Whether a write arrived is not known. `fault`: what is wrong
+    with it, for metrics.
+    """
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, fault: Fault = "other") -> None:
         super().__init__("STORE_UNAVAILABLE", message, retry_after_s=retry_after_s)
+        self.fault: Fault = fault
 
 
 class Store(Protocol):

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from worldtree.common.v1 import common_pb2 as common
 from worldtree.navigator.v1 import navigator_pb2 as pb
 from worldtree.video.v1 import video_generator_pb2 as video_pb
 from worldtree_runtime.errors import InvalidRequest, NotFound
 
 from worldtree_navigator.config import NavigatorSettings
-from worldtree_navigator.domain import Draw, Edge, Edges, Scene, Search, Terms
+from worldtree_navigator.domain import Draw, Edge, Edges, Past, Scene, Search, Terms
 from worldtree_navigator.sampling import REPEAT, sample
 
 MAX_SEED = 2**53 - 1
@@ -16,7 +17,7 @@ DEFAULT_COUNT, DEFAULT_HORIZON, DEFAULT_ROUNDS, DEFAULT_KEEP = 32, 6, 4, 4
 PLAN_HORIZON, DEFAULT_ITERATIONS, MAX_ITERATIONS = 8, 3, 16
 
 
-def _number(field: str, value: float, low: float, high: float, *, above: bool = False) -> float:
+def number(field: str, value: float, low: float, high: float, *, above: bool = False) -> float:
     """`value`, if it is low (or `above` it) to high."""
     if not (low < value <= high if above else low <= value <= high):
         rule = f"above {low:g} to {high:g}" if above else f"{low:g} to {high:g}"
@@ -24,23 +25,23 @@ def _number(field: str, value: float, low: float, high: float, *, above: bool = 
     return value
 
 
-def _budget(budget: pb.Budget, settings: NavigatorSettings) -> tuple[int, float | None]:
+def to_budget(field: str, budget: pb.Budget, settings: NavigatorSettings) -> tuple[int, float | None]:
     """Chunks, and seconds where there is an end to them."""
-    chunk_limit = int(_number("budget.chunk_count", budget.chunk_count, 0, settings.max_chunks))
+    chunk_limit = int(number(f"{field}.chunk_count", budget.chunk_count, 0, settings.max_chunks))
     time_s = None
     if budget.HasField("duration"):
         duration_s = budget.duration.seconds + budget.duration.nanos / 1e9
-        time_s = _number("budget.duration", duration_s, 0, 3600, above=True)
+        time_s = number(f"{field}.duration", duration_s, 0, 3600, above=True)
     return chunk_limit or settings.max_chunks, time_s
 
 
 def to_terms(request: pb.ImagineRequest, settings: NavigatorSettings) -> Terms:
-    chunk_limit, time_s = _budget(request.budget, settings)
-    stop_at = _number("stop_at", request.stop_at, 0.5, 1, above=True) if request.stop_at else None
+    chunk_limit, time_s = to_budget("budget", request.budget, settings)
+    stop_at = number("stop_at", request.stop_at, 0.5, 1, above=True) if request.stop_at else None
     return Terms(
-        rounds=int(_number("rounds", request.rounds, 0, settings.max_horizon)),
-        halving=_number("halving", request.halving or 2.0, 1, MAX_HALVING),
-        keep=int(_number("keep", request.keep or DEFAULT_KEEP, 1, settings.max_candidates)),
+        rounds=int(number("rounds", request.rounds, 0, settings.max_horizon)),
+        halving=number("halving", request.halving or 2.0, 1, MAX_HALVING),
+        keep=int(number("keep", request.keep or DEFAULT_KEEP, 1, settings.max_candidates)),
         stop_at=stop_at,
         chunk_limit=chunk_limit,
         time_s=time_s,
@@ -49,16 +50,16 @@ def to_terms(request: pb.ImagineRequest, settings: NavigatorSettings) -> Terms:
 
 def to_plan_terms(request: pb.PlanRequest, settings: NavigatorSettings) -> Terms:
     """`keep` is the planner's to say."""
-    chunk_limit, time_s = _budget(request.budget, settings)
+    chunk_limit, time_s = to_budget("budget", request.budget, settings)
     return Terms(rounds=0, halving=2.0, keep=1, stop_at=None, chunk_limit=chunk_limit, time_s=time_s)
 
 
 def to_search(request: pb.PlanRequest, settings: NavigatorSettings) -> Search:
-    _number("seed", request.seed, 0, MAX_SEED)
+    number("seed", request.seed, 0, MAX_SEED)
     return Search(
-        horizon=int(_number("horizon", request.horizon or PLAN_HORIZON, 1, settings.max_horizon)),
-        candidates=int(_number("candidates", request.candidates or DEFAULT_COUNT, 2, settings.max_candidates)),
-        iterations=int(_number("iterations", request.iterations or DEFAULT_ITERATIONS, 1, MAX_ITERATIONS)),
+        horizon=int(number("horizon", request.horizon or PLAN_HORIZON, 1, settings.max_horizon)),
+        candidates=int(number("candidates", request.candidates or DEFAULT_COUNT, 2, settings.max_candidates)),
+        iterations=int(number("iterations", request.iterations or DEFAULT_ITERATIONS, 1, MAX_ITERATIONS)),
     )
 
 
@@ -67,6 +68,27 @@ def to_planner(name: str, known: Sequence[str]) -> str:
     if name and name not in known:
         raise NotFound("planner", name, known=known)
     return name or known[0]
+
+
+def to_past(request: pb.PlanRequest, settings: NavigatorSettings) -> Past | None:
+    """What was seen, in place of a session. Raises InvalidRequest where both or neither is given."""
+    if bool(request.session) == request.HasField("past"):
+        got = "both" if request.session else "neither"
+        raise InvalidRequest("session", f"exactly one of session and past must be set, got {got}")
+    if not request.HasField("past"):
+        return None
+    past, world = request.past, common.ModelRef()
+    world.CopyFrom(past.world)
+    world.name = world.name or settings.world
+    count = len(past.frames.png) or (past.frames.tensor.shape[0] if past.frames.tensor.shape else 0)
+    number("past.frames", count, 1, settings.max_past_frames)
+    if len(past.actions) != count - 1:
+        raise InvalidRequest(
+            "past.actions",
+            f"past.actions must be one fewer than past.frames, {count - 1}, got {len(past.actions)}",
+            limit=count - 1,
+        )
+    return Past(world, past.frames, past.actions)
 
 
 def to_allowed(names: Sequence[str], actions: Sequence[str], field: str) -> list[int]:
@@ -81,20 +103,20 @@ def to_candidates(request: pb.ImagineRequest, settings: NavigatorSettings) -> Dr
     """What is known of the candidates before their world is."""
     if request.WhichOneof("candidates") == "given":
         sequences = request.given.sequences
-        _number("given.sequences", len(sequences), 1, settings.max_candidates)
+        number("given.sequences", len(sequences), 1, settings.max_candidates)
         for place, each in enumerate(sequences):
-            _number(f"given.sequences[{place}].actions", len(each.actions), 1, settings.max_horizon)
+            number(f"given.sequences[{place}].actions", len(each.actions), 1, settings.max_horizon)
             if each.HasField("seed"):
-                _number(f"given.sequences[{place}].seed", each.seed, 0, MAX_SEED)
+                number(f"given.sequences[{place}].seed", each.seed, 0, MAX_SEED)
         return sequences
     sampling = request.sampling
     repeat = sampling.repeat if sampling.HasField("repeat") else REPEAT
     if not 0 <= repeat < 1:
         raise InvalidRequest("sampling.repeat", f"sampling.repeat must be 0 to below 1, got {repeat:g}", value=repeat)
     return Draw(
-        count=int(_number("sampling.count", sampling.count or DEFAULT_COUNT, 1, settings.max_candidates)),
-        horizon=int(_number("sampling.horizon", sampling.horizon or DEFAULT_HORIZON, 1, settings.max_horizon)),
-        seed=int(_number("sampling.seed", sampling.seed, 0, MAX_SEED)),
+        count=int(number("sampling.count", sampling.count or DEFAULT_COUNT, 1, settings.max_candidates)),
+        horizon=int(number("sampling.horizon", sampling.horizon or DEFAULT_HORIZON, 1, settings.max_horizon)),
+        seed=int(number("sampling.seed", sampling.seed, 0, MAX_SEED)),
         repeat=repeat,
         actions=tuple(sampling.actions),
     )
@@ -109,19 +131,21 @@ def to_sequences(candidates: Draw | Sequence[video_pb.ActionSequence], actions: 
         return [tuple(Edge(action) for action in each) for each in drawn]
     return [
         tuple(
-            _edge(action, each.seed if each.HasField("seed") else None, ids, f"given.sequences[{row}].actions[{place}]")
+            to_edge(
+                action, each.seed if each.HasField("seed") else None, ids, f"given.sequences[{row}].actions[{place}]"
+            )
             for place, action in enumerate(each.actions)
         )
         for row, each in enumerate(candidates)
     ]
 
 
-def _edge(action: video_pb.Action, seed: int | None, ids: dict[str, int], field: str) -> Edge:
+def to_edge(action: video_pb.Action, seed: int | None, ids: dict[str, int], field: str) -> Edge:
     if action.instruction:
         raise InvalidRequest(f"{field}.instruction", f"{field}.instruction must be empty: no world here takes one")
     match action.WhichOneof("kind"):
         case "id":
-            return Edge(int(_number(f"{field}.id", action.id, 0, len(ids) - 1)), seed)
+            return Edge(int(number(f"{field}.id", action.id, 0, len(ids) - 1)), seed)
         case "name":
             if action.name not in ids:
                 raise _unknown(f"{field}.name", action.name, list(ids))

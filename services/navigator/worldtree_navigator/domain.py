@@ -1,5 +1,6 @@
 """The words of the service, as values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, NamedTuple
@@ -40,11 +41,14 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How far a planner looks: `candidates` in each of `iterations`."""
+    """How far a planner looks: `candidates` in each of `iterations`. `least`: actions of a plan at least, after which
+    it ends where it is best; None: as many as `horizon`.
+    """
 
     horizon: int
     candidates: int
     iterations: int
+    least: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,15 @@ class Scene:
     frame_shape: tuple[int, int, int]
     last_frame: bytes
     chunk_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What was seen of a world that no session holds: messages, as they are passed on. `actions`: between `frames`."""
+
+    world: Any
+    frames: Any
+    actions: Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)

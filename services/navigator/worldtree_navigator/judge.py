@@ -1,6 +1,7 @@
 """A judge of the reward service, asked one question about the futures of one scene, while they are imagined."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -161,6 +162,10 @@ class Judge:
 
 def pixels_of(frames: Sequence[bytes], scene: Scene) -> common.Frames:
     """Pixels of one or more frames each, as one tensor."""
-    data = b"".join(frames)
-    shape = [len(data) // len(scene.last_frame), *scene.frame_shape]
+    return frames_of(b"".join(frames), scene.frame_shape)
+
+
+def frames_of(data: bytes, frame_shape: tuple[int, int, int]) -> common.Frames:
+    """Pixels of frames of one shape, one after the other, as one tensor."""
+    shape = [len(data) // math.prod(frame_shape), *frame_shape]
     return common.Frames(tensor=common.Tensor(dtype=common.Tensor.D_TYPE_UINT8, shape=shape, data=data))

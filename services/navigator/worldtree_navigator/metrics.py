@@ -4,6 +4,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from worldtree_navigator.domain import Ending, Spent
 
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+_DECISION_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24)
 _SECONDS_BUCKETS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
 
 
@@ -27,6 +29,48 @@ class NavigatorMetrics:
             ["service"],
             registry=registry,
             buckets=_SECONDS_BUCKETS,
+        )
+
+        self.navigations = Gauge("worldtree_navigations", "Robots that are steered.", registry=registry)
+        self.observations = Counter(
+            "worldtree_observations",
+            "Observations of robots: planned, dropped, refused.",
+            ["result"],
+            registry=registry,
+        )
+        self.decision_seconds = Histogram(
+            "worldtree_decision_seconds",
+            "From the arrival of an observation to its chunk of actions.",
+            ["planner"],
+            registry=registry,
+            buckets=_DECISION_BUCKETS,
+        )
+        self.round_seconds = Histogram(
+            "worldtree_policy_round_seconds",
+            "One run of a policy's graph.",
+            ["model"],
+            registry=registry,
+            buckets=_DECISION_BUCKETS,
+        )
+        self.round_batch_size = Histogram(
+            "worldtree_policy_batch_size",
+            "Robots of one run of a policy's graph.",
+            ["model"],
+            registry=registry,
+            buckets=_BATCH_BUCKETS,
+        )
+        self.paths = Counter(
+            "worldtree_map_paths",
+            "Calls of PlanOnMap that were answered, by what found the path (none: there is no way).",
+            ["method"],
+            registry=registry,
+        )
+        self.map_batch_size = Histogram(
+            "worldtree_map_batch_size",
+            "Maps of one round of a maze model.",
+            ["model"],
+            registry=registry,
+            buckets=_BATCH_BUCKETS,
         )
 
     def answered(self, ending: Ending, spent: Spent) -> None:

@@ -1,7 +1,7 @@
 """The services that this one asks: their channels, and their errors as our own."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
@@ -17,9 +17,11 @@ from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
 from worldtree_runtime.errors import WorldtreeError
 from worldtree_runtime.interceptors import REQUEST_ID_KEY
 from worldtree_runtime.logs import current_request_id
-from worldtree_runtime.messages import TENANT_KEY
+from worldtree_runtime.messages import CHARGED_KEY, COST_KEY, SCRATCH_KEY, TENANT_KEY, from_seconds
 from worldtree_runtime.status import from_status, kind_of
+from worldtree_runtime.tracing import trace_metadata
 
+from worldtree_navigator.bills import charge
 from worldtree_navigator.config import NavigatorSettings
 from worldtree_navigator.errors import PeerDown
 
@@ -29,12 +31,14 @@ Stub: TypeAlias = Any  # grpc's stubs are typed for sync channels
 # A caller who passes on what it is told, so that a call is one call in all logs, and for one tenant.
 _SILENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 _DELETION_S = 1.0
-_PASSED = frozenset({TENANT_KEY, "authorization", "traceparent"})
+_SCRATCH = ((SCRATCH_KEY, "1"),)
+_PASSED = frozenset({TENANT_KEY, "authorization"})
 
 
 def passed_metadata(context: Any) -> Metadata:
-    """What a caller said beside its message, for those who are asked on its behalf."""
+    """What a caller said beside its message, for those who are asked on its behalf: in the trace of its call."""
     theirs = tuple((key, value) for key, value in context.invocation_metadata() or () if key in _PASSED)
+    theirs = (*theirs, *trace_metadata())
     request_id = current_request_id()
     return (*theirs, (REQUEST_ID_KEY, request_id)) if request_id is not None else theirs
 
@@ -67,27 +71,65 @@ class Peers:
     @asynccontextmanager
     async def fork(self, session: str, metadata: Metadata) -> AsyncIterator[video_pb.Session]:
         """A fork of a session, deleted at the end however the block is left. Its lease ends it if this process dies."""
-        ttl = Duration()
-        ttl.FromMilliseconds(round(1000 * self.settings.fork_ttl_s))
-        request = video_pb.ForkRequest(session=session, count=1, ttl=ttl)
-        forking = asyncio.ensure_future(
-            self._asked("video", self._video.Fork, request, metadata, self.settings.video_timeout_s)
-        )
+        request = video_pb.ForkRequest(session=session, count=1, ttl=self._lease)
+
+        async def fork() -> video_pb.Session:
+            answer = await self._asked(
+                "video", self._video.Fork, request, (*metadata, *_SCRATCH), self.settings.video_timeout_s
+            )
+            made: video_pb.Session = answer.sessions[0]
+            return made
+
+        async with self._lent(fork(), metadata) as made:
+            yield made
+
+    @asynccontextmanager
+    async def created(
+        self,
+        world: common.ModelRef,
+        frames: common.Frames,
+        actions: Sequence[video_pb.Action],
+        metadata: Metadata,
+    ) -> AsyncIterator[video_pb.Session]:
+        """A session that begins with `frames` and the actions between them, deleted as `fork` is."""
+        origin = video_pb.Origin(frames=frames, actions=actions)
+        request = video_pb.CreateSessionRequest(model=world, origin=origin, ttl=self._lease)
+
+        async def create() -> video_pb.Session:
+            timeout_s = self.settings.video_timeout_s
+            answer = await self._asked("video", self._video.CreateSession, request, (*metadata, *_SCRATCH), timeout_s)
+            made: video_pb.Session = answer.session
+            return made
+
+        async with self._lent(create(), metadata) as made:
+            yield made
+
+    async def step(self, session: str, actions: Sequence[video_pb.Action], metadata: Metadata) -> None:
+        request = video_pb.StepRequest(session=session, actions=actions)
+        await self._asked("video", self._video.Step, request, metadata, self.settings.video_timeout_s)
+
+    @property
+    def _lease(self) -> Duration:
+        return from_seconds(self.settings.fork_ttl_s)
+
+    @asynccontextmanager
+    async def _lent(
+        self, making: Coroutine[Any, Any, video_pb.Session], metadata: Metadata
+    ) -> AsyncIterator[video_pb.Session]:
+        made = asyncio.ensure_future(making)
         try:
-            # Shielded: of a fork whose answer nobody awaits, nobody would know the name.
-            answer = await asyncio.shield(forking)
-            yield answer.sessions[0]
+            # Shielded: of a session whose answer nobody awaits, nobody would know the name.
+            yield await asyncio.shield(made)
         finally:
-            deletion = asyncio.create_task(self._delete(forking, metadata))
+            deletion = asyncio.create_task(self._delete(made, metadata))
             self._deletions.add(deletion)
             deletion.add_done_callback(self._deletions.discard)
             # Not for ever: the answer that waits behind this may be that the video service has gone.
             await asyncio.wait({deletion}, timeout=_DELETION_S)
 
-    async def _delete(self, forking: "asyncio.Future[video_pb.ForkResponse]", metadata: Metadata) -> None:
+    async def _delete(self, made: "asyncio.Future[video_pb.Session]", metadata: Metadata) -> None:
         try:
-            (fork,) = (await forking).sessions
-            request = video_pb.DeleteRequest(session=fork.session)
+            request = video_pb.DeleteRequest(session=(await made).session)
             await self._asked("video", self._video.Delete, request, metadata, self.settings.video_timeout_s)
         except WorldtreeError:
             return  # there is none, or its lease will end it
@@ -116,6 +158,7 @@ class Peers:
         request = video_pb.RolloutRequest(session=session, sequences=sequences, frames_from_depth=frames_from_depth)
         call = self._video.Rollout(request, metadata=metadata)
         timeout_s = self.settings.video_timeout_s
+        evaluations, frames, told = 0, 1, None
         try:
             while True:
                 try:
@@ -124,11 +167,18 @@ class Peers:
                 except TimeoutError as error:
                     raise PeerDown("video", f"the video service made no chunk within {timeout_s:g} s") from error
                 except grpc.aio.AioRpcError as error:
+                    told = _cost_in(error.trailing_metadata())
                     raise self.told("video", error) from error
                 if node is grpc.aio.EOF:
+                    told = _cost_in(await call.trailing_metadata())
                     return
+                evaluations += node.chunk.timing.nfe
+                frames = max((frames, *node.chunk.frames.tensor.shape[:1]))
                 yield node
         finally:
+            if told is None and evaluations and CHARGED_KEY not in dict(await call.initial_metadata()):
+                told = evaluations * frames  # one that is left has no trailers
+            charge(told or 0)
             call.cancel()
 
     async def rubrics(self, ref: common.ModelRef, metadata: Metadata) -> reward_pb.ListRubricsResponse:
@@ -170,6 +220,15 @@ class Peers:
         return WorldtreeError(
             kind, f"{service.upper()}_{code.name}", f"the {service} service at {address} says: {said}"
         )
+
+
+def _cost_in(trailers: Any) -> int | None:
+    """What a call has cost that nobody has charged its caller yet. None: nothing is said of it."""
+    said = dict(trailers or ())
+    if CHARGED_KEY in said:
+        return 0
+    cost = said.get(COST_KEY)
+    return int(cost) if isinstance(cost, str) and cost.isdecimal() else None
 
 
 class TreeCall:

@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from worldtree.navigator.v1 import navigator_pb2 as pb
 from worldtree.video.v1 import video_generator_pb2 as video_pb
 from worldtree_runtime.messages import from_seconds
+from worldtree_runtime.policy_package import PlannerSpec
 
+from worldtree_navigator.bills import charged
 from worldtree_navigator.contest import Candidate
 from worldtree_navigator.domain import Ending, Scene, Spent
 from worldtree_navigator.imagining import Imagining, path_of
-from worldtree_navigator.judge import pixels_of
+from worldtree_navigator.judge import frames_of, pixels_of
+from worldtree_navigator.pilots import Decision, PolicyPilot
 from worldtree_navigator.planning import CrossEntropy
+from worldtree_navigator.policies import ServedPolicy
 
 _ENDINGS = {
     Ending.COMPLETE: pb.ImagineResponse.ENDING_COMPLETE,
@@ -70,10 +74,37 @@ def _spent(spent: Spent, *, node_count: int, chunk_count: int, clip_count: int, 
         full_node_count=node_count,
         full_chunk_count=chunk_count,
         clip_count=clip_count,
+        cost=charged(),
         imagine_duration=from_seconds(spent.imagine_s),
         score_duration=from_seconds(spent.score_s),
         total_duration=from_seconds(total_s),
     )
+
+
+def from_policy(spec: PlannerSpec, served: ServedPolicy) -> pb.Planner:
+    package = served.package
+    return pb.Planner(
+        name=spec.name,
+        description=spec.description,
+        words=package.goal.words,
+        actions=package.actions,
+        max_chunk_length=package.horizon,
+        height_px=package.image.height_px,
+        width_px=package.image.width_px,
+    )
+
+
+def from_decision(decision: Decision, pilot: PolicyPilot, *, notes: Sequence[str], total_s: float) -> pb.PlanResponse:
+    found = pb.PlanResponse(
+        planner=pilot.planner,
+        actions=[video_pb.Action(id=action) for action in decision.actions],
+        confidence=decision.confidence,
+        spent=pb.Spent(cost=charged(), total_duration=from_seconds(total_s)),
+        notes=[*notes, *decision.notes],
+    )
+    if decision.frames is not None:
+        found.frames.CopyFrom(frames_of(decision.frames, (*pilot.frame_shape, 3)))
+    return found
 
 
 def from_plan(search: CrossEntropy, scene: Scene, *, planner: str, frames: bool, total_s: float) -> pb.PlanResponse:

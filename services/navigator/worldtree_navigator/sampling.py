@@ -41,30 +41,41 @@ class Proposal:
     """
 
     def __init__(self, actions: Sequence[int], horizon: int, *, seed: int) -> None:
-        self._actions, self._horizon, self._seed = list(actions), horizon, seed
+        self.horizon = horizon
+        self._actions = list(actions)
+        self._rng = random.Random(seed)  # noqa: S311 - draws, no secrets
         self._weights: list[list[float]] | None = None  # of each step; None: nothing was learnt yet
-        self._draws = 0
 
-    def draw(self, count: int) -> list[tuple[int, ...]]:
-        """At most `count` sequences, all different."""
-        self._draws += 1
-        seed = self._seed * _MAX_DRAWS + self._draws
-        if self._weights is None:
-            return sample(self._actions, count, self._horizon, seed=seed)
-        steps, rng = self._weights, random.Random(seed)  # noqa: S311 - draws, no secrets
-        return _different(lambda: tuple(rng.choices(self._actions, weights)[0] for weights in steps), count)
+    def extend(self, sequences: Sequence[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
+        """At most `count` that go one action further than these, all different: all there are where so many may be."""
+        found = [(*each, action) for each in sequences for action in self._actions]
+        if len(found) <= count:
+            return found
+        # Drawn without putting back, by weight: Efraimidis and Spirakis, "Weighted random sampling with a reservoir".
+        keys = {each: self._rng.random() ** (1 / self._weight(each)) for each in found}
+        drawn = set(sorted(found, key=lambda each: keys[each])[-count:])
+        return [each for each in found if each in drawn]
 
     def learn(self, elites: Sequence[Sequence[int]]) -> None:
-        """Draws from nearer to these from now on; nothing becomes impossible."""
-        before = self._weights or [[1 / len(self._actions)] * len(self._actions) for _ in range(self._horizon)]
-        self._weights = [
-            [
-                (1 - _RATE) * old + _RATE * sum(elite[step] == action for elite in elites) / len(elites)
-                for action, old in zip(self._actions, row, strict=True)
-            ]
-            for step, row in enumerate(before)
-        ]
+        """Draws from nearer to these from now on, as far as each goes; nothing becomes impossible."""
+        before = self._weights or [[1 / len(self._actions)] * len(self._actions) for _ in range(self.horizon)]
+        self._weights = []
+        for step, row in enumerate(before):
+            done = [elite[step] for elite in elites if len(elite) > step]
+            rate = _RATE if done else 0.0
+            self._weights.append(
+                [
+                    (1 - rate) * old + rate * done.count(action) / max(len(done), 1)
+                    for action, old in zip(self._actions, row, strict=True)
+                ]
+            )
+
+    def _weight(self, sequence: tuple[int, ...]) -> float:
+        """Of the last action, after those before it."""
+        if self._weights is not None:
+            return self._weights[len(sequence) - 1][self._actions.index(sequence[-1])]
+        same = len(sequence) > 1 and sequence[-1] == sequence[-2]
+        return (1 - REPEAT) / len(self._actions) + (REPEAT if same else 0.0)
 
 
 _RATE = 0.7  # at which what is learnt replaces what was known
-_MAX_DRAWS = 1000  # of one proposal

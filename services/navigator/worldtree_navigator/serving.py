@@ -10,8 +10,11 @@ from worldtree_runtime.metrics import process_registry
 from worldtree_runtime.server import RunningServer, start_server
 
 from worldtree_navigator.config import NavigatorSettings
+from worldtree_navigator.map_planning import MapPlanner
+from worldtree_navigator.maze_catalog import load_mazes
 from worldtree_navigator.metrics import NavigatorMetrics
 from worldtree_navigator.peers import Peers
+from worldtree_navigator.policies import Policies, load_policies
 from worldtree_navigator.servicer import NavigatorServicer
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Navigator"].full_name
@@ -19,12 +22,19 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["Navigator"].full_name
 
 @asynccontextmanager
 async def serve_navigator(settings: NavigatorSettings) -> AsyncIterator[RunningServer]:
-    """Serves from here to the end of the block. Raises OSError for a taken port."""
+    """Serves from here to the end of the block. Raises PackageError for a broken model, OSError for a taken port."""
     registry = process_registry()
+    metrics = NavigatorMetrics(registry)
     async with AsyncExitStack() as stack:
         peers = Peers(settings)
         stack.push_async_callback(peers.close)
-        servicer = NavigatorServicer(peers, settings, NavigatorMetrics(registry))
+        maps = MapPlanner(load_mazes(settings, metrics))
+        maps.start()
+        stack.callback(maps.stop)
+        policies = load_policies(settings, metrics)
+        policies.start()
+        stack.callback(policies.stop)
+        servicer = NavigatorServicer(peers, maps, Policies(policies), settings, metrics)
 
         def register(server: grpc.aio.Server) -> list[str]:
             add_NavigatorServicer_to_server(servicer, server)

@@ -14,6 +14,15 @@ class RewardSettings(ServiceSettings):
     port: int = Field(7130, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     device: str = Field("cpu", pattern="^(cpu|cuda)$", description="where the networks run: cpu or cuda")
     threads: int = Field(1, ge=1, le=256, description="threads of one run")
+    backend_hosts: list[str] = Field(
+        [], description="hosts that a package's Triton server may be on besides this machine: they see callers' frames"
+    )
+    backend_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="seconds that a run may take at the Triton server that a package names"
+    )
+    backend_look_s: float = Field(
+        1.0, ge=0.05, le=60, description="seconds between two looks whether that server is there"
+    )
     max_batch: int = Field(64, ge=2, le=4096, description="clips of one run, a frame of each")
     max_steps: int = Field(256, ge=1, description="steps of one clip, also of one that is streamed")
     max_candidates: int = Field(256, ge=2, description="clips of one Rank")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from worldtree_runtime.errors import WorldtreeError
 from worldtree_runtime.futures import deliver
 
 from worldtree_reward.domain import Actions, Evidence, Frames, Spent
@@ -94,7 +95,8 @@ class Engine:
             try:
                 through = self._step(batch)
             except Exception as error:  # the batch fails, and no other
-                log.exception("a run failed", extra={"model": self._name})
+                if not isinstance(error, WorldtreeError):
+                    log.exception("a run failed", extra={"model": self._name})
                 with self._wake:
                     self._scheduler.drop(list(batch))
                 for request in batch:

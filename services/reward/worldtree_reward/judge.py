@@ -1,4 +1,4 @@
-"""A judge's networks on ONNX Runtime, stepped frame by frame for many clips at once.
+"""A judge's networks on ONNX Runtime, stepped frame by frame for many clips at once; the trunk may be run elsewhere.
 
 Each dimension's expert is a session of its own: one more file changes no bit of what the others answer.
 """
@@ -18,11 +18,13 @@ from worldtree_runtime.inference import TensorSpec, check_signature, open_sessio
 from worldtree_runtime.model_package import PackageError
 from worldtree_runtime.opinion import Opinion
 from worldtree_runtime.reward_package import CARD_KEY, EXPERTS, ExpertCard, StoredReward
+from worldtree_runtime.triton_graph import Feeds, Trial
 
 from worldtree_reward.domain import Actions, Evidence, Frames
 
 _Floats = NDArray[np.float32]
 _GOALS_REMEMBERED = 4096
+_TRUNK_ANSWERS = ("here", "memory_after", "features", "dense")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,10 @@ class Track:
 
 
 class Judge:
-    """One package. `step` is for one thread; everything else for any."""
+    """One package. `step` is for one thread; everything else for any.
+
+    `trunk` may be replaced by what runs it elsewhere, and is called as a session.
+    """
 
     def __init__(self, stored: StoredReward, *, device: str = "cpu", threads: int = 1) -> None:
         """Raises PackageError when a graph is not what `model.yaml` says, or answers with what is no number."""
@@ -70,22 +75,20 @@ class Judge:
         def floats(*names: str, shape: tuple[int | None, ...]) -> list[TensorSpec]:
             return [TensorSpec(name, "float", shape) for name in names]
 
-        self._trunk = opened(
-            package.files.trunk,
-            [
-                TensorSpec("frames", "uint8", (None, height, width, package.image.channels)),
-                TensorSpec("actions", "int64", (None,)),
-                TensorSpec("words", "int64", words),
-                *floats("before", shape=place),
-                *floats("memory", shape=(None, sizes.memory)),
-            ],
-            [
-                *floats("here", shape=place),
-                *floats("memory_after", shape=(None, sizes.memory)),
-                *floats("features", shape=(None, sizes.features)),
-                *floats("dense", shape=(None, sizes.dense)),
-            ],
-        )
+        self.trunk_inputs = [
+            TensorSpec("frames", "uint8", (None, height, width, package.image.channels)),
+            TensorSpec("actions", "int64", (None,)),
+            TensorSpec("words", "int64", words),
+            *floats("before", shape=place),
+            *floats("memory", shape=(None, sizes.memory)),
+        ]
+        self.trunk_outputs = [
+            *floats("here", shape=place),
+            *floats("memory_after", shape=(None, sizes.memory)),
+            *floats("features", shape=(None, sizes.features)),
+            *floats("dense", shape=(None, sizes.dense)),
+        ]
+        self.trunk = opened(package.files.trunk, self.trunk_inputs, self.trunk_outputs)
         categories = len(package.categories)
         self._router = opened(
             package.files.router,
@@ -137,16 +140,7 @@ class Judge:
         # A product with one row is rounded otherwise than one with more: alone or among others must be the same.
         rows = [*tracks, *tracks] if n == 1 else tracks
         frames, actions = (np.concatenate([frames, frames]), np.repeat(actions, 2)) if n == 1 else (frames, actions)
-        here, memory, features, dense = self._trunk.run(
-            ["here", "memory_after", "features", "dense"],
-            {
-                "frames": frames,
-                "actions": actions,
-                "words": np.stack([track.words for track in rows]),
-                "before": np.stack([track.before for track in rows]),
-                "memory": np.stack([track.memory for track in rows]),
-            },
-        )
+        here, memory, features, dense = self.trunk.run(_TRUNK_ANSWERS, _trunk_feeds(rows, frames, actions))
         totals, most = np.stack([track.totals for track in rows]), np.stack([track.most for track in rows])
         means, deviations = np.empty((2, len(rows), len(self.dimensions)), np.float32)
         count = np.array([[track.frame_count + 1] for track in rows], np.float32)
@@ -198,6 +192,16 @@ class Judge:
         (probabilities,) = self._router.run(["probabilities"], {"words": twice})
         return tuple(float(each) for each in probabilities[0])
 
+    def trial(self) -> Trial:
+        """A run of the trunk, on noise, for whoever is to run it elsewhere."""
+        size, rng = self.package.image, np.random.default_rng(1)
+        tracks = [self.begin(np.full(self.package.goal.max_words, word, np.int64)) for word in (0, 1)]
+        for _ in range(2):  # of a clip that goes on
+            frames = rng.integers(0, 256, (2, size.height_px, size.width_px, size.channels), np.uint8)
+            feeds = _trunk_feeds(tracks, frames, np.array([0, len(self.package.actions)]))
+            self.step(tracks, frames, feeds["actions"])
+        return Trial(feeds, dict(zip(_TRUNK_ANSWERS, self.trunk.run(_TRUNK_ANSWERS, feeds), strict=True)))
+
     def _check(self, stored: StoredReward) -> None:
         """That two steps of noise are judged with numbers."""
         size, rng = self.package.image, np.random.default_rng(0)
@@ -212,6 +216,16 @@ class Judge:
         route = self.route(track.words)
         if not abs(sum(route) - 1) < 1e-3:
             raise PackageError(stored.folder / self.package.files.router, "probabilities", "must sum to 1")
+
+
+def _trunk_feeds(tracks: Sequence[Track], frames: Frames, actions: Actions) -> Feeds:
+    return {
+        "frames": frames,
+        "actions": actions,
+        "words": np.stack([track.words for track in tracks]),
+        "before": np.stack([track.before for track in tracks]),
+        "memory": np.stack([track.memory for track in tracks]),
+    }
 
 
 def _names(stored: StoredReward) -> list[str]:

@@ -29,4 +29,10 @@ class RewardMetrics:
             ["model", "category"],
             registry=registry,
         )
+        self.backend_up = Gauge(
+            "worldtree_score_backend_up",
+            "Whether the server that runs a judge's trunk is there, and runs it; of judges that have one.",
+            ["model"],
+            registry=registry,
+        )
         self.streams = Gauge("worldtree_score_streams", "Clips that are being streamed.", registry=registry)

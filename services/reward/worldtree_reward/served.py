@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from worldtree_runtime.errors import NotFound
+from worldtree_runtime.model_package import PackageError
 from worldtree_runtime.reward_package import RewardPackage, StoredReward
+from worldtree_runtime.triton_graph import TritonGraph
 
 from worldtree_reward.config import RewardSettings
 from worldtree_reward.domain import Actions, Evidence, Frames, Judgement, Question, Reading, Route, Spent
@@ -21,6 +23,9 @@ class Served:
         """Raises PackageError."""
         self.stored = stored
         self.judge = Judge(stored, device=settings.device, threads=settings.threads)
+        self._remote = self._open_remote(settings)
+        if self._remote is not None:
+            metrics.backend_up.labels(stored.name).set_function(lambda: self.ready)
         self.engine = Engine(
             self.judge,
             metrics,
@@ -29,6 +34,40 @@ class Served:
             max_waiting=settings.max_waiting_frames,
         )
         self._metrics = metrics
+
+    def _open_remote(self, settings: RewardSettings) -> TritonGraph | None:
+        """What runs the trunk in place of this process, where the package says so."""
+        backend = self.package.backend
+        if backend is None:
+            return None
+        file = self.stored.folder / "model.yaml"
+        if not (backend.is_local or backend.host in settings.backend_hosts):
+            # callers' frames go there, in clear: where to is for whoever runs the service, not who wrote the package
+            raise PackageError(
+                file, "backend", f"host {backend.host} must be this machine's or in the setting reward.backend_hosts"
+            )
+        remote = TritonGraph(
+            file,
+            backend,
+            self.judge.trunk_inputs,
+            self.judge.trunk_outputs,
+            self.judge.trial(),
+            max_rows=settings.max_batch,
+            timeout_s=settings.backend_timeout_s,
+            look_s=settings.backend_look_s,
+        )
+        self.judge.trunk = remote
+        return remote
+
+    @property
+    def ready(self) -> bool:
+        """Whether all that it needs is there."""
+        return self._remote is None or self._remote.ready
+
+    def close(self) -> None:
+        """When its engine has stopped."""
+        if self._remote is not None:
+            self._remote.close()
 
     @property
     def package(self) -> RewardPackage:

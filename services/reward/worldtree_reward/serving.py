@@ -1,5 +1,6 @@
 """The whole service as one context: judges loaded, engines running, server up; and all of it down again."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -24,6 +25,8 @@ async def serve_reward(settings: RewardSettings) -> AsyncIterator[tuple[RunningS
     metrics = RewardMetrics(registry)
     async with AsyncExitStack() as stack:
         catalog = load_catalog(settings, metrics)
+        for each in catalog:
+            stack.push_async_callback(asyncio.to_thread, each.close)  # it waits for who looks after a backend
         servicer = RewardServicer(catalog, settings, metrics)
 
         def register(server: grpc.aio.Server) -> list[str]:
@@ -31,6 +34,13 @@ async def serve_reward(settings: RewardSettings) -> AsyncIterator[tuple[RunningS
             return [_SERVICE]
 
         catalog.start()
-        stack.callback(catalog.stop)
-        async with start_server(settings, service="reward", register=register, registry=registry) as server:
+        stack.push_async_callback(asyncio.to_thread, catalog.stop)  # it waits for the runs under way
+
+        def ready() -> bool:
+            # one whose backend is away says so to its own callers, and keeps the others from nobody
+            return not len(catalog) or any(each.ready for each in catalog)
+
+        async with start_server(
+            settings, service="reward", register=register, ready=ready, registry=registry
+        ) as server:
             yield server, catalog

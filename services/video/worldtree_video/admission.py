@@ -13,12 +13,8 @@ PLAY_STRETCH = 1.25
 _MARGIN = 0.98  # what is said to be possible should still be so a moment later, when it is asked for
 
 
-class Paced(Protocol):
-    """A run against a clock, as admission and deadlines see it."""
-
-    @property
-    def fps(self) -> float:
-        """Its target, above 0."""
+class Share(Protocol):
+    """What a play takes of the engine's time."""
 
     @property
     def period_s(self) -> float:
@@ -27,6 +23,18 @@ class Paced(Protocol):
     @property
     def full_nfe(self) -> int:
         """Evaluations of a chunk that is not degraded."""
+
+
+class Paced(Share, Protocol):
+    """A run against a clock, as admission and deadlines see it."""
+
+    @property
+    def session(self) -> str:
+        """The session that it plays."""
+
+    @property
+    def fps(self) -> float:
+        """Its target, above 0."""
 
     @property
     def admitted(self) -> bool:
@@ -44,13 +52,13 @@ class Paced(Protocol):
         """Its next chunk is started with so long until it is due; `chunk_s`: what it will take, by evaluations."""
 
 
-def play_load(plays: Iterable[Paced], cost: CostModel, *, max_batch: int) -> float:
+def play_load(plays: Iterable[Share], cost: CostModel, *, max_batch: int) -> float:
     """Share of the engine's time that some plays take together at their targets: 1.0 is all of it."""
     plays = list(plays)
     return sum(_share(play, cost, _company(len(plays), cost, max_batch)) for play in plays)
 
 
-def admit(play: Paced, others: Iterable[Paced], cost: CostModel, *, max_batch: int, load_max: float) -> None:
+def admit(play: Paced, others: Iterable[Share], cost: CostModel, *, max_batch: int, load_max: float) -> None:
     """Raises FpsUnavailable, with the fps that could be, when a play cannot be held beside the others."""
     others = list(others)
     company = _company(len(others) + 1, cost, max_batch)
@@ -67,5 +75,5 @@ def _company(play_count: int, cost: CostModel, max_batch: int) -> int:
     return cost.together(max(1, min(max_batch, play_count)), PLAY_STRETCH)
 
 
-def _share(play: Paced, cost: CostModel, company: int) -> float:
+def _share(play: Share, cost: CostModel, company: int) -> float:
     return cost.chunk_s(play.full_nfe, company) / company / play.period_s

@@ -50,11 +50,22 @@ class Adoption:
             raise Draining
 
     async def find(self, session: str, caller: Caller) -> Served:
-        """The model that a session belongs to, after adopting it if need be.
+        """The model that a caller's session belongs to, after adopting it if need be.
+
+        A session has one owner, the tenant that opened it, which is told to the journal with all else that it is made
+        of. So whoever holds it knows whose it is, without asking anyone, also after restarts of replicas and gateways;
+        to every other tenant there is no such session.
 
         Raises SessionNotFound; SessionMoved when another replica owns it and the caller does not say that it is dead;
         StoreUnavailable when the journal does not answer; ModelNotLoaded; Draining.
         """
+        served = await self._find(session, caller)
+        if served.worlds.get(session).tenant != caller.tenant:
+            raise SessionNotFound(session)
+        return served
+
+    async def _find(self, session: str, caller: Caller) -> Served:
+        """The same for whoever asks."""
         while True:
             self.check_admitting()
             try:
@@ -78,7 +89,7 @@ class Adoption:
         count = 0
         for session in await self._journal.owned() if self._journal else ():
             try:
-                await self.find(session, Caller())
+                await self._find(session, Caller())
                 count += 1
             except WorldtreeError as error:  # one that cannot be read must not keep the others away
                 log.warning("session %s of the journal stays where it is: %s", session, error)

@@ -103,6 +103,10 @@ class Agenda(Generic[Member]):
             room = 1
         return [*chosen, *self._others(steps, bulk, room)]
 
+    def step_share(self, play_load: float, *, bulk: bool) -> float:
+        """Of the engine's time, what steps have beside such a load of plays, and beside bulk work or without."""
+        return max(_FLOOR, 1.0 - play_load) * (1.0 - _BULK_FLOOR if bulk else 1.0)
+
     def charge(self, members: Sequence[Member], seconds: float) -> None:
         """A tick of these members took so long. Each is charged an equal part."""
         if not members:

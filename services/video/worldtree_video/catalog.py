@@ -173,6 +173,10 @@ class Catalog:
         """Closes the sessions whose lease has ended; returns how many."""
         return sum(entry.worlds.expire() for entry in self)
 
+    def session_count(self) -> int:
+        """Of all versions of all models."""
+        return sum(len(entry.worlds.engine.sessions) for entry in self)
+
     def observe(self, metrics: VideoMetrics) -> None:
         """Sets the gauges of every model, all its versions together."""
         readings: dict[str, list[Reading]] = {}

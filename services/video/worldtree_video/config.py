@@ -64,4 +64,10 @@ class VideoSettings(ServiceSettings):
         description="share of the engine's time that plays with a target fps may be promised; the bars of "
         "benchmarks/realtime.py hold at it on a quiet machine",
     )
+    queue_s: float = Field(
+        10.0,
+        gt=0,
+        description="estimated wait from which a Step or a new session is refused; one that could not be answered "
+        "before its own deadline is refused earlier",
+    )
     play_idle_s: float = Field(300.0, gt=0, description="a Play without control or chunk for so long is ended")

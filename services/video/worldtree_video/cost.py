@@ -102,3 +102,29 @@ class CostModel:
             self._denoise.observe(denoised_count, denoise_s)
         if committed_count:
             self._commit.observe(committed_count, commit_s)
+
+
+class Overhead:
+    """How much longer the engine takes than its graphs do: by what is done between ticks, and by who else is at work.
+
+    Learnt while work is waiting only: a tick that waited for work says nothing.
+    """
+
+    def __init__(self) -> None:
+        self._ratio = 1.0
+        self._since_s: float | None = None
+
+    def after(self, now: float | None) -> None:
+        """A tick has ended `now`, and more is to be done; None: nothing is."""
+        self._since_s = now
+
+    def observe(self, begun_s: float, ended_s: float, graphs_s: float) -> None:
+        """A tick of graphs that took so long in all."""
+        if graphs_s > 0.0:
+            since_s = begun_s if self._since_s is None else self._since_s
+            ratio = min((ended_s - since_s) / graphs_s, _OUTLIER)
+            self._ratio += _WEIGHT * (ratio - self._ratio)
+
+    def stretched(self, seconds: float) -> float:
+        """So many seconds of graphs, in seconds of the clock."""
+        return seconds * self._ratio

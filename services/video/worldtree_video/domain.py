@@ -172,6 +172,15 @@ class Known:
     checkpoint: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One tick that a chunk was in, by the engine's clock, and how many were."""
+
+    begin_s: float
+    end_s: float
+    member_count: int
+
+
 @dataclass(slots=True)
 class Timing:
     """Where a chunk's time went, in seconds of wall time."""
@@ -181,6 +190,7 @@ class Timing:
     commit_s: float = 0.0
     tick_count: int = 0
     batch_size_sum: int = 0
+    ticks: list[Tick] = field(default_factory=list)
 
     @property
     def mean_batch_size(self) -> float:

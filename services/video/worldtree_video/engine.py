@@ -110,6 +110,11 @@ class Engine:
             self.scheduler.add(run, self.clock())
             self._work.notify()
 
+    def step_wait_s(self, evaluations: int, commits: int) -> tuple[float, float]:
+        """Estimated seconds that a step waits for those before it, and for itself."""
+        with self.lock:
+            return self.scheduler.step_wait_s(evaluations, commits)
+
     def wake(self, run: Run) -> None:
         """Something changed: looks again at when a run is due."""
         with self._work:
@@ -120,6 +125,11 @@ class Engine:
         """Drops a run and the chunk it was making; its branch stays its owner's."""
         with self.lock:
             self.scheduler.remove(run)
+
+    def break_off(self, run: Run) -> None:
+        """Drops a play that its client goes on with elsewhere: what it was promised is kept for it for a moment."""
+        with self.lock:
+            self.scheduler.break_off(run, self.clock())
 
     def between_ticks(self, errand: Callable[[], Result]) -> "Future[Result]":
         """Runs something in the engine's thread, where no graph is reading or writing the pool."""

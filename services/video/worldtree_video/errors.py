@@ -104,6 +104,22 @@ class FpsUnavailable(Exhausted):
         )
 
 
+class QueueFull(Exhausted):
+    """So much is waiting to be made that the answer would come too late for whoever asks.
+
+    `wait_s`: until it would be there; `limit_s`: how long that may be, by its deadline or by the settings.
+    """
+
+    def __init__(self, wait_s: float, limit_s: float) -> None:
+        super().__init__(
+            "QUEUE_FULL",
+            f"the answer would take {wait_s:.2f} s with all that waits before it, and at most {limit_s:.2f} s are left",
+            retry_after_s=max(0.1, wait_s - limit_s),
+            wait_s=f"{wait_s:.2f}",
+            limit_s=f"{limit_s:.2f}",
+        )
+
+
 class TooManySessions(Exhausted):
     """The replica holds as many sessions as its settings allow."""
 

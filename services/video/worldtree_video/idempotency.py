@@ -1,4 +1,6 @@
-"""A repeat of a call with the same request_id gets the first call's answer (AIP-155)."""
+"""A repeat of a call with the same request_id gets the first call's answer (AIP-155), where it is asked for at the
+same replica.
+"""
 
 import asyncio
 import time

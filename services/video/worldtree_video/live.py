@@ -1,5 +1,6 @@
 """A play as a coroutine sees it: controls in, chunks out, on a session that nobody else may move meanwhile."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -190,11 +191,13 @@ class LivePlay:
         degrade: bool = False,
         tenant: str = "anonymous",
         admitted: bool = False,
+        resumes: bool = False,
     ) -> "AsyncIterator[LivePlay]":
         """Claims a session and plays it until the context is left. `fps` 0: as fast as it goes.
 
         `degrade`: make chunks with fewer evaluations rather than late. Raises FpsUnavailable when it cannot be held
         at its fps beside the plays that are running; not for one that was `admitted` where it broke off.
+        `resumes`: where it breaks off here, its session keeps for a moment what it was promised.
         """
         session = worlds.get(name)
         mailbox: Mailbox[object] = Mailbox()
@@ -218,14 +221,19 @@ class LivePlay:
                 degrade_to=tuple(package.sampler.schedules) if degrade else (),
                 tenant=tenant,
                 admitted=admitted,
+                session=name,
             )
             live = LivePlay(worlds, session, play, mailbox)
             # It grows the session's own branch: when that is closed under it, no chunk may be added any more.
             opening.close, opening.drain, opening.record = live.fail, live.drain, live.record
             engine.submit(play)
+            drop = engine.cancel
             try:
                 yield live
+            except (asyncio.CancelledError, GeneratorExit):  # it was not read to its end
+                drop = engine.break_off if resumes else engine.cancel
+                raise
             finally:
-                engine.cancel(play)
+                drop(play)
                 # What was made ahead and not sent is part of the session all the same.
                 worlds.protection.sync(session)

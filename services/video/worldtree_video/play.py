@@ -17,7 +17,7 @@ class Played:
     """A chunk and how it kept its time. `control_arrival_s`: None when the action was repeated.
 
     `done_action_count`: of the actions it was sent, those that were used or forgotten so far, this chunk's included.
-    `degraded`: made with fewer evaluations than its session asks for.
+    `degraded`: made with fewer evaluations than its session asks for. `made_s`: when it was, by the engine's clock.
     """
 
     chunk: Chunk
@@ -26,6 +26,7 @@ class Played:
     queued_count: int
     done_action_count: int = 0
     degraded: bool = False
+    made_s: float = 0.0
 
 
 class PlaySink(Protocol):
@@ -68,8 +69,10 @@ class Play:
         degrade_to: Sequence[int] = (),
         tenant: str = "anonymous",
         admitted: bool = False,
+        session: str = "",
     ) -> None:
         self.branch = branch
+        self.session = session
         self.admitted = admitted
         self.tenant = tenant
         self.priority = Priority.PLAY if period_s else Priority.STEP
@@ -130,6 +133,11 @@ class Play:
         """Whether it has never been sent an action, so that its clock has never run."""
         return self._sent_count == 0
 
+    @property
+    def left(self) -> tuple[int, int]:
+        """One chunk: it has no end that is known."""
+        return self.branch.nfe, 1
+
     def pace(self, left_s: float, chunk_s: Callable[[int], float]) -> None:
         self._ladder.choose(left_s, chunk_s)
 
@@ -172,7 +180,7 @@ class Play:
         self._remade = False
         self._unsent_count += 1
         done_count = self._sent_count - len(self._queue)
-        self._sink.put(Played(chunk, arrival_s, late_s, len(self._queue), done_count, degraded))
+        self._sink.put(Played(chunk, arrival_s, late_s, len(self._queue), done_count, degraded, now))
         self._starving = not self._queue and not self._repeat
         self._close_if_done()
 

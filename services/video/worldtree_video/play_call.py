@@ -5,12 +5,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from worldtree.video.v1 import video_generator_pb2 as pb
+from worldtree_runtime.call_notes import note_cost
 from worldtree_runtime.errors import DeadlineExceeded, InvalidRequest
+from worldtree_runtime.tracing import current_span
 
 from worldtree_video import convert, replies
 from worldtree_video.adoption import Adoption
 from worldtree_video.caller import Caller
 from worldtree_video.catalog import Served
+from worldtree_video.chunk_spans import ChunkSpans
 from worldtree_video.config import VideoSettings
 from worldtree_video.domain import Action
 from worldtree_video.errors import Draining, OutOfRange
@@ -57,13 +60,14 @@ class PlayCall:
             degrade=begin.degrade == pb.PlayRequest.DEGRADE_NFE,
             tenant=caller.tenant,
             admitted=caller.admitted,
+            resumes=caller.resumes,
         ) as play:
             yield await self._opening(play, begin, served)
             if actions:
                 play.act(actions)
             steering = asyncio.create_task(self._steer(play, served, first.session, requests))
             try:
-                async for message in self._played(play, served):
+                async for message in self._played(play, served, self._spans(play, served, caller)):
                     yield message
             finally:
                 await self._end(steering)
@@ -82,7 +86,7 @@ class PlayCall:
             _reading.add(steering)
             steering.add_done_callback(_reading.discard)
 
-    async def _played(self, play: LivePlay, served: Served) -> AsyncIterator[pb.PlayResponse]:
+    async def _played(self, play: LivePlay, served: Served, spans: ChunkSpans | None) -> AsyncIterator[pb.PlayResponse]:
         """Chunks and events in their order, until the play is over or nothing has happened for too long."""
         while True:
             try:
@@ -103,9 +107,16 @@ class PlayCall:
             # The journal is at most one chunk behind what the reader has seen.
             play.sent(item.chunk)
             await play.settled(behind=1)
-            message = replies.from_played(item, served.package, play.now())
-            self._observe_played(item, message, served)
-            yield message
+            encode_s = play.now()
+            message = replies.from_played(item, served.package, encode_s)
+            self._observe_played(item, message, served, None if spans is None else spans.next())
+            send_s, taken = play.now(), False
+            try:
+                yield message
+                taken = True
+            finally:
+                if spans is not None:
+                    spans.tell(item, encode_s=encode_s, send_s=send_s, end_s=play.now(), taken=taken)
             play.taken()
 
     @asynccontextmanager
@@ -201,14 +212,23 @@ class PlayCall:
             )
         return first
 
-    def _observe_played(self, played: Played, message: pb.PlayResponse, served: Served) -> None:
+    @staticmethod
+    def _spans(play: LivePlay, served: Served, caller: Caller) -> ChunkSpans | None:
+        span = current_span()
+        if span is None:
+            return None
+        return ChunkSpans(span, session=play.session.name, model=served.stored.name, tenant=caller.tenant)
+
+    def _observe_played(self, played: Played, message: pb.PlayResponse, served: Served, trace_id: str | None) -> None:
+        exemplar = None if trace_id is None else {"trace_id": trace_id}
+        note_cost(played.chunk.record.nfe * served.package.frames_per_chunk)
         if played.late_s:
-            self._metrics.deadline_missed.inc()
+            self._metrics.deadline_missed.inc(exemplar=exemplar)
         if played.degraded:
             self._metrics.degraded_chunks.labels(served.stored.name).inc()
         if message.played.HasField("control_latency"):
             latency = message.played.control_latency
-            self._metrics.control_latency_seconds.observe(latency.seconds + latency.nanos / 1e9)
+            self._metrics.control_latency_seconds.observe(latency.seconds + latency.nanos / 1e9, exemplar)
 
     def _actions(self, messages: Sequence[pb.Action], served: Served, field: str, *, least: int = 1) -> list[Action]:
         limit = self._settings.max_step_actions

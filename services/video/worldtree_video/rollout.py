@@ -159,6 +159,10 @@ class NodeRun:
     def over(self) -> bool:
         return self._made
 
+    @property
+    def left(self) -> tuple[int, int]:
+        return self.branch.nfe, 1
+
     def due(self, now: float) -> float | None:
         return None if self._made else now
 

@@ -22,11 +22,12 @@ from typing import Protocol
 from worldtree_video.admission import Paced, admit, play_load
 from worldtree_video.agenda import LONGEST_OTHER, Agenda
 from worldtree_video.branch import Branch
-from worldtree_video.cost import CostModel
-from worldtree_video.domain import Chunk, Made, Priority, Record, Storage, Summary, Timing
+from worldtree_video.cost import CostModel, Overhead
+from worldtree_video.domain import Chunk, Made, Priority, Record, Storage, Summary, Tick, Timing
 from worldtree_video.errors import KvCacheFull, KvWindowFull, PolicyBroken
 from worldtree_video.introspection import TICKS_KEPT, TickRecord
 from worldtree_video.kv_cache import BlockPool, Seen
+from worldtree_video.promises import Promises
 from worldtree_video.stagger import start_delay_s
 
 # Known chunks shared in one tick: recalling their pixels takes some 10 us each, and others wait for the tick.
@@ -65,6 +66,10 @@ class Run(Protocol):
     @property
     def over(self) -> bool:
         """Whether it will never be due again."""
+
+    @property
+    def left(self) -> tuple[int, int]:
+        """Evaluations and commits until it is over, as far as that is known."""
 
     def due(self, now: float) -> float | None:
         """When its next chunk may start (at once when not after `now`); None: parked until it is woken."""
@@ -220,6 +225,8 @@ class Scheduler:
         self._timers: list[tuple[float, int, Run]] = []
         self._running: set[PendingChunk] = set()
         self._making: dict[tuple[BlockPool, bytes], _Entry] = {}  # by what others would share
+        self._overhead = Overhead()
+        self.promises = Promises()
         self._unseen: deque[_Entry] = deque()  # ready since this tick began
         self._arrivals = itertools.count()
 
@@ -231,6 +238,28 @@ class Scheduler:
     def play_load(self) -> float:
         """Share of the engine's time that plays are promised, by what chunks cost now."""
         return play_load(self._paced(), self.cost, max_batch=self.max_batch)
+
+    def step_wait_s(self, evaluations: int, commits: int) -> tuple[float, float]:
+        """How long a step that comes now waits for others, and for itself, by what chunks cost now.
+
+        Nobody waits while there is a place in each tick. Beyond that steps have their chunks made in turn: whoever has
+        more of them than the newcomer is before it with as many as that has, in the time that plays leave.
+        """
+        waiting = [entry.run.left for entry in self._entries.values() if entry.priority is Priority.STEP]
+        company = min(self.max_batch, len(waiting) + 1)
+        denoise_s, commit_s = self.cost.denoise_s(company), self.cost.commit_s(company)
+        own_s = evaluations * denoise_s + commits * commit_s
+        ahead_s = 0.0
+        if len(waiting) >= self.max_batch:
+            before_s = sum(
+                min(1.0, commits / left_commits) * (left * denoise_s + left_commits * commit_s)
+                for left, left_commits in waiting
+                if left_commits
+            )
+            ahead_s = max(0.0, (before_s + own_s) / company - own_s)
+        bulk = any(entry.priority is Priority.BULK for entry in self._active.values())
+        share = self.agenda.step_share(self.play_load, bulk=bulk)
+        return self._overhead.stretched(ahead_s) / share, self._overhead.stretched(own_s) / share
 
     def start_delay_s(self, play: Paced, now: float) -> float:
         """How long the clock of a play should wait before it starts, so that its chunks do not meet those of others."""
@@ -244,8 +273,8 @@ class Scheduler:
 
     def add(self, run: Run, now: float) -> None:
         """Takes on a run. Raises FpsUnavailable for a new play that cannot be held at its fps beside the others."""
-        if run.paced and not run.paced.admitted:
-            admit(run.paced, self._paced(), self.cost, max_batch=self.max_batch, load_max=self.play_load_max)
+        if run.paced:
+            self._admit(run.paced, now)
         self._entries[run] = _Entry(run)
         self.wake(run, now)
 
@@ -267,6 +296,12 @@ class Scheduler:
         entry.ready_since_s = now
         self._active[run] = entry
         self._unseen.append(entry)
+
+    def break_off(self, run: Run, now: float) -> None:
+        """Drops a play, and keeps what it was promised for a moment: its client goes on with it elsewhere."""
+        if run.paced:
+            self.promises.keep(run.paced, now)
+        self.remove(run)
 
     def remove(self, run: Run) -> None:
         """Drops a run and the chunk it was making. Harmless for one that is over."""
@@ -329,7 +364,9 @@ class Scheduler:
     def complete(self, batch: Batch, chunks: dict[PendingChunk, Made], now: float) -> None:
         """Ends a tick: `chunks` holds those that were committed."""
         self._account(batch, now)
+        tick = Tick(batch.begun_s, now, len(batch.members))
         for member in batch.members:
+            member.timing.ticks.append(tick)
             if member.cancelled:
                 continue
             if member.error:
@@ -337,6 +374,7 @@ class Scheduler:
                 self._fail(member.run, member.error)
             elif member in chunks:
                 self._commit(member, chunks[member], now)
+        self._overhead.after(now if self.has_work else None)
         # Only now: a failing member may have taken others of its rollout down with it.
         self._running.clear()
         for member in batch.members:
@@ -379,6 +417,12 @@ class Scheduler:
         # As wide as if plays filled the period as far as they may: so the last of them still finds a place.
         return self.cost.chunk_s(play.full_nfe) / self.play_load_max
 
+    def _admit(self, play: Paced, now: float) -> None:
+        if not play.admitted and not self.promises.cover(play, now):
+            others = [*self._paced(), *self.promises.others(play.session, now)]
+            admit(play, others, self.cost, max_batch=self.max_batch, load_max=self.play_load_max)
+        self.promises.forget(play.session)
+
     def _paced(self) -> list[Paced]:
         return [run.paced for run in self._entries if run.paced and not run.over]
 
@@ -392,6 +436,7 @@ class Scheduler:
             committed_count=batch.committed_count,
             commit_s=batch.commit_s,
         )
+        self._overhead.observe(batch.begun_s, now, batch.denoise_s + batch.commit_s)
         seconds = now - batch.begun_s
         entries = [self._entries[member.run] for member in batch.members if member.run in self._entries]
         self.agenda.charge(entries, seconds)

@@ -65,6 +65,16 @@ class Sequence:
     def over(self) -> bool:
         return self._left == 0
 
+    @property
+    def left(self) -> tuple[int, int]:
+        """Evaluations and commits until it is over: what is known is committed only."""
+        nfe = self.branch.nfe
+        making = self._left - len(self._planned) - max(0, -self.branch.chunk_index)
+        evaluations = nfe * max(0, making) if self.given is None else 0
+        for planned in self._planned:
+            evaluations += 0 if planned.frames is not None else planned.nfe or nfe
+        return evaluations, self._left
+
     def due(self, now: float) -> float | None:
         crowded = self._ahead_chunks is not None and self._untaken_count >= self._ahead_chunks
         return None if self.over or crowded else now

@@ -11,7 +11,7 @@ from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorServicer
 from worldtree_runtime.errors import InvalidRequest, NotFound
-from worldtree_runtime.messages import REPLICA_KEY
+from worldtree_runtime.messages import COST_KEY, REPLICA_KEY
 from worldtree_runtime.stores import Store
 
 from worldtree_video import convert, overview, replies
@@ -69,13 +69,14 @@ class VideoServicer(VideoGeneratorServicer):
         self._adoption.check_admitting()
         ttl_s = self._ttl(request)
         tenant = _caller(context).tenant
+        left_s = context.time_remaining()
 
         async def create() -> tuple[Session, Sequence[str]]:
             served = self._model(request.model)
             recipe, warnings = await self._recipe(request, served, session_count=1)
-            return await served.worlds.create(recipe, ttl_s=ttl_s, tenant=tenant), warnings
+            return await served.worlds.create(recipe, ttl_s=ttl_s, tenant=tenant, left_s=left_s), warnings
 
-        session, warnings = await self._calls.once("CreateSession", request.request_id, create)
+        session, warnings = await self._calls.once(f"CreateSession {tenant}", request.request_id, create)
         served = self._still_open(session)
         return pb.CreateSessionResponse(
             session=replies.from_session(session, served),
@@ -88,7 +89,10 @@ class VideoServicer(VideoGeneratorServicer):
         # One message carries the whole answer: refused now, not when the session has already moved.
         most = self._settings.max_message_bytes // (served.package.chunk_bytes + _CHUNK_OVERHEAD_BYTES)
         actions = self._actions(request.actions, served, "actions", most=most)
-        chunks = await served.worlds.step(request.session, actions, request_id=request.request_id)
+        chunks = await served.worlds.step(
+            request.session, actions, request_id=request.request_id, left_s=context.time_remaining()
+        )
+        _tell_cost(context, served, sum(chunk.record.nfe for chunk in chunks))
         return pb.StepResponse(
             chunks=[replies.from_chunk(chunk, served.package) for chunk in chunks],
             chunk_index=chunks[-1].record.chunk_index + 1,
@@ -113,8 +117,11 @@ class VideoServicer(VideoGeneratorServicer):
             raise InvalidRequest(
                 "frames_from_depth", f"frames_from_depth must be 0 or more, got {request.frames_from_depth}"
             )
+        evaluations = 0
         async with worlds.rollout(request.session, sequences) as rollout:
             async for node, chunk in rollout.nodes:
+                evaluations += chunk.record.nfe
+                _tell_cost(context, served, evaluations)
                 frames = node.depth >= request.frames_from_depth and (
                     detail == pb.RolloutRequest.DETAIL_ALL
                     or (detail == pb.RolloutRequest.DETAIL_LAST and bool(node.ends))
@@ -137,7 +144,10 @@ class VideoServicer(VideoGeneratorServicer):
         async with aclosing(served.worlds.generate(recipe, actions, tenant=tenant)) as chunks:
             start = replies.from_frames(b"".join(recipe.origin.chunks), served.package)
             yield pb.GenerateResponse(start_frames=start, chunk_count=count, warnings=warnings)
+            evaluations = 0
             async for chunk in chunks:
+                evaluations += chunk.record.nfe
+                _tell_cost(context, served, evaluations)
                 yield pb.GenerateResponse(chunk=replies.from_chunk(chunk, served.package), chunk_count=count)
 
     async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:
@@ -168,7 +178,7 @@ class VideoServicer(VideoGeneratorServicer):
         self._check_snapshot_size(len(data), request.include_data)
         # Like a session's id it names its home: without Redis, no other replica has it.
         snapshot = f"{secrets.token_hex(12)}.{self._settings.replica}"
-        await self._store.set(snapshot_key(snapshot), data, ttl_s)
+        await self._store.set(snapshot_key(_caller(context).tenant, snapshot), data, ttl_s)
         return pb.SaveResponse(
             snapshot=snapshot,
             data=data if request.include_data else b"",
@@ -183,12 +193,12 @@ class VideoServicer(VideoGeneratorServicer):
         tenant = _caller(context).tenant
 
         async def restore() -> tuple[Session, bool]:
-            saved = await asyncio.to_thread(snapshots.decode, await self._snapshot_bytes(request))
+            saved = await asyncio.to_thread(snapshots.decode, await self._snapshot_bytes(request, tenant))
             served = self._model(common.ModelRef(name=saved.model, version=saved.version, digest=saved.digest))
             ours = bool(request.snapshot)
             return await served.archive.restore(saved, ttl_s=ttl_s, tenant=tenant, ours=ours)
 
-        session, identical = await self._calls.once("Restore", request.request_id, restore)
+        session, identical = await self._calls.once(f"Restore {tenant}", request.request_id, restore)
         served = self._still_open(session)
         described, last_frame = await self._standing(session, served)
         return pb.RestoreResponse(session=described, last_frame=last_frame, bit_identical=identical)
@@ -211,7 +221,13 @@ class VideoServicer(VideoGeneratorServicer):
         size = request.page_size or _PAGE_DEFAULT
         if not 1 <= size <= _PAGE_MAX:
             raise OutOfRange("page_size", size, 1, _PAGE_MAX)
-        every = [(session, served) for served in self._catalog for session in served.worlds.live()]
+        tenant = _caller(context).tenant
+        every = [
+            (session, served)
+            for served in self._catalog
+            for session in served.worlds.live()
+            if session.tenant == tenant
+        ]
         every.sort(key=lambda entry: _page_token(entry[0]))
         after = [entry for entry in every if _page_token(entry[0]) > request.page_token]
         page = after[:size]
@@ -316,20 +332,25 @@ class VideoServicer(VideoGeneratorServicer):
                 if frames == served.worlds.shown(session):
                     return replies.from_session(session, served), replies.from_last_frame(frames, served.package)
 
-    async def _snapshot_bytes(self, request: pb.RestoreRequest) -> bytes:
+    async def _snapshot_bytes(self, request: pb.RestoreRequest, tenant: str) -> bytes:
         if bool(request.snapshot) == bool(request.data):
             raise InvalidRequest("snapshot", "a restore must set exactly one of snapshot and data")
         if request.data:
             return request.data
-        data = await self._store.get(snapshot_key(request.snapshot))
+        data = await self._store.get(snapshot_key(tenant, request.snapshot))
         if data is None:
             raise SnapshotNotFound(request.snapshot)
         return data
 
 
-def snapshot_key(snapshot: str) -> str:
-    """Where a snapshot lies in the store."""
-    return f"worldtree:snapshot:{snapshot}"
+def _tell_cost(context: Context, served: Served, evaluations: int) -> None:
+    """In the trailers, those of a call that fails on the way too. `evaluations`: of all chunks together."""
+    context.set_trailing_metadata(((COST_KEY, str(evaluations * served.package.frames_per_chunk)),))
+
+
+def snapshot_key(tenant: str, snapshot: str) -> str:
+    """Where a snapshot lies in the store: its owner's name is part of it, so that nobody else finds it."""
+    return f"worldtree:snapshot:{tenant}:{snapshot}"
 
 
 def _page_token(session: Session) -> str:

@@ -94,7 +94,13 @@ async def serve_video(settings: VideoSettings) -> AsyncIterator[tuple[RunningSer
         stack.push_async_callback(catalog.aclose)
         stack.push_async_callback(adoption.aclose)
         async with start_server(
-            settings, service="video", register=register, ready=catalog.has_room, on_drain=drain, registry=registry
+            settings,
+            service="video",
+            register=register,
+            ready=catalog.has_room,
+            on_drain=drain,
+            registry=registry,
+            held=catalog.session_count,
         ) as server:
             tasks = [
                 asyncio.create_task(_keep_house(catalog, settings, metrics)),

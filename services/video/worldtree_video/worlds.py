@@ -18,6 +18,7 @@ from worldtree_video.errors import (
     Draining,
     KvCacheFull,
     OutOfRange,
+    QueueFull,
     SessionClosed,
     SessionMoved,
     TooManySessions,
@@ -36,6 +37,7 @@ from worldtree_video.tiers import Tiers
 
 Item = TypeVar("Item")
 ANONYMOUS = "anonymous"
+_DEADLINE_PART = 0.75  # of what is left until a deadline: an estimate is none, and the answer has a way to go
 
 
 class Worlds:
@@ -59,9 +61,12 @@ class Worlds:
         self._clips: dict[Sequence, int] = {}  # those in the making: how many blocks each may come to hold
         self._clock = clock
 
-    async def create(self, recipe: Recipe, *, ttl_s: float, tenant: str = ANONYMOUS) -> Session:
-        """Commits the start's chunks and opens a session on them."""
+    async def create(
+        self, recipe: Recipe, *, ttl_s: float, tenant: str = ANONYMOUS, left_s: float | None = None
+    ) -> Session:
+        """Commits the start's chunks and opens a session on them. `left_s`: until nobody waits for it any more."""
         self.admit(1, recipe.policy.storage)
+        self._check_wait(0, len(recipe.origin.chunks), left_s)
         branch = self.blank(recipe)
         try:
             await grow(self.engine, branch, [], tenant=tenant)
@@ -150,8 +155,13 @@ class Worlds:
             here = len(table) - 1 in table.blocks
             return self.model.frames(table.pool.storage, table.last) if here else branch.shown
 
-    async def step(self, name: str, actions: Seq[Action], *, request_id: str = "") -> list[Chunk]:
-        """One chunk for each action. All or nothing: until the last is made, the session stands where it stood."""
+    async def step(
+        self, name: str, actions: Seq[Action], *, request_id: str = "", left_s: float | None = None
+    ) -> list[Chunk]:
+        """One chunk for each action. All or nothing: until the last is made, the session stands where it stood.
+
+        `left_s`: until nobody waits for the answer any more. Raises QueueFull where it would come later.
+        """
         session = self.get(name)
         while request_id and session.claim and session.claim.request_id == request_id:
             # A retry that overtook its first try: that one's answer, or its cancellation, is on its way.
@@ -162,6 +172,7 @@ class Worlds:
         async with self.claim(session, Claim("Step", mailbox.close, request_id)):
             if request_id and session.unanswered and session.unanswered.request_id == request_id:
                 return await self._answer_again(session, session.unanswered, mailbox)
+            self._check_wait(len(actions) * session.branch.nfe, len(actions), left_s)
             await self.complete(session, mailbox)
             branch = self.fork_branch(session)
             try:
@@ -369,6 +380,7 @@ class Worlds:
 
     def _remove(self, session: Session) -> int:
         self.protection.closed(session)
+        self.engine.scheduler.promises.forget(session.name)
         return self.engine.sessions.remove(session)
 
     def blank(self, recipe: Recipe, fingerprint: str | None = None) -> Branch:
@@ -396,6 +408,18 @@ class Worlds:
             session.known = None  # its blocks are here now
             session.unanswered = None
             self.engine.sessions.touch(session, self._clock())
+
+    def _check_wait(self, evaluations: int, commits: int, left_s: float | None) -> None:
+        """Refuses what would come too late. What is made for nobody is made instead of what others wait for: under
+        more load than there is room for, all would come too late then.
+        """
+        ahead_s, own_s = self.engine.step_wait_s(evaluations, commits)
+        if not ahead_s:
+            return  # with nobody before it, it is as early as it can be
+        if ahead_s > self.settings.queue_s:
+            raise QueueFull(ahead_s, self.settings.queue_s)
+        if left_s is not None and ahead_s + own_s > _DEADLINE_PART * left_s:
+            raise QueueFull(ahead_s + own_s, _DEADLINE_PART * left_s)
 
     def close(self, branch: Branch) -> None:
         """Gives back a branch that no session has."""

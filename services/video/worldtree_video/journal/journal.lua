@@ -4,9 +4,10 @@
 -- steps (list): one entry for each generated chunk. frames (list): the pixels of the last so many of them.
 -- Answers: {"OK", ...}, {"LOST", owner, epoch} (somebody else's), {"BEHIND", length} (write it anew),
 -- {"MOVED", owner} and {"NONE"} (adopt only). FRAMES_BYTES_MAX is put before it by whoever loads it.
-local op, prefix, replica, session, epoch, grace_ms, number = unpack(ARGV, 1, 7)
+local prefix = KEYS[1] -- all keys begin with it, and in a cluster are in its slot
+local op, replica, session, epoch, grace_ms, number = unpack(ARGV, 1, 6)
 epoch, grace_ms, number = tonumber(epoch), tonumber(grace_ms), tonumber(number)
-local args = {unpack(ARGV, 8, 17)} -- of a fixed number; lists of entries are read from ARGV itself
+local args = {unpack(ARGV, 7, 16)} -- of a fixed number; lists of entries are read from ARGV itself
 
 local function key(name, kind) return prefix .. name .. ':' .. kind end
 local function set_of(owner) return prefix .. 'owner:' .. owner end
@@ -63,8 +64,8 @@ if op == 'create' then -- head, lease, snapshot, request, request_count, step co
     redis.call('DEL', meta, steps, frames)
     redis.call('HSET', meta, 'head', args[1], 'owner', replica, 'epoch', epoch, 'snapshot', args[3],
         'request', args[4], 'request_count', args[5], 'written', number)
-    local split = 13 + tonumber(args[6])
-    push(steps, 14, split)
+    local split = 12 + tonumber(args[6])
+    push(steps, 13, split)
     push(frames, split + 1, #ARGV)
     live(session, tonumber(args[2]))
     return {'OK'}
@@ -89,7 +90,7 @@ elseif op == 'owned' then
     return {'OK', owned}
 elseif op == 'missing' then -- names, each followed by the epoch that it should have
     local found = {}
-    for place = 8, #ARGV, 2 do
+    for place = 7, #ARGV, 2 do
         local owner, held, closed = unpack(redis.call('HMGET', key(ARGV[place], 'meta'), 'owner', 'epoch', 'closed'))
         if owner ~= replica or held ~= ARGV[place + 1] or closed then table.insert(found, ARGV[place]) end
     end
@@ -106,10 +107,10 @@ redis.call('HSET', meta, 'written', number)
 if op == 'append' then -- first, lease, request, count; steps, frames
     local first, count = tonumber(args[1]), tonumber(args[4])
     cut(first)
-    push(steps, 12, 11 + count)
-    push(frames, 12 + count, 11 + 2 * count)
+    push(steps, 11, 10 + count)
+    push(frames, 11 + count, 10 + 2 * count)
     if count > 0 then -- so many of the last one's size
-        local most = math.max(1, math.floor(FRAMES_BYTES_MAX / math.max(1, #ARGV[11 + 2 * count])))
+        local most = math.max(1, math.floor(FRAMES_BYTES_MAX / math.max(1, #ARGV[10 + 2 * count])))
         redis.call('LTRIM', frames, -most, -1)
     end
     redis.call('HSET', meta, 'request', args[3], 'request_count', args[3] == '' and 0 or count)

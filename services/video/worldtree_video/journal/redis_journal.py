@@ -29,7 +29,7 @@ from worldtree_video.journal.entries import (
 _SCRIPT = f"local FRAMES_BYTES_MAX = {FRAMES_BYTES_MAX}\n" + (
     resources.files("worldtree_video.journal").joinpath("journal.lua").read_text()
 )
-_PREFIX = "worldtree:journal:"
+_PREFIX = "worldtree:{journal}:"  # of all keys: an operation may touch two sessions and a replica's list
 _ROUND_TRIP_BYTES_MAX = 4 << 20
 _ASKED_COUNT_MAX = 500  # sessions of one operation, during which Redis serves nobody else
 
@@ -45,7 +45,7 @@ class _Call:
 
 
 class RedisJournal:
-    """One Redis 7 or Valkey (or a primary with replicas; no cluster: an operation touches the keys of two sessions).
+    """One Redis 7 or Valkey, a primary with replicas, or a cluster, which keeps all journals on one of its nodes.
 
     Calls that wait at the same moment share a round trip. `grace_s`: how long a journal outlives its session's lease;
     the clocks of Redis and of all replicas have to agree to within that. Calls are numbered as they are made: one that
@@ -174,7 +174,7 @@ class RedisJournal:
     async def _call(self, op: str, session: str, epoch: int, *arguments: Any) -> list[Any]:
         answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         number = next(self._numbers)  # in the order of the queue
-        fixed = [op, _PREFIX, self.replica, session, epoch, self._grace_ms, number]
+        fixed = [op, self.replica, session, epoch, self._grace_ms, number]
         self._waiting.append(_Call([*fixed, *arguments], answer))
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_all())
@@ -230,7 +230,8 @@ class RedisJournal:
     async def _pipelined(self, calls: Sequence[_Call]) -> list[Any]:
         pipeline = self._connection.redis.pipeline(transaction=False)
         for call in calls:
-            pipeline.evalsha(self._sha, 0, *call.arguments)
+            # not `evalsha`, which is refused in the pipeline of a cluster; the prefix tells it the node
+            pipeline.execute_command("EVALSHA", self._sha, 1, _PREFIX, *call.arguments)
         return list(await pipeline.execute(raise_on_error=False))
 
 

@@ -2,16 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
-from worldtree_runtime.messages import REPLICA_KEY
+from worldtree_runtime.messages import HELD_KEY, LOAD_KEY, REPLICA_KEY
+from worldtree_runtime.tracing import Span, current_span
 
 from worldtree_gateway.domain import Method, Service
+from worldtree_gateway.load import Load
+from worldtree_gateway.outliers import Standing
+from worldtree_gateway.verdicts import is_sick
 
 _HEALTH_CHECK = Method("/grpc.health.v1.Health/Check", client_streaming=False, server_streaming=False)
 _HEALTH_WATCH = Method("/grpc.health.v1.Health/Watch", client_streaming=False, server_streaming=True)
@@ -38,13 +43,18 @@ class Backend:
         max_message_bytes: int,
         probe_timeout_s: float,
         probe_interval_s: float,
+        standing: Standing,
+        ramp_s: float = 0.0,
     ) -> None:
         self.service = service
+        self.standing = standing
+        self._load = Load(ramp_s=ramp_s)
         self.address = address
         self.replica: str | None = None
         self.tried = False
         self.connected = False
         self.taking = False
+        self.leaving = False  # set by the router: it is not listed any more
         self.conflicting = False  # set by the router: another backend has the same name
         self.in_flight = 0
         self._probe_timeout_s = probe_timeout_s
@@ -69,7 +79,45 @@ class Backend:
 
     @property
     def usable(self) -> bool:
-        return self.connected and self.taking and not self.conflicting
+        return self.connected and self.taking and not self.leaving and not self.conflicting
+
+    @property
+    def away(self) -> bool:
+        return self.standing.away
+
+    @property
+    def load(self) -> int:
+        """Calls under way there, ours and those of others."""
+        return self._load.calls(self.in_flight)
+
+    @property
+    def pressure(self) -> float:
+        """How little it needs another call; 0: it has nothing to do."""
+        return self._load.pressure(self.in_flight)
+
+    @property
+    def held(self) -> int:
+        """Sessions that it has, as far as is known here."""
+        return self._load.held
+
+    @property
+    def share(self) -> float:
+        """Of the calls that it is to have once it has been here for a while."""
+        return self._load.share
+
+    def opened(self) -> None:
+        """A session is to be opened there."""
+        self._load.opened()
+
+    def told(self, trailers: Iterable[tuple[str, Any]] | None) -> None:
+        """One of its calls has ended with these, and still counts as under way here."""
+        for key, value in trailers or ():
+            if key not in (LOAD_KEY, HELD_KEY) or not (isinstance(value, str) and value.isascii() and value.isdigit()):
+                continue
+            if key == LOAD_KEY:
+                self._load.told(int(value[:9]), ours=self.in_flight)
+            else:
+                self._load.held = int(value[:9])
 
     def callable(self, method: Method) -> Any:
         """The multi-callable of `method` that takes and gives raw bytes."""
@@ -80,6 +128,41 @@ class Backend:
             if len(self._callables) < _CALLABLE_COUNT_MAX:
                 self._callables[method.path] = found
         return found
+
+    def span(self, method: Method) -> Span | None:
+        """Of one call to it; None where the call that it is made for is not traced. `serving` ends it."""
+        span = current_span()
+        if span is None:
+            return None
+        host, _, port = self.address.rpartition(":")
+        attributes: dict[str, str | int] = {"server.address": host, "server.port": int(port)}
+        if self.replica is not None:
+            attributes["worldtree.replica"] = self.replica
+        return span.child(method.path.removeprefix("/"), attributes)
+
+    @contextmanager
+    def serving(self, span: Span | None = None) -> Iterator[None]:
+        """Around a call to it: counts it while it is under way, and how it ends for its standing and its span."""
+        code, said = grpc.StatusCode.CANCELLED, ""  # unless it ends otherwise, it is given up
+        self.in_flight += 1
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            code, said = error.code(), error.details() or ""
+            self.told(error.trailing_metadata())
+            sick = is_sick(error)
+            if sick is False:
+                self.standing.succeeded()
+            elif sick and self.standing.failed():
+                _log.warning("backend fails call after call: no new ones for a while", extra=self._fields())
+            raise
+        else:
+            code = grpc.StatusCode.OK
+            self.standing.succeeded()
+        finally:
+            self.in_flight -= 1
+            if span is not None:
+                span.end(code.name, {}, description=said)
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Connects, and connects again, for ever; tells `changed` each time that something did."""
@@ -113,6 +196,9 @@ class Backend:
         for key, value in (*(await call.initial_metadata()), *(await call.trailing_metadata())):
             if key == REPLICA_KEY:
                 self.replica = value if isinstance(value, str) else value.decode()
+        if not self.connected:
+            self._load.came()
+        self.standing.cleared()  # what failed with the connection before is not held against this one
         self.tried = self.connected = True
 
     async def _follow_health(self, changed: Callable[[], None]) -> None:

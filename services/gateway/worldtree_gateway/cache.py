@@ -5,13 +5,19 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from worldtree_runtime.stores import Store, StoreUnavailable
 
 from worldtree_gateway.answers import Answer, CorruptAnswerError
+from worldtree_gateway.breaker import CircuitBreaker
+from worldtree_gateway.keys import KeyPattern
 from worldtree_gateway.metrics import GatewayMetrics
 
+_INLINE_BYTES = 64 * 1024  # more is unpacked beside the event loop: regular pictures grow a hundredfold
 _WRITE_COUNT_MAX = 16  # each holds an encoded copy of its answer
+
+ANSWERS = "worldtree:answer:"  # what the names of answers in a store begin with
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +28,7 @@ class AnswerCache:
     def __init__(self, byte_limit: int, *, clock: Callable[[], float] = time.time) -> None:
         self.byte_limit = byte_limit
         self.byte_count = 0
+        self.purge_count = 0  # what was asked for before the last purge may be what it was to forget
         self._clock = clock
         self._answers: OrderedDict[bytes, Answer] = OrderedDict()
 
@@ -48,6 +55,14 @@ class AnswerCache:
         while self.byte_count > self.byte_limit:
             self._drop(next(iter(self._answers)))
 
+    def purge(self, pattern: KeyPattern) -> int:
+        """How many answers are forgotten."""
+        self.purge_count += 1
+        found = [key for key in self._answers if pattern.matches(key)]
+        for key in found:
+            self._drop(key)
+        return len(found)
+
     def check_integrity(self) -> None:
         """Recounts. Tests call it at their end."""
         counted = sum(answer.byte_count for answer in self._answers.values())
@@ -56,38 +71,6 @@ class AnswerCache:
 
     def _drop(self, key: bytes) -> None:
         self.byte_count -= self._answers.pop(key).byte_count
-
-
-class CircuitBreaker:
-    """Leaves a failing thing alone for a while, then lets one call try it."""
-
-    def __init__(self, *, failure_count: int, retry_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._failure_limit = failure_count
-        self._retry_s = retry_s
-        self._clock = clock
-        self._failures = 0
-        self._closed_until_s = 0.0
-
-    @property
-    def up(self) -> bool:
-        return self._failures < self._failure_limit
-
-    def allows(self) -> bool:
-        """Whether a call may be made now; after a while of failures, yes to one caller each `retry_s`."""
-        if self.up:
-            return True
-        now_s = self._clock()
-        if now_s < self._closed_until_s:
-            return False
-        self._closed_until_s = now_s + self._retry_s
-        return True
-
-    def succeeded(self) -> None:
-        self._failures = 0
-
-    def failed(self) -> None:
-        self._failures += 1
-        self._closed_until_s = self._clock() + self._retry_s
 
 
 class SharedAnswers:
@@ -103,8 +86,11 @@ class SharedAnswers:
         breaker: CircuitBreaker,
         metrics: GatewayMetrics,
         *,
+        byte_limit: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`byte_limit`: of one answer's messages, with what lies between them."""
+        self._byte_limit = byte_limit
         self._reads = reads
         self._writes = writes
         self._breaker = breaker
@@ -124,22 +110,25 @@ class SharedAnswers:
         except StoreUnavailable as error:
             self._failed("get", error)
             return None
-        self._succeeded()
+        self._breaker.succeeded()
         if data is None:
             return None
         try:
-            return Answer.decode(data)
+            decode = partial(Answer.decode, data, byte_limit=self._byte_limit)
+            return await asyncio.to_thread(decode) if len(data) > _INLINE_BYTES else decode()
         except CorruptAnswerError as error:
-            self._metrics.store_errors.labels("decode").inc()
+            self._metrics.store_errors.labels("decode", "other").inc()
             _log.warning("the shared cache holds an answer that can't be read", extra={"reason": str(error)})
             return None
 
-    def put_later(self, key: bytes, answer: Answer) -> None:
-        """Writes in the background. With too many writes under way this one is left out: a miss later costs less."""
+    def put_later(self, key: bytes, answer: Answer, *, current: Callable[[], bool]) -> None:
+        """Writes in the background, unless it is no longer `current` by then. With too many writes under way this one
+        is left out: a miss later costs less.
+        """
         if len(self._writing) >= _WRITE_COUNT_MAX:
-            self._metrics.store_errors.labels("skipped").inc()
+            self._metrics.store_errors.labels("skipped", "other").inc()
             return
-        task = asyncio.create_task(self._put(key, answer), name="write shared answer")
+        task = asyncio.create_task(self._put(key, answer, current), name="write shared answer")
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
@@ -149,29 +138,24 @@ class SharedAnswers:
         await self._reads.close()
         await self._writes.close()
 
-    async def _put(self, key: bytes, answer: Answer) -> None:
+    async def _put(self, key: bytes, answer: Answer, current: Callable[[], bool]) -> None:
         ttl_s = answer.expire_time_s - self._clock()
         if ttl_s <= 0 or not self._breaker.allows():
             return
         try:
-            await self._writes.set(_name(key), answer.encode(), ttl_s)
+            encoded = await asyncio.to_thread(answer.encode)  # compressing takes milliseconds a megabyte
+            if not current():
+                return
+            await self._writes.set(_name(key), encoded, ttl_s)
         except StoreUnavailable as error:
             self._failed("set", error)
         else:
-            self._succeeded()
+            self._breaker.succeeded()
 
     def _failed(self, operation: str, error: StoreUnavailable) -> None:
-        was_up = self._breaker.up
-        self._breaker.failed()
-        self._metrics.store_errors.labels(operation).inc()
-        if was_up and not self._breaker.up:
-            _log.warning("the shared cache is left alone for now", extra={"reason": str(error)})
-
-    def _succeeded(self) -> None:
-        if not self._breaker.up:
-            _log.info("the shared cache is back")
-        self._breaker.succeeded()
+        self._metrics.store_errors.labels(operation, error.fault).inc()
+        self._breaker.failed(error)
 
 
 def _name(key: bytes) -> str:
-    return f"worldtree:answer:{key.hex()}"
+    return f"{ANSWERS}{key.hex()}"

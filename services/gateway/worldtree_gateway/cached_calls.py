@@ -1,22 +1,28 @@
 """Calls of cacheable methods: answered from the cache, from a call under way, or by a backend and recorded."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import NamedTuple
 
 import grpc
 import grpc.aio
 from worldtree.common.v1 import common_pb2
+from worldtree_runtime.call_notes import note_cache
+from worldtree_runtime.tracing import current_span
 
-from worldtree_gateway import cache_control, keys
+from worldtree_gateway import cache_control
 from worldtree_gateway.answers import Answer
 from worldtree_gateway.cache import AnswerCache, SharedAnswers
 from worldtree_gateway.digests import ModelDigests
-from worldtree_gateway.domain import CacheRule, Method
+from worldtree_gateway.domain import Method
 from worldtree_gateway.flights import Flights, LeftBehind, Rider
+from worldtree_gateway.identity import current_caller
+from worldtree_gateway.keys import RequestReader
 from worldtree_gateway.metadata import Context, forwarded
 from worldtree_gateway.metrics import GatewayMetrics
 from worldtree_gateway.relay import Relay
+from worldtree_gateway.shared_flights import SharedFlights
+from worldtree_gateway.sharing import Sharing
 from worldtree_gateway.verdicts import error_info
 
 CACHE_KEY = "worldtree-cache"
@@ -24,8 +30,7 @@ CACHE_KEY = "worldtree-cache"
 _Write = Callable[[bytes], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     """A request with a key. `pinned` is the reference that we gave a digest, if we did."""
 
     method: Method
@@ -33,11 +38,14 @@ class _Asked:
     canonical: bytes
     ttl_s: float
     age_max_s: float | None
+    purge_count: int  # at its beginning
     pinned: common_pb2.ModelRef | None
 
 
 class CachedCalls:
-    """Over one service's relay. `shared` is None without Redis, `digests` where the service has no models."""
+    """Over one service's relay. `shared` and `shared_flights` are None without Redis, `digests` where the service has
+    no models.
+    """
 
     def __init__(
         self,
@@ -45,7 +53,9 @@ class CachedCalls:
         cache: AnswerCache,
         shared: SharedAnswers | None,
         flights: Flights,
+        shared_flights: SharedFlights | None,
         digests: ModelDigests | None,
+        sharing: Sharing,
         metrics: GatewayMetrics,
         *,
         ttl_max_s: float,
@@ -55,74 +65,94 @@ class CachedCalls:
         self._cache = cache
         self._shared = shared
         self._flights = flights
+        self._shared_flights = shared_flights
         self._digests = digests
+        self._sharing = sharing
+        self._requests = RequestReader()
         self._metrics = metrics
         self._ttl_max_s = ttl_max_s
         self._clock = clock
 
     async def unary_unary(self, method: Method, request: bytes, context: Context) -> bytes:
+        asked = await self._asked(method, request, context)
+        held = self._held(asked, context)
+        if held is not None:
+            return held.messages[0]
         responses: list[bytes] = []
 
         async def keep(message: bytes) -> None:
             responses.append(message)
 
-        if await self._serve(method, request, context, keep):
+        if await self._flown(asked, context, keep):
             return responses[0]
         response = await self._relay.unary_unary(method, request, context)
         _tell(context, "bypass")
         return response
 
     async def unary_stream(self, method: Method, request: bytes, context: Context) -> None:
-        if not await self._serve(method, request, context, context.write):
+        asked = await self._asked(method, request, context)
+        held = self._held(asked, context)
+        if held is not None:
+            for message in held.messages:
+                await context.write(message)
+        elif not await self._flown(asked, context, context.write):
             await self._relay.unary_stream(method, request, context)
             _tell(context, "bypass")
 
-    async def _serve(self, method: Method, request: bytes, context: Context, write: _Write) -> bool:
+    def _held(self, asked: _Asked | None, context: Context) -> Answer | None:
+        """What this process has in its own cache, of which the caller is told."""
+        if asked is None or asked.age_max_s == 0:
+            return None
+        answer = self._cache.get(asked.key, age_max_s=asked.age_max_s)
+        if answer is not None:
+            self._metrics.cache_requests["hit"].inc()
+            _tell(context, "hit")
+        return answer
+
+    async def _flown(self, asked: _Asked | None, context: Context, write: _Write) -> bool:
         """Whether the call was answered here; else nothing was written, and the backend should be asked as usual."""
-        assert method.cache is not None
-        asked = await self._asked(method, method.cache, request, context)
-        if asked is not None:
-            answer = None if asked.age_max_s == 0 else self._cache.get(asked.key, age_max_s=asked.age_max_s)
-            if answer is not None:
-                self._metrics.cache_requests.labels("hit").inc()
-                for message in answer.messages:
-                    await write(message)
-                _tell(context, "hit")
-                return True
-            if await self._fly(asked, context, write):
-                return True
-        self._metrics.cache_requests.labels("bypass").inc()
+        if asked is not None and await self._fly(asked, context, write):
+            return True
+        self._metrics.cache_requests["bypass"].inc()
         return False
 
-    async def _asked(self, method: Method, rule: CacheRule, request: bytes, context: Context) -> _Asked | None:
+    async def _asked(self, method: Method, request: bytes, context: Context) -> _Asked | None:
         """None: this call has nothing to do with the cache."""
+        rule = method.cache
+        assert rule is not None
         control = cache_control.read(context.invocation_metadata() or ())
-        parsed = keys.parse(method, rule, request) if control.store and rule.ttl_s > 0 else None
-        if parsed is None:
+        read = self._requests.read(method, rule, request) if control.store and rule.ttl_s > 0 else None
+        if read is None:
             return None
-        unpinned = parsed.unpinned
-        if unpinned is not None:
-            digest = await self._digests.resolve(unpinned) if self._digests else None
+        digest = None
+        if read.unpinned is not None:
+            digest = await self._digests.resolve(read.unpinned) if self._digests else None
             if digest is None:
                 return None
-            parsed = parsed.with_digest(digest)
-        canonical = parsed.canonical()
+        key, canonical = read.keyed(digest, self._sharing.owner_of(read, current_caller().tenant))
         return _Asked(
-            method=method,
-            key=keys.key(parsed, canonical),
-            canonical=canonical,
+            method,
+            key,
+            canonical,
             ttl_s=min(rule.ttl_s, self._ttl_max_s),
             age_max_s=control.age_max_s,
-            pinned=unpinned,
+            purge_count=self._cache.purge_count,
+            pinned=read.unpinned,
         )
 
     async def _fly(self, asked: _Asked, context: Context, write: _Write) -> bool:
         """False: the digest we filled in was refused before anything was written."""
-        metadata = forwarded(context)
+        metadata = forwarded(context, asked.method)
         timeout_s = context.time_remaining()
 
-        def source(timeout_s: float | None) -> AsyncIterator[bytes]:
+        def call(timeout_s: float | None) -> AsyncGenerator[bytes]:
             return self._relay.messages(asked.method, asked.canonical, metadata, timeout_s)
+
+        def source(timeout_s: float | None) -> AsyncIterator[bytes]:
+            # what another gateway has recorded may be older than this caller wants
+            if self._shared_flights is None or asked.age_max_s is not None:
+                return call(timeout_s)
+            return self._shared_flights.messages(asked.key, call, timeout_s)
 
         async def lookup() -> Answer | None:
             return await self._look_up(asked)
@@ -131,15 +161,19 @@ class CachedCalls:
             self._keep(asked, messages)
 
         # who wants a young answer flies with those who want the same, as a flight may find an old one in the store
-        flight_key = asked.key if not asked.age_max_s else asked.key + b"%d" % asked.age_max_s
+        # and nobody with those who asked before the last purge
+        flight_key = asked.key + b"%d:%d" % (asked.purge_count, asked.age_max_s or 0)
         join = asked.age_max_s != 0
         with self._flights.ride(flight_key, source, lookup, landed, timeout_s=timeout_s, join=join) as rider:
+            span = current_span()
+            if span is not None and not rider.leads and rider.flight.trace is not None:
+                span.link(rider.flight.trace)  # below that one is the call that this one waits for
             try:
                 try:
                     async for message in rider.messages():
                         await write(message)
                 except LeftBehind as behind:
-                    await self._catch_up(source(rider.left_s), behind.position, write)
+                    await self._catch_up(call(rider.left_s), behind.position, write)
             except grpc.aio.AioRpcError as error:
                 if rider.position == 0 and self._is_refused(asked, error):
                     return False
@@ -170,22 +204,30 @@ class CachedCalls:
         answer = await self._shared.get(asked.key)
         if answer is None or not answer.fresh(self._clock(), age_max_s=asked.age_max_s):
             return None
-        self._cache.put(asked.key, answer)
+        if self._is_current(asked):
+            self._cache.put(asked.key, answer)
         return answer
 
     def _keep(self, asked: _Asked, messages: tuple[bytes, ...]) -> None:
+        if not self._is_current(asked):
+            return  # it may be what was to be forgotten
         now_s = self._clock()
         answer = Answer(messages, stored_time_s=now_s, expire_time_s=now_s + asked.ttl_s)
         self._cache.put(asked.key, answer)
         if self._shared is not None:
-            self._shared.put_later(asked.key, answer)
+            self._shared.put_later(asked.key, answer, current=lambda: self._is_current(asked))
+
+    def _is_current(self, asked: _Asked) -> bool:
+        """Whether there was no purge since."""
+        return asked.purge_count == self._cache.purge_count
 
     def _count(self, rider: Rider) -> None:
         result = "joined" if not rider.leads else "hit" if rider.flight.from_store else "miss"
-        self._metrics.cache_requests.labels(result).inc()
+        self._metrics.cache_requests[result].inc()
 
 
 def _tell(context: Context, result: str) -> None:
+    note_cache(result)
     context.set_trailing_metadata((*(context.trailing_metadata() or ()), (CACHE_KEY, result)))
 
 

@@ -9,6 +9,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from worldtree.common.v1 import common_pb2
+from worldtree.gateway.v1 import gateway_pb2
 from worldtree.multitask.v1 import multi_task_pb2
 from worldtree.navigator.v1 import navigator_pb2
 from worldtree.options.v1 import options_pb2
@@ -16,7 +17,6 @@ from worldtree.reward.v1 import reward_scorer_pb2
 from worldtree.video.v1 import video_generator_pb2
 
 DEFAULT_TTL_S = 3600.0  # the one that options.proto promises
-ANONYMOUS_TENANT = "anonymous"  # every caller, for as long as the gateway knows no keys
 
 
 class Affinity(Enum):
@@ -48,6 +48,10 @@ class Method:
     affinity: Affinity = Affinity.ANY
     cache: CacheRule | None = None
     request_class: type[Message] | None = None  # None: no proto here knows it
+    model_field: str | None = None  # the request's ModelRef, where it says what is to be run
+    start_fields: tuple[int, int] | None = None  # numbers of those that say the model and the start of a world
+    opens_session: bool = False
+    takes_credentials: bool = False  # its backend may ask a gateway in turn, for whoever asked it
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,10 @@ class Service:
             affinity=_affinity(method) if self.homes else Affinity.ANY,
             cache=_cache_rule(method, resolves=path != self.describe_path),
             request_class=message_factory.GetMessageClass(method.input_type),
+            model_field=_model_field(method.input_type) if path != self.describe_path else None,
+            start_fields=_start_fields(method.input_type),
+            opens_session=_opens_session(method),
+            takes_credentials=not self.homes,
         )
 
 
@@ -138,17 +146,34 @@ def _cache_rule(method: MethodDescriptor, *, resolves: bool) -> CacheRule | None
     if not options.HasExtension(options_pb2.cache) or method.client_streaming:
         return None
     policy = options.Extensions[options_pb2.cache]
-    model_fields = [name for name, kind in _singular_messages(method.input_type) if kind == _REF_NAME]
     return CacheRule(
         ttl_s=policy.ttl.ToTimedelta().total_seconds() if policy.HasField("ttl") else DEFAULT_TTL_S,
         shared=policy.scope == options_pb2.CachePolicy.SCOPE_SHARED,
         request_class=message_factory.GetMessageClass(method.input_type),
         # the method that names the digest can't wait for the digest
-        model_field=model_fields[0] if model_fields and resolves else None,
+        model_field=_model_field(method.input_type) if resolves else None,
     )
 
 
+def _start_fields(message: Descriptor) -> tuple[int, int] | None:
+    numbers = {kind: message.fields_by_name[name].number for name, kind in _singular_messages(message)}
+    origin = numbers.get(video_generator_pb2.Origin.DESCRIPTOR.full_name)
+    return None if origin is None or _REF_NAME not in numbers else (numbers[_REF_NAME], origin)
+
+
+def _opens_session(method: MethodDescriptor) -> bool:
+    """Where there was none: a Fork stays where its parent is."""
+    told = method.output_type.fields_by_number.get(1)
+    if told is None or told.is_repeated or told.message_type is not video_generator_pb2.Session.DESCRIPTOR:
+        return False
+    return _affinity(method) is not Affinity.HOME
+
+
 _REF_NAME = common_pb2.ModelRef.DESCRIPTOR.full_name
+
+
+def _model_field(message: Descriptor) -> str | None:
+    return next((name for name, kind in _singular_messages(message) if kind == _REF_NAME), None)
 
 
 def _singular_messages(message: Descriptor | None) -> list[tuple[str, str]]:
@@ -200,4 +225,11 @@ SERVICES = (
         # It asks for sessions of the video service, on whatever replica they are: any navigator may answer.
         homes=False,
     ),
+)
+
+# What the gateway answers itself.
+GATEWAY = Service(
+    section="gateway",
+    full_name="worldtree.gateway.v1.Gateway",
+    descriptor=gateway_pb2.DESCRIPTOR.services_by_name["Gateway"],
 )

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 
 import grpc
 import grpc.aio
+from worldtree_runtime.tracing import current_trace
 
 from worldtree_gateway.answers import Answer
 
@@ -74,6 +75,7 @@ class Flight:
     def __init__(self, flights: "Flights", key: bytes, source: Source, lookup: Lookup, landed: Landed) -> None:
         self.from_store = False
         self.recording = True
+        self.trace = current_trace()  # of who was first
         self._flights = flights
         self._key = key
         self._source = source

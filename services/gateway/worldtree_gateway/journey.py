@@ -4,15 +4,19 @@ import random
 import time
 from collections.abc import Callable
 
+import grpc
 import grpc.aio
+from worldtree_runtime.call_notes import note_session
+from worldtree_runtime.tracing import current_span
 
 from worldtree_gateway import session_id
 from worldtree_gateway.backends import Backend
 from worldtree_gateway.domain import Affinity, Method
 from worldtree_gateway.errors import BackendDown, NoBackend, SessionNotFound
 from worldtree_gateway.metrics import GatewayMetrics
+from worldtree_gateway.retry_budget import RetryBudget
 from worldtree_gateway.routing import Route, Router
-from worldtree_gateway.verdicts import Failure, Verdict, judge
+from worldtree_gateway.verdicts import Failure, Verdict, error_info, judge
 
 _HOPS_MAX = 4  # from a replica that says "moved" to the next; more is a circle, or a session that nobody keeps
 _BACKOFF_FIRST_S = 0.05
@@ -29,6 +33,11 @@ class Journey:
     `begin` gives the first route. When the call fails there, `next` gives another or raises what the caller is told,
     as soon as another try is of no use or would be too late: `rehome_timeout_s` after the loss, or at the caller's
     deadline. `arrived` says that a replica has answered, and ends the outage if there was one.
+
+    A call that any replica can answer, and that may have kept one at work, is tried again out of the `budget` of its
+    service. One on a session is not counted: it has one place to go, waits between its tries, and would be lost.
+    One that opens a session, and whose connection broke, is asked for again where it was: only there its request_id is
+    known. It goes elsewhere if nobody is reached there, as a replica that died holds nothing.
     """
 
     def __init__(
@@ -37,26 +46,34 @@ class Journey:
         metrics: GatewayMetrics,
         method: Method,
         request: bytes,
+        budget: RetryBudget,
         *,
         kind: str,
         rehome_timeout_s: float,
         left_s: float | None,
+        resumes: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._router = router
         self._metrics = metrics
         self._method = method
         self._request = request
+        self._budget = budget
         self._kind = kind
         self._rehome_timeout_s = rehome_timeout_s
         self._clock = clock
         self._deadline_s = None if left_s is None else clock() + left_s
         self._session = session_id.first_string(request) if method.affinity is Affinity.HOME else None
+        note_session(self._session)
         self._place: str | None = None  # the replica that has the session, as far as this call has learnt
         self._avoid: set[str] = set()
         self._hop_count = 0
         self._backoff_s = _BACKOFF_FIRST_S
         self._answered = False
+        self._adopted = False  # by a replica that was asked to take it on, and has no time for it yet
+        self._may_be_open = False  # the session that it asks for, at a replica that didn't get to say so
+        self._asks_again = False  # there
+        self._resumes = resumes  # until it is answered: what it broke off from may not have ended where it was
         self._lost_s: float | None = None  # since when there is an outage
 
     @property
@@ -81,6 +98,7 @@ class Journey:
     async def begin(self) -> Route:
         """The first route; waits for one when the session's replica is down. Raises what Router.route raises."""
         if self._session is None:
+            self._budget.earn()
             return self._router.route(self._method, self._request)
         self._place = self._router.place(self._session)
         return await self._find(self._session)
@@ -94,24 +112,74 @@ class Journey:
         match failure.verdict:
             case Verdict.LOST if not repeatable():
                 return None
+            case Verdict.LOST if self._method.opens_session and error_info(error) is None:
+                if self._may_be_open or not self._may_repeat():
+                    return None
+                self._may_be_open = self._asks_again = True
+                return failure
+            case Verdict.LOST if self._session is None:
+                return failure if self._may_repeat() else None
             case verdict if verdict in _UNTOUCHED or verdict is Verdict.LOST:
                 return failure
-            case Verdict.FULL | Verdict.NOT_FOUND if route.rehome is not None:
+            case Verdict.FULL | Verdict.QUEUED | Verdict.NOT_FOUND if route.rehome is not None:
                 return failure
-            case Verdict.BUSY | Verdict.FULL if self._answered and self._lost_s is not None:
+            case Verdict.QUEUED if self._adopted:
+                return failure
+            case Verdict.BUSY | Verdict.FULL | Verdict.QUEUED if self._goes_on:
                 return failure  # a play goes on: what it broke off from may not have ended there, or not given back
+            case Verdict.FULL | Verdict.QUEUED if (
+                self._method.opens_session or self._method.start_fields is not None
+            ) and self._has_others(route):
+                return failure if self._may_repeat() else None  # it has made nothing
+            case _ if (
+                error.code() is grpc.StatusCode.UNAVAILABLE
+                and self._has_others(route)
+                and repeatable()
+                and self._may_repeat()
+            ):
+                return failure
         return None
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether it broke off somewhere, and nobody has answered it since."""
+        return self._resumes or (self._answered and self._lost_s is not None)
+
+    def _has_others(self, route: Route) -> bool:
+        """Whether another replica may answer what this one cannot now."""
+        if self._session is not None:
+            return False
+        name = route.backend.replica
+        return (
+            name is not None
+            and self._method.affinity is not Affinity.REPLICA
+            and self._router.others({*self._avoid, name})
+        )
+
+    def _may_repeat(self) -> bool:
+        """Out of the budget."""
+        allowed = self._budget.spend()
+        self._metrics.retries.labels(self._router.section, "sent" if allowed else "refused").inc()
+        return allowed
 
     async def next(self, failure: Failure, route: Route) -> Route:
         """Where to try again after a failure that `allows` allowed. Raises BackendDown, NoBackend or NotFound."""
+        span = current_span()
+        if span is not None:
+            replica = route.backend.replica or route.backend.address
+            span.event("worldtree.retry", {"worldtree.verdict": failure.verdict.name, "worldtree.replica": replica})
         if failure.verdict is Verdict.NOT_FOUND:
             self.ended("not_found")
             assert self._session is not None, "only sessions are taken on"
             raise self._not_found(self._session, route)
         if failure.verdict in (Verdict.LOST, Verdict.UNREACHED):
             self._metrics.upstream_failures.labels(self._router.section).inc()
-        if failure.verdict in _GONE or self._answered:  # a play that loses its session in the middle stands still too
-            self._outage()
+        if failure.verdict in _GONE or self._answered or self._resumes:
+            self._outage()  # a play that loses its session in the middle stands still too
+        if self._asks_again:
+            self._asks_again = False
+            await self._pause()
+            return route
         if self._session is None:
             return self._elsewhere(route.backend)
         name = route.backend.replica
@@ -121,6 +189,11 @@ class Journey:
             if self._hop_count > _HOPS_MAX:
                 self.ended("failed")
                 raise self._router.down(None)
+        elif failure.verdict is Verdict.QUEUED:
+            if route.rehome is not None:  # asked elsewhere, it would be taken from there again
+                self._router.arrived(self._session, route)
+                self._place, self._adopted = name, True
+            await self._pause()
         elif failure.verdict is Verdict.BUSY or (failure.verdict is Verdict.FULL and route.rehome is None):
             await self._pause()
         elif name is not None:
@@ -135,9 +208,14 @@ class Journey:
             self._router.arrived(self._session, route)
             self._place = route.backend.replica
         if self._lost_s is not None:
-            self._metrics.failover_pause.labels(self._router.section, self._kind).observe(self.pause_s)
+            pause_s, span = self.pause_s, current_span()
+            self._metrics.failover_pause.labels(self._router.section, self._kind).observe(pause_s)
+            if span is not None:
+                replica = route.backend.replica or route.backend.address
+                span.event("worldtree.failover", {"worldtree.pause_s": pause_s, "worldtree.replica": replica})
         self.ended("ok")
         self._answered = True
+        self._resumes = self._adopted = False
         self._avoid.clear()
         self._hop_count = 0
         self._backoff_s = _BACKOFF_FIRST_S

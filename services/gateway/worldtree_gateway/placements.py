@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import partial
 from hashlib import blake2b
 
 
@@ -35,11 +36,19 @@ class Placements:
 
 
 def chosen(session: str, replicas: Iterable[str]) -> str:
-    """The replica, of one or more, that a session falls to: the highest hash of both names wins (rendezvous hashing).
+    """The replica, of one or more, that a session falls to.
 
     So all gateways that see the same replicas agree without a word, a dead replica's sessions spread over the others,
     and a replica that joins or leaves moves no session but those that fall to it.
     """
-    return max(
-        replicas, key=lambda replica: (blake2b(f"{session}\0{replica}".encode(), digest_size=8).digest(), replica)
-    )
+    return max(replicas, key=partial(_rank, session))
+
+
+def ranked(name: str, replicas: Iterable[str]) -> list[str]:
+    """The replicas in the order in which what is named falls to them."""
+    return sorted(replicas, key=partial(_rank, name), reverse=True)
+
+
+def _rank(name: str, replica: str) -> tuple[bytes, str]:
+    """The highest hash of both names wins (rendezvous hashing)."""
+    return blake2b(f"{name}\0{replica}".encode(), digest_size=8).digest(), replica

@@ -6,23 +6,40 @@ nodes of a Rollout and a request whose replica went away, to know what to do aga
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+from worldtree.navigator.v1 import navigator_pb2 as navigator_pb
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.errors import DeadlineExceeded
+from worldtree_runtime.messages import CHARGED_KEY
+from worldtree_runtime.tracing import Span
 
 from worldtree_gateway.backends import Backend
 from worldtree_gateway.domain import Affinity, Method
+from worldtree_gateway.hedging import Hedging
 from worldtree_gateway.journey import Journey
-from worldtree_gateway.metadata import REPLICAS_KEY, Context, Metadata, clean, forwarded, pass_head, pass_trailers
+from worldtree_gateway.metadata import (
+    REPLICAS_KEY,
+    Context,
+    Metadata,
+    below,
+    cost_in,
+    forwarded,
+    pass_head,
+    pass_trailers,
+    passed_trailers,
+)
 from worldtree_gateway.metrics import GatewayMetrics
+from worldtree_gateway.quotas import Quotas
+from worldtree_gateway.raw_unary import RawAnswer, ask
+from worldtree_gateway.retry_budget import RetryBudget
 from worldtree_gateway.rollout_nodes import PassedNodes
-from worldtree_gateway.routing import Router
+from worldtree_gateway.routing import Route, Router
 from worldtree_gateway.safety import is_repeatable
 from worldtree_gateway.verdicts import STATUS_DETAILS_KEY
 
@@ -40,10 +57,21 @@ class Relay:
     """
 
     def __init__(
-        self, router: Router, metrics: GatewayMetrics, *, unary_timeout_s: float, rehome_timeout_s: float
+        self,
+        router: Router,
+        metrics: GatewayMetrics,
+        quotas: Quotas,
+        budget: RetryBudget,
+        *,
+        unary_timeout_s: float,
+        rehome_timeout_s: float,
+        hedge_after_s: float | None = None,
     ) -> None:
         self.router = router
+        self.quotas = quotas
         self._metrics = metrics
+        self._budget = budget
+        self._hedging = Hedging(router, budget, metrics, after_s=hedge_after_s)
         self._unary_timeout_s = unary_timeout_s
         self._rehome_timeout_s = rehome_timeout_s
 
@@ -55,21 +83,26 @@ class Relay:
         head: Metadata = ()
         if method.affinity is Affinity.REPLICA:
             head = ((REPLICAS_KEY, ",".join(self.router.replicas)),)
+
+        def said(route: Route, span: Span | None) -> Metadata:
+            return forwarded(context, method, route.rehome, span=span)
+
+        send = partial(_send, method, request, ends_s, said)
         while True:
             backend, timeout_s = route.backend, max(0.0, ends_s - time.monotonic())
-            backend.in_flight += 1
             try:
-                call = backend.callable(method)(request, timeout=timeout_s, metadata=forwarded(context, route.rehome))
-                answer = await _pass_answer(call, context, head)
+                answer, route = await self._hedging.answer(method, request, route, send)
+                await pass_head(answer.head, context, head)
+                pass_trailers(answer.head, answer.trailers, context)
+                self.quotas.owe(cost_in(answer.trailers))
                 journey.arrived(route)
-                return answer
+                return answer.message
             except grpc.aio.AioRpcError as error:
+                self.quotas.owe(cost_in(error.trailing_metadata()))
                 failure = journey.allows(error, route, repeatable=partial(is_repeatable, method, request))
                 if failure is None:
                     journey.ended("failed")
                     await self.fail(error, backend, context, timeout_s)
-            finally:
-                backend.in_flight -= 1
             route = await journey.next(failure, route)
 
     async def unary_stream(self, method: Method, request: bytes, context: Context) -> None:
@@ -78,26 +111,33 @@ class Relay:
         nodes = PassedNodes() if method.request_class is pb.RolloutRequest else None
         passing = head_passed = False
         while True:
+            made = _Made(method)
             backend, timeout_s = route.backend, context.time_remaining()
-            backend.in_flight += 1
-            call = backend.callable(method)(request, timeout=timeout_s, metadata=forwarded(context, route.rehome))
+            span = backend.span(method)
+            metadata = forwarded(context, method, route.rehome, span=span)
+            call = backend.callable(method)(request, timeout=timeout_s, metadata=metadata)
             try:
-                if not head_passed:
-                    await pass_head(call, context)
-                    head_passed = True
-                arrived = False
-                while (message := await receive(call)) is not None:
+                with backend.serving(span):
+                    if not head_passed:
+                        # a rollout that is left has no trailers to say who charges what it made
+                        said = ((CHARGED_KEY, "1"),) if nodes is not None else ()
+                        await pass_head(await call.initial_metadata(), context, said)
+                        head_passed = True
+                    arrived = False
+                    while (message := await receive(call)) is not None:
+                        if not arrived:
+                            arrived = True
+                            journey.arrived(route)
+                        made.passed(message)
+                        if nodes is None or nodes.is_new(message):
+                            passing = True
+                            await context.write(message)
                     if not arrived:
-                        arrived = True
                         journey.arrived(route)
-                    if nodes is None or nodes.is_new(message):
-                        passing = True
-                        await context.write(message)
-                if not arrived:
-                    journey.arrived(route)
-                await pass_trailers(call, context)
+                    made.told(await self._end(call, context, backend))
                 return
             except grpc.aio.AioRpcError as error:
+                made.told(cost_in(error.trailing_metadata()))
                 lasting = passing and (nodes is None or not nodes.resumable)
                 failure = (
                     None
@@ -108,7 +148,7 @@ class Relay:
                     journey.ended("failed")
                     await self.fail(error, backend, context, timeout_s)
             finally:
-                backend.in_flight -= 1
+                self.quotas.owe(made.cost)
                 call.cancel()
             if nodes is not None:
                 nodes.restart()
@@ -117,16 +157,18 @@ class Relay:
     async def stream_unary(self, method: Method, _requests: object, context: Context) -> bytes:
         first = await context.read()
         backend = self.router.route(method, _or_empty(first)).backend
-        timeout_s = self._timeout_s(context)
-        backend.in_flight += 1
-        call = backend.callable(method)(timeout=timeout_s, metadata=forwarded(context))
+        timeout_s, span = self._timeout_s(context), backend.span(method)
+        call = backend.callable(method)(timeout=timeout_s, metadata=forwarded(context, method, span=span))
         requests = asyncio.create_task(_pass_requests(first, context, call), name="requests")
         try:
-            return await _pass_answer(call, context)
+            with backend.serving(span):
+                response: bytes = await call
+                await pass_head(await call.initial_metadata(), context)
+                self.quotas.owe(await self._end(call, context, backend))
+                return response
         except grpc.aio.AioRpcError as error:
             await self.fail(error, backend, context, timeout_s)
         finally:
-            backend.in_flight -= 1
             call.cancel()
             let_end(requests)
 
@@ -136,39 +178,49 @@ class Relay:
     async def pass_streams(self, method: Method, first: Any, context: Context) -> None:
         """A call of two streams whose `first` message (or EOF) has been read."""
         backend = self.router.route(method, _or_empty(first)).backend
-        timeout_s = context.time_remaining()
-        backend.in_flight += 1
-        call = backend.callable(method)(timeout=timeout_s, metadata=forwarded(context))
+        timeout_s, span = context.time_remaining(), backend.span(method)
+        call = backend.callable(method)(timeout=timeout_s, metadata=forwarded(context, method, span=span))
         requests = asyncio.create_task(_pass_requests(first, context, call), name="requests")
         try:
-            await pass_head(call, context)
-            while (message := await receive(call)) is not None:
-                await context.write(message)
-            await pass_trailers(call, context)
+            with backend.serving(span):
+                await pass_head(await call.initial_metadata(), context)
+                owed = 0.0
+                while (message := await receive(call)) is not None:
+                    if method.request_class is navigator_pb.NavigateRequest:
+                        # it may go on for hours: each chunk is owed as it passes
+                        cost = float(navigator_pb.NavigateResponse.FromString(message).chunk.cost)
+                        self.quotas.owe(cost)
+                        owed += cost
+                        await self.quotas.pace()
+                    await context.write(message)
+                self.quotas.owe(await self._end(call, context, backend) - owed)
         except grpc.aio.AioRpcError as error:
             await self.fail(error, backend, context, timeout_s)
         finally:
-            backend.in_flight -= 1
             call.cancel()
             let_end(requests)
 
-    def journey(self, method: Method, request: bytes, kind: str, left_s: float | None) -> Journey:
-        """The way of one call from replica to replica."""
+    def journey(
+        self, method: Method, request: bytes, kind: str, left_s: float | None, *, resumes: bool = False
+    ) -> Journey:
+        """The way of one call from replica to replica. `resumes`: it goes on with one that broke off elsewhere."""
         return Journey(
             self.router,
             self._metrics,
             method,
             request,
+            self._budget,
             kind=kind,
             rehome_timeout_s=self._rehome_timeout_s,
             left_s=left_s,
+            resumes=resumes,
         )
 
     async def fail(
         self, error: grpc.aio.AioRpcError, backend: Backend | None, context: Context, timeout_s: float | None
     ) -> NoReturn:
         """Ends the call as the backend ended it. What the transport made up for it gets the details that ours have."""
-        trailers = clean(error.trailing_metadata() or ())
+        trailers = passed_trailers(error.trailing_metadata())
         if not any(key == STATUS_DETAILS_KEY for key, _ in trailers):
             match error.code():
                 case grpc.StatusCode.UNAVAILABLE:
@@ -182,6 +234,12 @@ class Relay:
                     ) from error
         await context.abort(error.code(), error.details() or "", trailers)
         raise AssertionError("abort always raises")
+
+    async def _end(self, call: Any, context: Context, backend: Backend) -> float:
+        """What the call has cost."""
+        trailers = await call.trailing_metadata()
+        pass_trailers(await call.initial_metadata(), trailers, context)
+        return _heard(backend, trailers)
 
     def _timeout_s(self, context: Context) -> float:
         left_s = context.time_remaining()
@@ -200,41 +258,102 @@ class Relay:
         journey = self.journey(method, request, "stream" if method.server_streaming else "unary", timeout_s)
         route = await journey.begin()
         passing = False
+        send = partial(_send, method, request, ends_s, lambda _, span: below(span, metadata))
         while True:
+            made, call = _Made(method), None
             backend = route.backend
-            backend.in_flight += 1
-            left_s = None if ends_s is None else max(0.0, ends_s - time.monotonic())
-            call = backend.callable(method)(request, timeout=left_s, metadata=metadata)
             try:
                 if not method.server_streaming:
-                    response: bytes = await call
+                    answer, route = await self._hedging.answer(method, request, route, send)
                     journey.arrived(route)
-                    yield response
+                    made.told(cost_in(answer.trailers))
+                    yield answer.message
                     return
-                while (message := await receive(call)) is not None:
-                    if not passing:
-                        passing = True
-                        journey.arrived(route)
-                    yield message
-                return
+                left_s = None if ends_s is None else max(0.0, ends_s - time.monotonic())
+                span = backend.span(method)
+                with backend.serving(span):
+                    call = backend.callable(method)(request, timeout=left_s, metadata=below(span, metadata))
+                    while (message := await receive(call)) is not None:
+                        if not passing:
+                            passing = True
+                            journey.arrived(route)
+                        made.passed(message)
+                        yield message
+                    made.told(_heard(backend, await call.trailing_metadata()))
+                    return
             except grpc.aio.AioRpcError as error:
+                made.told(cost_in(error.trailing_metadata()))
                 repeatable = partial(is_repeatable, method, request)
                 failure = None if passing else journey.allows(error, route, repeatable=repeatable)
                 if failure is None:
                     journey.ended("failed")
                     raise
             finally:
-                backend.in_flight -= 1
-                call.cancel()
+                self.quotas.owe(made.cost)
+                if call is not None:
+                    call.cancel()
             route = await journey.next(failure, route)
 
 
-async def _pass_answer(call: Any, context: Context, head: Metadata = ()) -> bytes:
-    """A call's one answer, its metadata and trailers passed on, and `head` before it. Raises AioRpcError."""
-    response: bytes = await call
-    await pass_head(call, context, head)
-    await pass_trailers(call, context)
-    return response
+async def _send(
+    method: Method,
+    request: bytes,
+    ends_s: float | None,
+    said: Callable[[Route, Span | None], Metadata],
+    route: Route,
+) -> RawAnswer:
+    """A unary call at one replica. `said`: the metadata that goes with it. Raises AioRpcError."""
+    backend = route.backend
+    span = backend.span(method)
+    with backend.serving(span):
+        timeout_s = None if ends_s is None else max(0.0, ends_s - time.monotonic())
+        answer = await ask(backend.callable(method), request, timeout_s=timeout_s, metadata=said(route, span))
+        backend.told(answer.trailers)
+    return answer
+
+
+def _heard(backend: Backend, trailers: Any) -> float:
+    """What a call has cost whose trailers these are."""
+    backend.told(trailers)
+    return cost_in(trailers)
+
+
+_STREAMS_OF_CHUNKS: Mapping[type | None, Any] = {
+    pb.GenerateRequest: pb.GenerateResponse,
+    pb.RolloutRequest: pb.RolloutResponse,
+}
+
+
+class _Made:
+    """What one try of a call has cost: as its trailers tell it; of a stream that was left before they came, by what
+    has passed.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self._response = _STREAMS_OF_CHUNKS.get(method.request_class)
+        self._imagines = method.request_class is navigator_pb.ImagineRequest
+        self._count = 0
+        self._last = b""
+        self._told: float | None = None
+
+    def passed(self, message: bytes) -> None:
+        self._count += 1
+        self._last = message
+
+    def told(self, cost: float) -> None:
+        self._told = cost
+
+    @property
+    def cost(self) -> float:
+        if self._told is not None:
+            return self._told
+        if self._imagines and self._last:
+            return float(navigator_pb.ImagineResponse.FromString(self._last).spent.cost)
+        if self._response is None or not self._last:
+            return 0.0
+        chunk = self._response.FromString(self._last).chunk
+        frames = chunk.frames.tensor.shape[:1]
+        return float(self._count * chunk.timing.nfe * (frames[0] if frames else 1))
 
 
 async def receive(call: Any) -> bytes | None:

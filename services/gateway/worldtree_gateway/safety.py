@@ -8,10 +8,11 @@ from worldtree_gateway.domain import Method
 _ALWAYS = frozenset(
     {
         *("ListModels", "GetModel", "Get", "List", "KeepAlive", "Delete", "Save", "Generate", "Rollout", "Introspect"),
-        *("ListPlanners", "Imagine", "Plan"),
+        *("ListPlanners", "Imagine", "Plan", "PlanOnMap"),
     }
 )
-# only a request that names itself: a repeat is recognised, or refused, by what this field says
+# only a request that names itself: a repeat is recognised, or refused, by what this field says, at the replica that has
+# the session. CreateSession and Restore have none yet: whose connection broke is asked again where it was (`Journey`).
 _BY_FIELD = {
     "CreateSession": "request_id",
     "Step": "request_id",
@@ -26,7 +27,7 @@ def is_repeatable(method: Method, request: bytes) -> bool:
     if method.request_class is None:
         return False
     name = method.path.rpartition("/")[2]
-    if name in _ALWAYS:
+    if name in _ALWAYS or method.cache is not None:  # what may be cached is a function of the request
         return True
     field = _BY_FIELD.get(name)
     if field is None:

@@ -1,11 +1,14 @@
 """Reads the id in field 1 off a request's raw bytes: one varint where the writer kept the usual order."""
 
 import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from worldtree_gateway.wire import fields, past, varint
 
 _REPLICA = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # what the setting `replica` takes
 _FIELD_1_STRING = 0x0A  # field 1, wire type LEN
 _ID_BYTES_MAX = 253  # a DNS name; nothing longer is one of ours
-_VARINT_BYTES_MAX = 10
 
 
 def first_string(request: bytes) -> str | None:
@@ -20,6 +23,15 @@ def first_string(request: bytes) -> str | None:
     return _search(request)
 
 
+def sessions_in(answer: bytes) -> Iterator[str]:
+    """The ids in field 1 of the messages in field 1 of an answer's bytes: of the sessions that a call has opened."""
+    for _, opened in fields(answer, (1,)):
+        session = first_string(opened)
+        if session is not None:
+            yield session
+
+
+@lru_cache(4096)  # the same sessions call again and again
 def home(session: str) -> str | None:
     """The replica that an id `<opaque>.<home>` was made on. None: it is no such id."""
     opaque, _, replica = session.rpartition(".")
@@ -28,7 +40,7 @@ def home(session: str) -> str | None:
 
 
 def _string(request: bytes, offset: int) -> str | None:
-    length, offset = _varint(request, offset)
+    length, offset = varint(request, offset)
     if not 0 < length <= min(_ID_BYTES_MAX, len(request) - offset):
         return None
     try:
@@ -40,32 +52,11 @@ def _string(request: bytes, offset: int) -> str | None:
 def _search(request: bytes) -> str | None:
     offset = 0
     while offset < len(request):
-        tag, offset = _varint(request, offset)
+        tag, offset = varint(request, offset)
         if tag == _FIELD_1_STRING:
             return _string(request, offset)
-        match tag & 7:
-            case 0:
-                _, offset = _varint(request, offset)
-            case 1:
-                offset += 8
-            case 2:
-                length, offset = _varint(request, offset)
-                offset += length
-            case 5:
-                offset += 4
-            case _:
-                return None  # groups and unknown wire types: no proto3 message
+        passed = past(request, tag, offset)
+        if passed is None:
+            return None
+        offset = passed
     return None
-
-
-def _varint(request: bytes, offset: int) -> tuple[int, int]:
-    """The number at `offset` and where the next thing begins; past the end where the bytes are cut off."""
-    value = 0
-    for position in range(_VARINT_BYTES_MAX):
-        if offset + position >= len(request):
-            break
-        byte = request[offset + position]
-        value |= (byte & 0x7F) << (7 * position)
-        if byte < 0x80:
-            return value, offset + position + 1
-    return 0, len(request)

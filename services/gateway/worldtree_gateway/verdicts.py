@@ -1,5 +1,6 @@
 """What a failed call says about the replica that it failed at."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -22,6 +23,7 @@ class Verdict(Enum):
     RELEASED = auto()  # it is about to leave, and has let its sessions go
     MOVED = auto()  # another replica has the session
     FULL = auto()  # it cannot take the session on now: no room, no answer of its journal, its model not loaded yet
+    QUEUED = auto()  # it has taken the session on, and more to do than can wait
     BUSY = auto()  # another call holds the session
     NOT_FOUND = auto()  # it knows no such session
     OTHER = auto()  # the caller's own affair
@@ -53,6 +55,8 @@ def judge(error: grpc.aio.AioRpcError) -> Failure:
         case grpc.StatusCode.FAILED_PRECONDITION if info is not None and reason == "SESSION_MOVED":
             replica = info.metadata.get("replica")
             return Failure(Verdict.MOVED, replica) if replica else Failure(Verdict.OTHER)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if reason == "QUEUE_FULL":
+            return Failure(Verdict.QUEUED)
         case grpc.StatusCode.RESOURCE_EXHAUSTED if info is not None:
             return Failure(Verdict.FULL)
         case grpc.StatusCode.ABORTED if reason == "SESSION_BUSY":
@@ -62,16 +66,30 @@ def judge(error: grpc.aio.AioRpcError) -> Failure:
     return Failure(Verdict.OTHER)
 
 
+def is_sick(error: grpc.aio.AioRpcError) -> bool | None:
+    """Whether a call failed by a fault of its replica: a bug, or a connection that broke. None: that can't be told, as
+    of one that was not answered in time.
+    """
+    if error.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
+        return True
+    if judge(error).verdict in (Verdict.LOST, Verdict.UNREACHED):
+        return True
+    return None if error_info(error) is None else False
+
+
 def error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
     """The ErrorInfo of a status; None where it has none."""
-    for key, value in error.trailing_metadata() or ():
-        if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
-            try:
-                details = status_pb2.Status.FromString(value).details
-            except DecodeError:
-                return None
-            for detail in details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    return info
+    for detail in status_of(error).details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return info
     return None
+
+
+def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    """A status with its details, where it has some that can be read."""
+    packed = next((value for key, value in error.trailing_metadata() or () if key == STATUS_DETAILS_KEY), None)
+    if isinstance(packed, bytes):
+        with suppress(DecodeError):  # a backend's that is none of ours
+            return status_pb2.Status.FromString(packed)
+    return status_pb2.Status(code=error.code().value[0], message=error.details() or error.code().name)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         InvalidRequest,
         MissingExtra,
         NotFound,
+        ObservationRefused,
         PermissionDenied,
         ResourceExhausted,
         SessionBusy,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         WorldtreeError,
     )
     from worldtree.introspection import (
+        CachePurge,
         ModelStatus,
         PlayStatus,
         ReplicaStatus,
@@ -58,8 +60,19 @@ if TYPE_CHECKING:
         TaskModel,
         TaskScore,
     )
+    from worldtree.navigate import Navigation
     from worldtree.navigator_client import Navigator
-    from worldtree.navigator_types import Future, Imagination, ImagineSpent, Plan, PlannerInfo
+    from worldtree.navigator_types import (
+        ActionChunk,
+        Future,
+        Imagination,
+        ImagineSpent,
+        MapPath,
+        NavigationInfo,
+        Plan,
+        PlannerInfo,
+        TimeSplit,
+    )
     from worldtree.play import Play
     from worldtree.reward_client import Reward, Scoring
     from worldtree.reward_types import (
@@ -73,6 +86,7 @@ if TYPE_CHECKING:
         Rubrics,
         ScoreTiming,
     )
+    from worldtree.tls import Tls
     from worldtree.types import (
         Begun,
         Chunk,
@@ -111,6 +125,7 @@ _HOMES = {
         "InvalidRequest",
         "MissingExtra",
         "NotFound",
+        "ObservationRefused",
         "PermissionDenied",
         "ResourceExhausted",
         "SessionBusy",
@@ -121,6 +136,7 @@ _HOMES = {
         "WorldtreeError",
     ),
     "introspection": (
+        "CachePurge",
         "ModelStatus",
         "PlayStatus",
         "ReplicaStatus",
@@ -148,7 +164,18 @@ _HOMES = {
         "TaskScore",
     ),
     "navigator_client": ("Navigator",),
-    "navigator_types": ("Future", "Imagination", "ImagineSpent", "Plan", "PlannerInfo"),
+    "navigate": ("Navigation",),
+    "navigator_types": (
+        "ActionChunk",
+        "Future",
+        "Imagination",
+        "ImagineSpent",
+        "MapPath",
+        "NavigationInfo",
+        "Plan",
+        "PlannerInfo",
+        "TimeSplit",
+    ),
     "play": ("Play",),
     "reward_client": ("Reward", "Scoring"),
     "reward_types": (
@@ -162,6 +189,7 @@ _HOMES = {
         "Rubrics",
         "ScoreTiming",
     ),
+    "tls": ("Tls",),
     "types": (
         "Begun",
         "Chunk",
@@ -189,8 +217,10 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Aborted",
     "Action",
+    "ActionChunk",
     "Answer",
     "Begun",
+    "CachePurge",
     "Cancelled",
     "CategoryInfo",
     "Chunk",
@@ -215,6 +245,7 @@ __all__ = [
     "Judgement",
     "KvPolicy",
     "LiveActions",
+    "MapPath",
     "Merge",
     "MergeProgress",
     "MethodInfo",
@@ -222,8 +253,11 @@ __all__ = [
     "ModelInfo",
     "ModelStatus",
     "MultiTask",
+    "Navigation",
+    "NavigationInfo",
     "Navigator",
     "NotFound",
+    "ObservationRefused",
     "ParetoFront",
     "Paused",
     "PermissionDenied",
@@ -261,7 +295,9 @@ __all__ = [
     "TenantShare",
     "Tick",
     "Tier",
+    "TimeSplit",
     "Timing",
+    "Tls",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

@@ -8,14 +8,16 @@ from pathlib import Path
 import grpc
 
 from worldtree._retry import Attempts
+from worldtree._trace import trace_metadata
 from worldtree.convert import seconds
 from worldtree.errors import FailedPrecondition, InvalidRequest
+from worldtree.tls import Tls, TlsLike
 from worldtree.types import Seconds
 
 DEFAULT_ADDRESS = "localhost:7070"
 DEFAULT_TIMEOUT_S = 60.0
 MAX_MESSAGE_BYTES = 64 * 2**20
-LOOPBACK = ("localhost", "127.", "[::1]", "::1")
+LOOPBACK = ("localhost", "127.", "[::1]", "::1", "ipv4:127.", "ipv6:[::1]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,24 +26,19 @@ class ChannelSettings:
 
     address: str
     api_key: str | None
-    tls: bool
-    ca_file: Path | None
+    tls: Tls | None  # None: no encryption
     timeout_s: float
 
     @classmethod
     def resolve(
-        cls, address: str | None, *, api_key: str | None, tls: bool | str | Path, timeout: Seconds | None
+        cls, address: str | None, *, api_key: str | None, tls: TlsLike, timeout: Seconds | None
     ) -> "ChannelSettings":
         """Arguments first, then WORLDTREE_ADDRESS, WORLDTREE_API_KEY and WORLDTREE_TIMEOUT, then defaults."""
         address = address or os.environ.get("WORLDTREE_ADDRESS") or DEFAULT_ADDRESS
-        ca_file = None if isinstance(tls, bool) else Path(tls)
-        if ca_file is not None and not ca_file.is_file():
-            raise InvalidRequest(f"tls must be true, false or a file of CA certificates, got {ca_file}", field="tls")
         return cls(
             address=address,
             api_key=api_key or os.environ.get("WORLDTREE_API_KEY") or None,
-            tls=ca_file is not None or bool(tls),
-            ca_file=ca_file,
+            tls=_tls(tls),
             timeout_s=_default_timeout_s() if timeout is None else seconds(timeout, field="timeout"),
         )
 
@@ -68,13 +65,16 @@ class ChannelSettings:
     @property
     def credentials(self) -> grpc.ChannelCredentials | None:
         """None: no encryption."""
-        if not self.tls:
+        if self.tls is None:
             return None
-        return grpc.ssl_channel_credentials(self.ca_file.read_bytes() if self.ca_file else None)
+        files = (self.tls.ca_file, self.tls.key_file, self.tls.cert_file)
+        return grpc.ssl_channel_credentials(*(None if file is None else Path(file).read_bytes() for file in files))
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Bearer {self.api_key}"),) if self.api_key else ()
+        """What each call says beside its message. Looked up for each: a trace is the caller's of the moment."""
+        key = (("authorization", f"Bearer {self.api_key}"),) if self.api_key else ()
+        return (*key, *trace_metadata())
 
     def attempts(self, *, safe: bool, timeout: Seconds | None) -> Attempts:
         timeout_s = None if timeout is None else seconds(timeout, field="timeout")
@@ -85,6 +85,18 @@ def client_closed() -> FailedPrecondition:
     return FailedPrecondition(
         "the client is closed", reason="CLIENT_CLOSED", remedy="make a new Client, or stay inside its `with`"
     )
+
+
+def _tls(given: TlsLike) -> Tls | None:
+    if isinstance(given, bool):
+        return Tls() if given else None
+    tls = given if isinstance(given, Tls) else Tls(ca_file=given)
+    if (tls.cert_file is None) != (tls.key_file is None):
+        raise InvalidRequest("tls must have both cert_file and key_file, or none of them", field="tls")
+    for file in (tls.ca_file, tls.cert_file, tls.key_file):
+        if file is not None and not Path(file).is_file():
+            raise InvalidRequest(f"tls must be true, false, Tls or a file of CA certificates, got {file}", field="tls")
+    return tls
 
 
 def _default_timeout_s() -> float:

@@ -4,14 +4,24 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from worldtree import convert
 from worldtree._calls import Call, StreamCall
 from worldtree.actions import ActionsLike, actions_to_pb
 from worldtree.convert import model_ref
 from worldtree.errors import DataLoss, InvalidRequest
 from worldtree.navigator.v1 import navigator_pb2 as pb
-from worldtree.navigator_convert import imagination_from_pb, plan_from_pb, planners_from_pb
-from worldtree.navigator_types import Imagination, OnRound, Plan, PlannerInfo
+from worldtree.navigator_convert import (
+    MapLike,
+    cell_to_pb,
+    imagination_from_pb,
+    map_path_from_pb,
+    map_to_pb,
+    plan_from_pb,
+    planners_from_pb,
+)
+from worldtree.navigator_types import Cell, Imagination, MapPath, OnRound, Plan, PlannerInfo
 from worldtree.reward_convert import question_to_pb
 from worldtree.reward_types import Rubrics
 from worldtree.types import Seconds
@@ -90,12 +100,72 @@ def planners() -> Call[list[PlannerInfo]]:
     return Call("ListPlanners", pb.ListPlannersRequest(), planners_from_pb, retry=True, service="navigator")
 
 
+def navigate(
+    goal: str,
+    *,
+    planner: str | None,
+    chunk_length: int,
+    rate_hz: float,
+    frames: bool,
+    seed: int,
+    episode: str | None,
+    chunks: int,
+    budget: Seconds | None,
+    model: str | None,
+    world: str | None,
+    judge: str | Rubrics | None,
+    actions: Sequence[str] | None,
+    weights: Mapping[str, float] | None,
+) -> pb.NavigateRequest:
+    """The first message of a navigation."""
+    start = pb.Start(
+        goal=goal,
+        planner=planner or "",
+        chunk_length=convert.integer(chunk_length, field="chunk_length", bits=32),
+        control_rate_hz=rate_hz,
+        frames=frames,
+        seed=convert.integer(seed, field="seed"),
+        episode=episode or "",
+        budget=_budget(chunks, budget),
+        model=model_ref(model),
+        world=model_ref(world),
+        judge=model_ref(judge),
+        actions=actions or (),
+        weights=question_to_pb(goal, category=None, weights=weights).weights,
+    )
+    return pb.NavigateRequest(start=start)
+
+
+def observation(frame: Any, executed: ActionsLike, taken_at_s: float) -> pb.NavigateRequest:
+    """`frame`: one image [height, width, 3] uint8."""
+    image = np.asarray(frame)
+    if image.ndim != 3:
+        raise InvalidRequest(
+            f"frame must have shape [height, width, 3], got {list(image.shape)}", field="frame", reason="INVALID_FIELD"
+        )
+    done = actions_to_pb(executed, field="executed") if _some(executed) else []
+    return pb.NavigateRequest(
+        observation=pb.Observation(
+            frame=convert.frames_to_pb(image[None], field="frame"),
+            taken_at=convert.duration_to_pb(taken_at_s, field="taken_at"),
+            executed=done,
+        )
+    )
+
+
+def past(frames: Any, between: ActionsLike) -> pb.Past:
+    """What was seen of a world that no session holds."""
+    done = actions_to_pb(between, field="between") if _some(between) else []
+    return pb.Past(frames=convert.frames_to_pb(frames), actions=done)
+
+
 def plan(
     session: str,
     names: Sequence[str],
     *,
+    seen: pb.Past | None = None,
     planner: str,
-    horizon: int,
+    horizon: int | None,
     goal: str,
     category: str | None,
     weights: Mapping[str, float] | None,
@@ -111,8 +181,9 @@ def plan(
     request = pb.PlanRequest(
         session=session,
         question=question_to_pb(goal, category=category, weights=weights),
+        past=seen,
         planner=planner,
-        horizon=_one_or_more(horizon, field="horizon"),
+        horizon=0 if horizon is None else _one_or_more(horizon, field="horizon"),
         judge=model_ref(judge),
         budget=_budget(chunks, budget),
         seed=convert.integer(seed, field="seed"),
@@ -123,6 +194,27 @@ def plan(
     )
     # A repeat finds the same, and changes nothing.
     return Call("Plan", request, lambda answer: plan_from_pb(answer, names), retry=True, service="navigator")
+
+
+def plan_on_map(
+    blocked: MapLike | None,
+    *,
+    start: Cell,
+    goal: Cell,
+    open_sides: MapLike | None,
+    planner: str,
+    model: str | None,
+) -> Call[MapPath]:
+    given = map_to_pb(blocked, open_sides)
+    request = pb.PlanOnMapRequest(
+        map=given,
+        start=cell_to_pb(start, field="start"),
+        goal=cell_to_pb(goal, field="goal"),
+        planner=planner,
+        model=model_ref(model),
+    )
+    parse = partial(map_path_from_pb, rows=given.rows, columns=given.columns)
+    return Call("PlanOnMap", request, parse, retry=True, service="navigator")
 
 
 def _sequences(candidates: Sequence[ActionsLike]) -> list[video_pb.ActionSequence]:
@@ -139,6 +231,10 @@ def _budget(chunks: int, budget: Seconds | None) -> pb.Budget:
     return pb.Budget(
         chunk_count=_whole(chunks, field="chunks"), duration=convert.duration_to_pb(budget, field="budget")
     )
+
+
+def _some(actions: ActionsLike) -> bool:
+    return not isinstance(actions, (list, tuple)) or bool(actions)
 
 
 def _one_or_more(value: Any, *, field: str) -> int:

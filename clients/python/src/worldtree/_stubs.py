@@ -3,13 +3,14 @@
 from importlib import import_module
 from typing import Any, Literal
 
-Service = Literal["video", "multitask", "reward", "navigator"]
+Service = Literal["video", "multitask", "reward", "navigator", "gateway"]
 
 _HOMES: dict[Service, tuple[str, str]] = {
     "video": ("worldtree.video.v1.video_generator_pb2_grpc", "VideoGeneratorStub"),
     "multitask": ("worldtree.multitask.v1.multi_task_pb2_grpc", "MultiTaskStub"),
     "reward": ("worldtree.reward.v1.reward_scorer_pb2_grpc", "RewardScorerStub"),
     "navigator": ("worldtree.navigator.v1.navigator_pb2_grpc", "NavigatorStub"),
+    "gateway": ("worldtree.gateway.v1.gateway_pb2_grpc", "GatewayStub"),
 }
 
 

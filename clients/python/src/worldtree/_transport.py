@@ -13,6 +13,7 @@ from worldtree._retry import Attempts
 from worldtree._status import error_from_rpc
 from worldtree._stubs import Service, Stubs
 from worldtree.errors import NotFound
+from worldtree.play_log import RESUMES_KEY
 from worldtree.types import Seconds, SessionInfo
 
 T = TypeVar("T")
@@ -74,7 +75,8 @@ class Transport:
 
     def stream(self, method: str, requests: Iterator[Any], *, service: Service = "video") -> Any:
         """Opens a bidirectional stream; the caller iterates it and cancels it."""
-        return self._method(method, service)(requests, metadata=self.settings.metadata)
+        also = ((RESUMES_KEY, "1"),) if method == "Play" else ()
+        return self._method(method, service)(requests, metadata=(*self.settings.metadata, *also))
 
     def action_names(self, session: SessionInfo) -> Sequence[str]:
         """The names by id of a session's actions: asked for once a model. Empty where the model is gone."""

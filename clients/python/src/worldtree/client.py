@@ -2,17 +2,17 @@
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from worldtree import _calls
+from worldtree import _calls, _gateway_calls
 from worldtree._channel import ChannelSettings
 from worldtree._transport import Transport
 from worldtree.actions import ActionsLike
 from worldtree.convert import seconds
 from worldtree.errors import Unavailable
-from worldtree.introspection import ReplicaStatus
+from worldtree.introspection import CachePurge, ReplicaStatus
+from worldtree.tls import TlsLike
 from worldtree.types import Clip, KvPolicy, ModelInfo, Progress, Seconds, SessionInfo, Snapshot
 from worldtree.world import World
 
@@ -28,8 +28,9 @@ class Client:
     """A Worldtree server, spoken to synchronously. Threads may share one.
 
     `address` is host:port (else WORLDTREE_ADDRESS, else localhost:7070); `api_key` and `timeout` default to
-    WORLDTREE_API_KEY and WORLDTREE_TIMEOUT (60 s); `tls` is true for the system's CAs, or a file of CA certificates.
-    Opening a client connects to nothing yet: the first call does.
+    WORLDTREE_API_KEY and WORLDTREE_TIMEOUT (60 s); `tls` is true for the system's CAs, a file of CA certificates,
+    or Tls, which may bring a certificate of the client's own. Opening a client connects to nothing yet: the first call
+    does.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Client:
         address: str | None = None,
         *,
         api_key: str | None = None,
-        tls: bool | str | Path = False,
+        tls: TlsLike = False,
         timeout: Seconds | None = None,
     ) -> None:
         self._transport = Transport(ChannelSettings.resolve(address, api_key=api_key, tls=tls, timeout=timeout))
@@ -192,6 +193,23 @@ class Client:
         One that has been down since the gateway started is named by its address. Raises Unavailable when all are down.
         """
         return self._transport.call(_calls.replicas(), timeout=timeout)
+
+    def purge_cache(
+        self,
+        *,
+        tenant: str | None = None,
+        digest: str | None = None,
+        everything: bool = False,
+        timeout: Seconds | None = None,
+    ) -> CachePurge:
+        """Has a gateway, and all that share its Redis, forget cached answers, for their operators: those of a tenant,
+        those of the model with that digest (those of both, where both are given), or everything.
+
+        When it returns, no gateway that reaches Redis serves an answer from before. Without Redis only the one that was
+        asked forgets.
+        """
+        call = _gateway_calls.purge_cache(tenant, digest, everything=everything)
+        return self._transport.call(call, timeout=timeout)
 
     def close(self) -> None:
         """Closes the channel. Worlds stay on the server until they are closed or their lease ends."""

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 # What to do about a reason, where the server does not say it itself.
 REMEDIES: Mapping[str, str] = MappingProxyType(
@@ -76,6 +77,22 @@ class InvalidRequest(WorldtreeError):
         super().__init__(message, reason=reason, metadata=metadata, remedy=remedy, request_id=request_id, code=code)
         self.violations: dict[str, str] = dict(violations or ({field: message} if field else {}))
         self.field = field or next(iter(self.violations), "")
+
+
+class ObservationRefused(InvalidRequest):
+    """An observation of a robot that cannot be used; the stream goes on. `observation`: which of the stream's, from 0.
+
+    With a `field`, what it says was executed is to be said again with the next. Without, the observation was booked,
+    and no plan could be made of it.
+    """
+
+    observation = 0
+
+    @classmethod
+    def of(cls, refusal: Any) -> "ObservationRefused":
+        error = cls(refusal.message, field=refusal.field, reason=refusal.reason)
+        error.observation = refusal.observation
+        return error
 
 
 class NotFound(WorldtreeError):

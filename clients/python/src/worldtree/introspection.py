@@ -9,6 +9,15 @@ from worldtree.video.v1 import video_generator_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
+class CachePurge:
+    """How many answers a gateway has forgotten, its own and in Redis. `all_gateways`: others were told."""
+
+    local_count: int
+    shared_count: int
+    all_gateways: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Tier:
     """A model's blocks in one place: "pool", "host", "redis" or "folder". `storage` is None for what is not a pool.
 

@@ -1,11 +1,15 @@
 """`client.navigator`: plans by imagining."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from worldtree import _navigator_calls as _calls
 from worldtree._navigator_calls import Candidates
 from worldtree._transport import Transport
-from worldtree.navigator_types import Imagination, OnRound, Plan, PlannerInfo
+from worldtree.actions import ActionsLike
+from worldtree.navigate import Navigation
+from worldtree.navigator_convert import MapLike
+from worldtree.navigator_types import Cell, Imagination, MapPath, OnRound, Plan, PlannerInfo
 from worldtree.reward_types import Rubrics
 from worldtree.types import Seconds
 from worldtree.world import World
@@ -78,11 +82,12 @@ class Navigator:
 
     def plan(
         self,
-        world: World,
+        world: World | Any,
         *,
+        between: ActionsLike = (),
         goal: str = "",
         planner: str = "mpc",
-        horizon: int = 8,
+        horizon: int | None = None,
         category: str | None = None,
         weights: Mapping[str, float] | None = None,
         judge: str | Rubrics | None = None,
@@ -95,15 +100,24 @@ class Navigator:
         frames: bool = True,
         timeout: Seconds | None = None,
     ) -> Plan:
-        """`horizon` actions that bring a world nearer to a goal, and what will be seen. The world does not move.
+        """`horizon` actions (None: as many as suit the planner) that bring a world nearer to a goal, and what will be
+        seen. The world does not move. In place of a world: frames [frames, height, width, 3] of one that no session
+        holds, the last of now, and the actions `between` them.
 
         "mpc" imagines `candidates` futures out of `actions` (None: all of the world's), `iterations` times, nearer and
         nearer to the best. They are judged as by `client.reward.rank` (`goal`, `category`, `weights`, `judge`). At most
         `chunks` chunks (0: all that it takes) and `budget` seconds are spent.
         """
+        session, seen = "", None
+        names: Sequence[str] = ()
+        if isinstance(world, World):
+            session, names = world.id, world.action_names()
+        else:
+            seen = _calls.past(world, between)
         call = _calls.plan(
-            world.id,
-            world.action_names(),
+            session,
+            names,
+            seen=seen,
             planner=planner,
             horizon=horizon,
             goal=goal,
@@ -119,3 +133,67 @@ class Navigator:
             frames=frames,
         )
         return self._transport.call(call, timeout=timeout)
+
+    def plan_on_map(
+        self,
+        blocked: MapLike | None = None,
+        *,
+        start: Cell,
+        goal: Cell,
+        open_sides: MapLike | None = None,
+        planner: str = "mlm_u",
+        model: str | None = None,
+        timeout: Seconds | None = None,
+    ) -> MapPath:
+        """A path over a known map, from start to goal (row, column).
+
+        The map: `blocked` [rows, columns], true or 1 where nobody can stand; or `open_sides` [rows, columns], of each
+        cell the sides that can be crossed, 1 up + 2 right + 4 down + 8 left. "mlm_u" asks the maze transformer,
+        and A* where its path is not valid or the map too large for it; "a_star" asks A* only.
+        """
+        call = _calls.plan_on_map(blocked, start=start, goal=goal, open_sides=open_sides, planner=planner, model=model)
+        return self._transport.call(call, timeout=timeout)
+
+    def navigate(
+        self,
+        goal: str,
+        *,
+        planner: str | None = None,
+        chunk_length: int = 0,
+        rate_hz: float = 0.0,
+        frames: bool = False,
+        seed: int = 0,
+        episode: str | None = None,
+        chunks: int = 0,
+        budget: Seconds | None = None,
+        model: str | None = None,
+        world: str | None = None,
+        judge: str | Rubrics | None = None,
+        actions: Sequence[str] | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> Navigation:
+        """Steers a robot towards a goal in words, chunk by chunk, for as long as its `with` lasts.
+
+        `planner` None: "joint". Chunks have `chunk_length` actions (0: 4). A robot that executes `rate_hz` actions a
+        second need not wait: each chunk follows from what it will have executed by then. `frames`: whether chunks bring
+        what is expected to be seen. A stream that names an `episode` of before goes on with what was seen in it.
+        `chunks` and `budget` seconds are what "mpc" may spend on one plan, in `world`, out of `actions` (None: all of
+        the world's), as `judge` sees it, under `weights` of its dimensions.
+        """
+        start = _calls.navigate(
+            goal,
+            planner=planner,
+            chunk_length=chunk_length,
+            rate_hz=rate_hz,
+            frames=frames,
+            seed=seed,
+            episode=episode,
+            chunks=chunks,
+            budget=budget,
+            model=model,
+            world=world,
+            judge=judge,
+            actions=actions,
+            weights=weights,
+        )
+        return Navigation(self._transport, start)

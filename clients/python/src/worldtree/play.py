@@ -1,13 +1,15 @@
-"""A live play over a synchronous channel: controls go out from gRPC's sending thread, chunks come in by iteration."""
+"""A live play over a synchronous channel: a thread draws the controls, chunks come in by iteration."""
 
 import queue
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from threading import Event, Semaphore
+from threading import Event, Semaphore, Thread
 from types import TracebackType
 from typing import Any, Protocol
 
 import grpc
 
+from worldtree._play_link import PlayLink
 from worldtree._play_plan import ForkedSessions, PlayPlan, Rehomings, read_event
 from worldtree._status import error_from_rpc
 from worldtree._world_state import WorldState
@@ -47,8 +49,10 @@ class Play(Iterator[PlayedChunk]):
         self._rehomings = Rehomings()
         self._ended = False
         self._action_names = opener.action_names()
-        self._feed = Feed(plan, actions)
-        self._stream = opener.open_play(self._feed.requests())
+        self._link = PlayLink(plan)
+        self._feed = Feed(plan, self._link, actions)
+        self._connect()
+        self._feed.start()
 
     @property
     def rehomed_count(self) -> int:
@@ -78,14 +82,22 @@ class Play(Iterator[PlayedChunk]):
             except grpc.RpcError as error:
                 if self._ended:  # closed by another thread while we waited
                     break
-                if self._feed.error is None:
-                    raise error_from_rpc(error) from error
-                raise self._feed.error from None
+                if self._feed.error is not None:
+                    raise self._feed.error from None
+                known = error_from_rpc(error)
+                delay_s = self._link.broke(known)
+                if delay_s is None:
+                    raise known from error
+                time.sleep(delay_s)
+                self._connect()
+                continue
             if self._feed.error is not None:
                 raise self._feed.error
             if message is None:
                 self._end()
                 break
+            if not self._link.heard(message):
+                continue
             event = read_event(message, self._action_names)
             if isinstance(event, PlayedChunk):
                 if self._plan.used_an_action(event):
@@ -101,9 +113,17 @@ class Play(Iterator[PlayedChunk]):
             self._world._unsettled = True
             self._end()
 
+    def _connect(self) -> None:
+        outbox: queue.SimpleQueue[pb.PlayRequest | None] = queue.SimpleQueue()
+        self._stream = self._opener.open_play(iter(outbox.get, None))
+        self._link.connect(outbox.put, self._stream.cancel)
+        if self._ended or self._feed.error is not None:  # meanwhile, by another thread
+            self._stream.cancel()
+
     def _end(self) -> None:
         self._ended = True
         self._stream.cancel()
+        self._link.close()
         self._feed.stop()
 
     def _tell(self, event: Any) -> None:
@@ -130,24 +150,22 @@ class Play(Iterator[PlayedChunk]):
 
 
 class Feed:
-    """What gRPC's sending thread iterates. It holds no reference to the Play, so that a dropped Play is collected."""
+    """Draws the controls of a play. It holds no reference to the Play, so that a dropped Play is collected."""
 
-    def __init__(self, plan: PlayPlan, actions: PlayActions) -> None:
+    def __init__(self, plan: PlayPlan, link: PlayLink, actions: PlayActions) -> None:
         self.error: BaseException | None = None
         self._plan = plan
+        self._link = link
         self._actions = actions if isinstance(actions, (LiveActions, queue.Queue)) else one_or_many(actions)
         self._stopped = Event()
         self._credit = Semaphore(plan.credit)
-        self._inbox: queue.SimpleQueue[pb.PlayRequest | None] = queue.SimpleQueue()
-        if isinstance(actions, LiveActions):
-            actions.attach(self._inbox.put)
+        if isinstance(self._actions, LiveActions):
+            self._actions.attach(self._say)
 
-    def requests(self) -> Iterator[pb.PlayRequest]:
-        yield self._plan.begin()
-        try:
-            yield from self._controls()
-        except Exception as error:  # the program's own iterable failed: iterating the play raises it
-            self.error = error
+    def start(self) -> None:
+        if not isinstance(self._actions, LiveActions):
+            # A daemon: a program that forgets its play must still be able to end.
+            Thread(target=self._draw, name="worldtree-play", daemon=True).start()
 
     def grant(self) -> None:
         """A chunk used up an action: one more may be sent."""
@@ -156,28 +174,40 @@ class Feed:
     def stop(self) -> None:
         self._stopped.set()
         self._credit.release()
-        self._inbox.put(None)
         if isinstance(self._actions, LiveActions):
             self._actions.detach()
 
-    def _controls(self) -> Iterator[pb.PlayRequest]:
-        if isinstance(self._actions, LiveActions):
-            while (request := self._inbox.get()) is not None:
-                yield request
-        elif isinstance(self._actions, queue.Queue):
-            while (action := next_of_queue(self._actions, self._stopped)) is not None:
-                yield self._plan.act(action)
+    def _say(self, request: pb.PlayRequest | None) -> None:
+        if request is None:
+            self._link.end()
         else:
-            actions = iter(self._actions)
-            while True:
-                self._credit.acquire()
-                if self._stopped.is_set():
-                    return
-                try:
-                    action = next(actions)
-                except StopIteration:
-                    return
-                yield self._plan.act(action)
+            self._link.ask(request)
+
+    def _draw(self) -> None:
+        try:
+            for action in self._drawn():
+                self._link.ask(self._plan.act(action))
+            self._link.end()
+        except Exception as error:  # the program's own iterable failed: iterating the play raises it
+            self.error = error
+            self._link.abort()
+
+    def _drawn(self) -> Iterator[ActionLike]:
+        if isinstance(self._actions, queue.Queue):
+            while (action := next_of_queue(self._actions, self._stopped)) is not None:
+                yield action
+            return
+        assert not isinstance(self._actions, LiveActions), "these come by themselves"
+        actions = iter(self._actions)
+        while True:
+            self._credit.acquire()
+            if self._stopped.is_set():
+                return
+            try:
+                action = next(actions)
+            except StopIteration:
+                return
+            yield action
 
 
 def next_of_queue(actions: queue.Queue[Any], stopped: Event) -> Any | None:

@@ -26,13 +26,15 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._written: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[Read | None] = queue.SimpleQueue()
+        self._pending: Read | None = None
         self._call = open_call(iter(self._written.get, None))
         # A daemon: a program that forgets its play must still be able to end.
         threading.Thread(
             target=_answer_reads, args=(self._call, self._reads, self._loop), name="worldtree-play", daemon=True
         ).start()
 
-    def write(self, request: Any) -> None:
+    def write(self, request: Any | None) -> None:
+        """None: no more will come."""
         self._written.put(request)
 
     def done_writing(self) -> None:
@@ -40,9 +42,16 @@ class Stream:
 
     async def read(self) -> Any | None:
         """The next message, None at the end. Raises what the server said when it ended the stream with an error."""
-        read: Read = self._loop.create_future()
-        self._reads.put(read)
-        return await read
+        if self._pending is None:
+            self._pending = self._loop.create_future()
+            self._reads.put(self._pending)
+        pending = self._pending
+        try:
+            # Shielded: a read that was given up is the next one's, or its message would be lost.
+            return await asyncio.shield(pending)
+        finally:
+            if pending.done():
+                self._pending = None
 
     def cancel(self) -> None:
         self._call.cancel()

@@ -1,4 +1,4 @@
-"""A live play for asyncio: a task sends the controls, chunks come in by `async for`."""
+"""A live play for asyncio: a task draws the controls, chunks come in by `async for`."""
 
 import asyncio
 import queue
@@ -7,6 +7,7 @@ from threading import Event
 from types import TracebackType
 from typing import Any, Protocol
 
+from worldtree._play_link import PlayLink
 from worldtree._play_plan import ForkedSessions, PlayPlan, Rehomings, read_event
 from worldtree._world_state import WorldState
 from worldtree.actions import ActionLike, one_or_many
@@ -45,9 +46,10 @@ class Play(AsyncIterator[PlayedChunk]):
         self._rehomings = Rehomings()
         self._ended = False
         self._action_names: Sequence[str] = ()
-        self._feed = Feed(plan, actions)
+        self._link = PlayLink(plan)
+        self._feed = Feed(plan, self._link, actions)
         self._stream: Stream | None = None
-        self._sender: asyncio.Task[None] | None = None
+        self._drawing: asyncio.Task[None] | None = None
 
     @property
     def rehomed_count(self) -> int:
@@ -81,12 +83,19 @@ class Play(AsyncIterator[PlayedChunk]):
                     raise self._feed.error from None
                 if self._ended and isinstance(error, Cancelled):  # closed by another task while we waited
                     break
-                raise
+                delay_s = self._link.broke(error)
+                if delay_s is None:
+                    raise
+                await asyncio.sleep(delay_s)
+                await self._connect()
+                continue
             if self._feed.error is not None:
                 raise self._feed.error
             if message is None:
                 self._end()
                 break
+            if not self._link.heard(message):
+                continue
             event = read_event(message, self._action_names)
             if isinstance(event, PlayedChunk):
                 if self._plan.used_an_action(event):
@@ -109,15 +118,25 @@ class Play(AsyncIterator[PlayedChunk]):
     async def _begin(self) -> None:
         if self._stream is None and not self._ended:
             self._action_names = await self._opener.action_names()
-            self._stream = await self._opener.open_play()
-            self._sender = asyncio.create_task(self._feed.send(self._stream))
+            await self._connect()
+            self._drawing = asyncio.create_task(self._feed.draw())
+
+    async def _connect(self) -> None:
+        stream = await self._opener.open_play()
+        if self._stream is not None:
+            self._stream.cancel()  # the last one, whose thread waits for another read
+        self._stream = stream
+        self._link.connect(stream.write, stream.cancel)
+        if self._ended or self._feed.error is not None:  # meanwhile
+            stream.cancel()
 
     def _end(self) -> None:
         self._ended = True
         if self._stream is not None:
             self._stream.cancel()
-        if self._sender is not None:
-            self._sender.cancel()
+        self._link.close()
+        if self._drawing is not None:
+            self._drawing.cancel()
         self._feed.stop()
 
     async def _tell(self, event: Any) -> None:
@@ -145,11 +164,12 @@ class Play(AsyncIterator[PlayedChunk]):
 
 
 class Feed:
-    """What the sending task runs. It holds no reference to the Play, so that a dropped Play is collected."""
+    """What the drawing task runs. It holds no reference to the Play, so that a dropped Play is collected."""
 
-    def __init__(self, plan: PlayPlan, actions: PlayActions) -> None:
+    def __init__(self, plan: PlayPlan, link: PlayLink, actions: PlayActions) -> None:
         self.error: BaseException | None = None
         self._plan = plan
+        self._link = link
         known = (LiveActions, asyncio.Queue, queue.Queue, AsyncIterable)
         self._actions = actions if isinstance(actions, known) else one_or_many(actions)
         self._stopped = Event()
@@ -157,16 +177,15 @@ class Feed:
         self._attached: LiveActions | None = None
         self._credit = asyncio.Semaphore(plan.credit)
 
-    async def send(self, stream: Stream) -> None:
-        """Writes the play's controls until they end or the play does."""
-        stream.write(self._plan.begin())
+    async def draw(self) -> None:
+        """Asks for the play's controls until they end or the play does."""
         try:
             async for request in self._controls():
-                stream.write(request)
-            stream.done_writing()
+                self._link.ask(request)
+            self._link.end()
         except Exception as error:  # the program's own iterable failed: iterating the play raises it
             self.error = error
-            stream.cancel()
+            self._link.abort()
 
     def grant(self) -> None:
         """A chunk used up an action: one more may be sent."""

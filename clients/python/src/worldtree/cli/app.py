@@ -10,12 +10,16 @@ import typer
 
 import worldtree
 from worldtree.cli import (
+    bench,
+    cache,
     demo,
     doctor,
     generate,
     imagine,
+    keys,
     merge,
     models,
+    navigate,
     plan,
     play,
     rollout,
@@ -28,6 +32,7 @@ from worldtree.cli import (
 from worldtree.cli.connection import AddressOption, Connection
 from worldtree.cli.console import print_error, print_os_error
 from worldtree.errors import WorldtreeError
+from worldtree.tls import Tls
 
 app = typer.Typer(
     help="Serve, steer, fork and rewind generative world models.",
@@ -49,10 +54,14 @@ app.command("rollout")(rollout.rollout)
 app.command("score")(score.score)
 app.command("imagine")(imagine.imagine)
 app.command("plan")(plan.plan)
+app.command("navigate")(navigate.navigate)
 app.add_typer(models.app, name="models")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(merge.app, name="merge")
+app.add_typer(keys.app, name="keys")
+app.add_typer(cache.app, name="cache")
 app.command("top")(top.top)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 
 
@@ -67,6 +76,10 @@ def root(
     ca_file: Annotated[
         Path | None, typer.Option(help="Encrypt, trusting the CA certificates of this file.", show_default=False)
     ] = None,
+    client_cert: Annotated[
+        Path | None, typer.Option(help="Show this certificate chain (PEM): mutual TLS.", show_default=False)
+    ] = None,
+    client_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).", show_default=False)] = None,
     timeout: Annotated[
         float | None,
         typer.Option(envvar="WORLDTREE_TIMEOUT", help="Seconds a call may take.", min=0.001, show_default="60"),
@@ -76,7 +89,8 @@ def root(
     if version:
         typer.echo(f"worldtree {worldtree.__version__}")
         raise typer.Exit
-    context.obj = Connection(address=address, api_key=api_key, tls=ca_file or tls, timeout_s=timeout)
+    shown = Tls(ca_file=ca_file, cert_file=client_cert, key_file=client_key)
+    context.obj = Connection(address=address, api_key=api_key, tls=tls if shown == Tls() else shown, timeout_s=timeout)
 
 
 def run() -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 from worldtree.errors import FailedPrecondition, Unavailable
 
 LAUNCHER = Path(__file__).with_name("_launch.py")
-READY = re.compile(r"worldtree ready service=(?P<service>\S+) grpc=(?P<grpc>\S+) metrics=(?P<metrics>\S+)")
+READY = re.compile(
+    r"worldtree ready service=(?P<service>\S+) grpc=(?P<grpc>\S+) metrics=(?P<metrics>\S+)( openpi=(?P<openpi>\S+))?"
+)
 TAIL_LINES = 20
 POLL_S = 0.05
 
@@ -37,6 +39,7 @@ class Child:
         self.service = service
         self.grpc_address = ""
         self.metrics_address = ""
+        self.openpi_address: str | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._on_log = on_log
         self._ready = threading.Event()
@@ -115,6 +118,7 @@ class Child:
             match = READY.fullmatch(line.strip())
             if match:
                 self.grpc_address, self.metrics_address = match["grpc"], match["metrics"]
+                self.openpi_address = match["openpi"]
                 self._ready.set()
             else:
                 self._log(line)

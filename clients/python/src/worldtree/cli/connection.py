@@ -1,12 +1,12 @@
 """How a command reaches its server: options of the whole command line, and --address on each command."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from worldtree.client import Client
+from worldtree.tls import TlsLike
 
 AddressOption = Annotated[
     str | None,
@@ -26,7 +26,7 @@ class Connection:
 
     address: str | None
     api_key: str | None
-    tls: bool | Path
+    tls: TlsLike
     timeout_s: float | None
 
     def open(self) -> Client:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote, urlsplit
 
 import typer
 from rich.table import Table
@@ -18,6 +17,7 @@ from worldtree.cli.console import out, print_json
 from worldtree.cli.finding import Finding, Verdict
 from worldtree.cli.gauges import size_text
 from worldtree.cli.model_folder import model_repository
+from worldtree.cli.redis_finding import redis
 from worldtree.cli.top import Watch
 from worldtree.client import Client
 from worldtree.errors import NotFound, Unavailable, Unimplemented, WorldtreeError
@@ -196,37 +196,6 @@ def _journal(replica: str, model: ModelStatus) -> Finding:
     return Finding(subject, Verdict.OK, f"written for all {sessions}".rstrip(","))
 
 
-def redis(url: str | None) -> Finding:
-    """A PING over a bare socket: the SDK has no Redis package, and needs none for this."""
-    if not url:
-        return Finding(
-            "redis", Verdict.OK, "none set: services keep their state in memory, and in the folders that they are told"
-        )
-    parts = urlsplit(url)
-    try:
-        port = parts.port or 6379
-    except ValueError as error:
-        return Finding(f"redis {parts.hostname}", Verdict.BAD, str(error), "write redis://HOST:PORT/DATABASE")
-    subject = f"redis {parts.hostname}:{port}"
-    if parts.scheme != "redis" or not parts.hostname:
-        return Finding(subject, Verdict.NOTE, f"{parts.scheme}:// is not looked at here (only redis://)")
-    try:
-        with socket.create_connection((parts.hostname, port), PROBE_TIMEOUT_S) as connected:
-            if parts.password:
-                user = [unquote(parts.username)] if parts.username else []
-                connected.sendall(_command("AUTH", *user, unquote(parts.password)))
-                reply = connected.recv(256)
-                if not reply.startswith(b"+OK"):
-                    return Finding(subject, Verdict.BAD, _reply_text(reply), "check the password in the URL")
-            connected.sendall(_command("PING"))
-            reply = connected.recv(256)
-    except OSError as error:
-        return Finding(subject, Verdict.BAD, str(error), "start it, or unset WORLDTREE_REDIS_URL to run in memory")
-    if reply.startswith(b"+PONG"):
-        return Finding(subject, Verdict.OK, "answers")
-    return Finding(subject, Verdict.BAD, _reply_text(reply), "is this a Redis, and does the URL name its password?")
-
-
 def ports() -> Iterator[Finding]:
     for port, owner in PORTS:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -242,15 +211,6 @@ def ports() -> Iterator[Finding]:
                 )
             else:
                 yield Finding(f"port {port}", Verdict.OK, f"free for {owner}")
-
-
-def _command(*words: str) -> bytes:
-    encoded = [word.encode() for word in words]
-    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
-
-
-def _reply_text(reply: bytes) -> str:
-    return "answered " + repr(reply.decode("utf-8", "replace").strip()[:80])
 
 
 def _table(findings: list[Finding]) -> Table:

@@ -22,7 +22,9 @@ def plan(
     model: Annotated[str, typer.Argument(help="NAME or NAME/VERSION of the world.")] = "minigrid",
     goal: GoalOption = "",
     planner: Annotated[str, typer.Option(help="Who plans.")] = "mpc",
-    horizon: Annotated[int, typer.Option(help="Actions to plan.", min=1, max=256)] = 8,
+    horizon: Annotated[
+        int | None, typer.Option(help="Actions to plan; by default as many as suit the planner.", min=1, max=256)
+    ] = None,
     action: Annotated[
         list[str] | None,
         typer.Option("--action", "-a", help="Plan with this action; may be repeated.", show_default="all"),
@@ -88,15 +90,21 @@ def plan(
     else:
         out.print(futures_table(shown))
         tell_warnings(found.notes)
-        out.print(verdict(found.judgement))
-        out.print(
-            Text(
-                f"{found.planner}, {found.iteration_count} iterations: better than any other with a chance of "
-                f"{found.confidence:.0%} or more; {spent.chunk_count} chunks made, {spent.total_s:.1f} s"
-            )
-        )
+        if found.judgement is not None:
+            out.print(verdict(found.judgement))
+        out.print(Text(_how(found)))
     if to is not None:
         draw_to(to, world, shown, goal=goal)
+
+
+def _how(found: Plan) -> str:
+    spent = found.spent
+    if found.judgement is None:
+        return f"{found.planner}: {found.confidence:.0%} sure of each action, {spent.total_s:.1f} s"
+    return (
+        f"{found.planner}, {found.iteration_count} iterations: better than any other with a chance of "
+        f"{found.confidence:.0%} or more; {spent.chunk_count} chunks made, {spent.total_s:.1f} s"
+    )
 
 
 def _planned(client: Client, world: World, asked: dict[str, Any]) -> Plan:

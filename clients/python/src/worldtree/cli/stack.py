@@ -47,13 +47,15 @@ class StackOptions:
 
     def navigator_arguments(self, *, video: str, reward: str) -> list[str]:
         ports = [] if self.port is None else ["--port", "0", "--metrics-port", "0"]
-        return [*ports, *self._shared(), "--video", video, "--reward", reward]
+        asked = ["--video", video, "--reward", reward]
+        return [*ports, *self._shared(), *_flag("--models", self.models), *asked]
 
     def gateway_arguments(self, *, video: str, multitask: str, reward: str, navigator: str) -> list[str]:
         metrics_port = 0 if self.port == 0 and self.metrics_port is None else self.metrics_port
         return [
             *_flag("--port", self.port),
             *_flag("--metrics-port", metrics_port),
+            *(["--openpi-port", "0"] if self.port == 0 else []),
             *_flag("--host", self.host),
             *(["--insecure"] if self.insecure else []),
             "--video",
@@ -97,6 +99,10 @@ class Stack:
     @property
     def metrics_address(self) -> str:
         return self._children[-1].metrics_address
+
+    @property
+    def openpi_address(self) -> str | None:
+        return self._children[-1].openpi_address
 
     def __enter__(self) -> "Stack":
         try:

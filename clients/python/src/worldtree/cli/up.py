@@ -53,7 +53,8 @@ def up(
 ) -> None:
     """Serve everything on this machine until Ctrl-C.
 
-    Prints one line on stdout when ready: worldtree ready grpc=HOST:PORT metrics=HOST:PORT. Logs go to stderr.
+    Prints one line on stdout when ready: worldtree ready grpc=HOST:PORT metrics=HOST:PORT. Logs go to stderr,
+    and among them the address of robots that speak openpi (port + 2, or a free one).
     With --port the services behind the gateway take free ports; else 7110 and up.
     """
     options = StackOptions(
@@ -69,6 +70,7 @@ def up(
     )
     try:
         with ending_on_sigterm(), Stack(options, on_log=_log) as stack:
+            _log(f"robots that speak openpi: ws://{stack.openpi_address}")
             print(f"worldtree ready grpc={stack.grpc_address} metrics={stack.metrics_address}", flush=True)
             stack.watch()
     except (KeyboardInterrupt, SystemExit):

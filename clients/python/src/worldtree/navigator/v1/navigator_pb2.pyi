@@ -259,6 +259,7 @@ class Spent(google.protobuf.message.Message):
     IMAGINE_DURATION_FIELD_NUMBER: builtins.int
     SCORE_DURATION_FIELD_NUMBER: builtins.int
     TOTAL_DURATION_FIELD_NUMBER: builtins.int
+    COST_FIELD_NUMBER: builtins.int
     chunk_count: builtins.int
     """Chunks that were made."""
     known_chunk_count: builtins.int
@@ -269,6 +270,10 @@ class Spent(google.protobuf.message.Message):
     """Chunks of all candidates together: what it costs to share none either."""
     clip_count: builtins.int
     """Clips that were judged: each chunk ends one."""
+    cost: builtins.int
+    """Frames that were made, each counted once for each of its function evaluations: what a gateway charges the caller.
+    0 for those that another gateway, before the video service, has charged already.
+    """
     @property
     def imagine_duration(self) -> google.protobuf.duration_pb2.Duration:
         """Waiting for the video service."""
@@ -292,10 +297,11 @@ class Spent(google.protobuf.message.Message):
         imagine_duration: google.protobuf.duration_pb2.Duration | None = ...,
         score_duration: google.protobuf.duration_pb2.Duration | None = ...,
         total_duration: google.protobuf.duration_pb2.Duration | None = ...,
+        cost: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["imagine_duration", b"imagine_duration", "score_duration", b"score_duration", "total_duration", b"total_duration"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk_count", b"chunk_count", "clip_count", b"clip_count", "full_chunk_count", b"full_chunk_count", "full_node_count", b"full_node_count", "imagine_duration", b"imagine_duration", "known_chunk_count", b"known_chunk_count", "score_duration", b"score_duration", "total_duration", b"total_duration"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk_count", b"chunk_count", "clip_count", b"clip_count", "cost", b"cost", "full_chunk_count", b"full_chunk_count", "full_node_count", b"full_node_count", "imagine_duration", b"imagine_duration", "known_chunk_count", b"known_chunk_count", "score_duration", b"score_duration", "total_duration", b"total_duration"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Spent: typing_extensions.TypeAlias = Spent
@@ -435,20 +441,79 @@ class Planner(google.protobuf.message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
+    WORDS_FIELD_NUMBER: builtins.int
+    ACTIONS_FIELD_NUMBER: builtins.int
+    MAX_CHUNK_LENGTH_FIELD_NUMBER: builtins.int
+    HEIGHT_PX_FIELD_NUMBER: builtins.int
+    WIDTH_PX_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name, for example "mpc"."""
     description: builtins.str
     """How it plans, one line."""
+    max_chunk_length: builtins.int
+    """Actions of a chunk at most. 0: the service's limit."""
+    height_px: builtins.int
+    """Height of the images it takes. 0: those of the world."""
+    width_px: builtins.int
+    """Width of the images it takes. 0: those of the world."""
+    @property
+    def words(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The words that its goals may be made of. Empty: it takes any goal that the judge knows."""
+
+    @property
+    def actions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the actions it plans with, by id. Empty: those of the world."""
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         description: builtins.str = ...,
+        words: collections.abc.Iterable[builtins.str] | None = ...,
+        actions: collections.abc.Iterable[builtins.str] | None = ...,
+        max_chunk_length: builtins.int = ...,
+        height_px: builtins.int = ...,
+        width_px: builtins.int = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["description", b"description", "name", b"name"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "description", b"description", "height_px", b"height_px", "max_chunk_length", b"max_chunk_length", "name", b"name", "width_px", b"width_px", "words", b"words"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Planner: typing_extensions.TypeAlias = Planner
+
+@typing.final
+class Past(google.protobuf.message.Message):
+    """What was seen of a world that no session holds."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: builtins.int
+    ACTIONS_FIELD_NUMBER: builtins.int
+    WORLD_FIELD_NUMBER: builtins.int
+    @property
+    def frames(self) -> worldtree.common.v1.common_pb2.Frames:
+        """Frames, oldest first, the last of now: shape [frames, height_px, width_px, 3], 1 or more. More are better."""
+
+    @property
+    def actions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[worldtree.video.v1.video_generator_pb2.Action]:
+        """The actions between them: one fewer than frames."""
+
+    @property
+    def world(self) -> worldtree.common.v1.common_pb2.ModelRef:
+        """The world that imagines it, for a planner that imagines by the video service. An empty name: "minigrid"."""
+
+    def __init__(
+        self,
+        *,
+        frames: worldtree.common.v1.common_pb2.Frames | None = ...,
+        actions: collections.abc.Iterable[worldtree.video.v1.video_generator_pb2.Action] | None = ...,
+        world: worldtree.common.v1.common_pb2.ModelRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["frames", b"frames", "world", b"world"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "frames", b"frames", "world", b"world"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Past: typing_extensions.TypeAlias = Past
 
 @typing.final
 class PlanRequest(google.protobuf.message.Message):
@@ -467,12 +532,13 @@ class PlanRequest(google.protobuf.message.Message):
     CANDIDATES_FIELD_NUMBER: builtins.int
     ITERATIONS_FIELD_NUMBER: builtins.int
     FRAMES_FIELD_NUMBER: builtins.int
+    PAST_FIELD_NUMBER: builtins.int
     session: builtins.str
-    """Which session."""
+    """Which session. Empty: `past` is set."""
     planner: builtins.str
     """Who plans. Empty: "mpc"."""
     horizon: builtins.int
-    """Actions of the plan, 1 to the service's limit (default 64). 0: 8."""
+    """Actions of the plan, 1 to the service's limit (default 64) or Planner.max_chunk_length. 0: 8, or that."""
     seed: builtins.int
     """Seed of the draws, 0 to 2^53 - 1."""
     candidates: builtins.int
@@ -497,6 +563,10 @@ class PlanRequest(google.protobuf.message.Message):
     def actions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the actions to plan with. Empty: all of the world's."""
 
+    @property
+    def past(self) -> Global___Past:
+        """What was seen, in place of a session."""
+
     def __init__(
         self,
         *,
@@ -511,10 +581,11 @@ class PlanRequest(google.protobuf.message.Message):
         candidates: builtins.int = ...,
         iterations: builtins.int = ...,
         frames: builtins.bool = ...,
+        past: Global___Past | None = ...,
     ) -> None: ...
-    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["budget", b"budget", "judge", b"judge", "question", b"question"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["budget", b"budget", "judge", b"judge", "past", b"past", "question", b"question"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "budget", b"budget", "candidates", b"candidates", "frames", b"frames", "horizon", b"horizon", "iterations", b"iterations", "judge", b"judge", "planner", b"planner", "question", b"question", "seed", b"seed", "session", b"session"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "budget", b"budget", "candidates", b"candidates", "frames", b"frames", "horizon", b"horizon", "iterations", b"iterations", "judge", b"judge", "past", b"past", "planner", b"planner", "question", b"question", "seed", b"seed", "session", b"session"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___PlanRequest: typing_extensions.TypeAlias = PlanRequest
@@ -536,7 +607,9 @@ class PlanResponse(google.protobuf.message.Message):
     planner: builtins.str
     """Who planned."""
     confidence: builtins.float
-    """The chance that it is better than any one other of the futures that were imagined, 0 to 1."""
+    """How sure the planner is, 0 to 1. "mpc": the chance that this future is better than any one other that it imagined;
+    others: the geometric mean of the probabilities of the actions.
+    """
     iteration_count: builtins.int
     """Iterations that were begun."""
     @property
@@ -549,7 +622,7 @@ class PlanResponse(google.protobuf.message.Message):
 
     @property
     def judgement(self) -> worldtree.reward.v1.reward_scorer_pb2.Judgement:
-        """What the judge says of it."""
+        """What the judge says of it. Unset where the planner asks no judge."""
 
     @property
     def spent(self) -> Global___Spent:
@@ -577,3 +650,610 @@ class PlanResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___PlanResponse: typing_extensions.TypeAlias = PlanResponse
+
+@typing.final
+class NavigateRequest(google.protobuf.message.Message):
+    """One message of a robot."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    OBSERVATION_FIELD_NUMBER: builtins.int
+    session: builtins.str
+    """Ignored: a navigation lives in its stream (and in `Start.episode`)."""
+    @property
+    def start(self) -> Global___Start:
+        """The first message."""
+
+    @property
+    def observation(self) -> Global___Observation:
+        """What the robot sees."""
+
+    def __init__(
+        self,
+        *,
+        session: builtins.str = ...,
+        start: Global___Start | None = ...,
+        observation: Global___Observation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["event", b"event", "observation", b"observation", "start", b"start"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["event", b"event", "observation", b"observation", "session", b"session", "start", b"start"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: typing_extensions.TypeAlias = typing.Literal["start", "observation"]
+    _WhichOneofArgType_event: typing_extensions.TypeAlias = typing.Literal["event", b"event"]
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___NavigateRequest: typing_extensions.TypeAlias = NavigateRequest
+
+@typing.final
+class Start(google.protobuf.message.Message):
+    """Begins to navigate."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class WeightsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["key", b"key", "value", b"value"]
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+    GOAL_FIELD_NUMBER: builtins.int
+    PLANNER_FIELD_NUMBER: builtins.int
+    CHUNK_LENGTH_FIELD_NUMBER: builtins.int
+    CONTROL_RATE_HZ_FIELD_NUMBER: builtins.int
+    FRAMES_FIELD_NUMBER: builtins.int
+    SEED_FIELD_NUMBER: builtins.int
+    EPISODE_FIELD_NUMBER: builtins.int
+    BUDGET_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    WORLD_FIELD_NUMBER: builtins.int
+    JUDGE_FIELD_NUMBER: builtins.int
+    ACTIONS_FIELD_NUMBER: builtins.int
+    WEIGHTS_FIELD_NUMBER: builtins.int
+    goal: builtins.str
+    """The goal in words, for example "go to the red ball"."""
+    planner: builtins.str
+    """Who plans. Empty: the first of `model`, or "joint"."""
+    chunk_length: builtins.int
+    """Actions of a chunk, 1 to the planner's most. 0: 4, or the planner's most where that is less."""
+    control_rate_hz: builtins.float
+    """Actions that the robot executes a second, above 0 to 1,000. A chunk then starts where its planning will have ended:
+    what is still to be executed until then stays as it was, and the new chunk follows from it. 0: the robot waits for
+    each chunk, which starts at once.
+    """
+    frames: builtins.bool
+    """Whether chunks bring the frames that are expected."""
+    seed: builtins.int
+    """Seed of what is drawn, 0 to 2^53 - 1."""
+    episode: builtins.str
+    """The episode that this stream belongs to, up to 128 characters. A stream that names an episode of before goes on
+    with what was seen in it, for the service's limit (default 10 minutes) after its last message. Empty: a new one.
+    """
+    @property
+    def budget(self) -> Global___Budget:
+        """What may be spent on one plan, by a planner that imagines by the video service."""
+
+    @property
+    def model(self) -> worldtree.common.v1.common_pb2.ModelRef:
+        """Which policy. An empty name: the only one there is."""
+
+    @property
+    def world(self) -> worldtree.common.v1.common_pb2.ModelRef:
+        """The world and the judge, for a planner that imagines by the video service. Empty: "minigrid", and the only judge."""
+
+    @property
+    def judge(self) -> worldtree.common.v1.common_pb2.ModelRef:
+        """See `world`."""
+
+    @property
+    def actions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the actions to plan with, for a planner that imagines by the video service. Empty: all of the world's."""
+
+    @property
+    def weights(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """How much each dimension counts, as in Question.weights, for a planner that asks a judge. Empty: as its category says."""
+
+    def __init__(
+        self,
+        *,
+        goal: builtins.str = ...,
+        planner: builtins.str = ...,
+        chunk_length: builtins.int = ...,
+        control_rate_hz: builtins.float = ...,
+        frames: builtins.bool = ...,
+        seed: builtins.int = ...,
+        episode: builtins.str = ...,
+        budget: Global___Budget | None = ...,
+        model: worldtree.common.v1.common_pb2.ModelRef | None = ...,
+        world: worldtree.common.v1.common_pb2.ModelRef | None = ...,
+        judge: worldtree.common.v1.common_pb2.ModelRef | None = ...,
+        actions: collections.abc.Iterable[builtins.str] | None = ...,
+        weights: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["budget", b"budget", "judge", b"judge", "model", b"model", "world", b"world"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "budget", b"budget", "chunk_length", b"chunk_length", "control_rate_hz", b"control_rate_hz", "episode", b"episode", "frames", b"frames", "goal", b"goal", "judge", b"judge", "model", b"model", "planner", b"planner", "seed", b"seed", "weights", b"weights", "world", b"world"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Start: typing_extensions.TypeAlias = Start
+
+@typing.final
+class Observation(google.protobuf.message.Message):
+    """What a robot sees."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FRAME_FIELD_NUMBER: builtins.int
+    TAKEN_AT_FIELD_NUMBER: builtins.int
+    EXECUTED_FIELD_NUMBER: builtins.int
+    @property
+    def frame(self) -> worldtree.common.v1.common_pb2.Frames:
+        """The image: one frame."""
+
+    @property
+    def taken_at(self) -> google.protobuf.duration_pb2.Duration:
+        """When it was taken, since the Started came, by the robot's clock: later than that of the observation before, and
+        not later than now.
+        """
+
+    @property
+    def executed(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[worldtree.video.v1.video_generator_pb2.Action]:
+        """What the robot has executed since the observation before (in an episode's first one: nothing)."""
+
+    def __init__(
+        self,
+        *,
+        frame: worldtree.common.v1.common_pb2.Frames | None = ...,
+        taken_at: google.protobuf.duration_pb2.Duration | None = ...,
+        executed: collections.abc.Iterable[worldtree.video.v1.video_generator_pb2.Action] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["frame", b"frame", "taken_at", b"taken_at"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["executed", b"executed", "frame", b"frame", "taken_at", b"taken_at"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Observation: typing_extensions.TypeAlias = Observation
+
+@typing.final
+class NavigateResponse(google.protobuf.message.Message):
+    """One message to a robot."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
+    @property
+    def started(self) -> Global___Started:
+        """Answers the Start."""
+
+    @property
+    def chunk(self) -> Global___ActionChunk:
+        """What to do."""
+
+    @property
+    def refusal(self) -> Global___Refusal:
+        """Answers an observation that cannot be used. Where its `field` is set, what it says was executed is forgotten too."""
+
+    def __init__(
+        self,
+        *,
+        started: Global___Started | None = ...,
+        chunk: Global___ActionChunk | None = ...,
+        refusal: Global___Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "event", b"event", "refusal", b"refusal", "started", b"started"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk", b"chunk", "event", b"event", "refusal", b"refusal", "started", b"started"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: typing_extensions.TypeAlias = typing.Literal["started", "chunk", "refusal"]
+    _WhichOneofArgType_event: typing_extensions.TypeAlias = typing.Literal["event", b"event"]
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___NavigateResponse: typing_extensions.TypeAlias = NavigateResponse
+
+@typing.final
+class Started(google.protobuf.message.Message):
+    """A navigation has begun."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PLANNER_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    CHUNK_LENGTH_FIELD_NUMBER: builtins.int
+    EPISODE_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    ACTIONS_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
+    planner: builtins.str
+    """Who plans."""
+    chunk_length: builtins.int
+    """Actions of a chunk."""
+    episode: builtins.str
+    """The episode's name."""
+    step: builtins.int
+    """Actions executed in the episode before this stream: above 0 where it goes on."""
+    @property
+    def model(self) -> worldtree.common.v1.common_pb2.ModelRef:
+        """The policy. Unset for a planner that needs none."""
+
+    @property
+    def actions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the actions, by id."""
+
+    @property
+    def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What of the Start had no effect, for people."""
+
+    def __init__(
+        self,
+        *,
+        planner: builtins.str = ...,
+        model: worldtree.common.v1.common_pb2.ModelRef | None = ...,
+        chunk_length: builtins.int = ...,
+        episode: builtins.str = ...,
+        step: builtins.int = ...,
+        actions: collections.abc.Iterable[builtins.str] | None = ...,
+        notes: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["model", b"model"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "chunk_length", b"chunk_length", "episode", b"episode", "model", b"model", "notes", b"notes", "planner", b"planner", "step", b"step"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Started: typing_extensions.TypeAlias = Started
+
+@typing.final
+class ActionChunk(google.protobuf.message.Message):
+    """What to do."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OBSERVATION_FIELD_NUMBER: builtins.int
+    FIRST_STEP_FIELD_NUMBER: builtins.int
+    STARTS_AT_FIELD_NUMBER: builtins.int
+    ACTIONS_FIELD_NUMBER: builtins.int
+    CONFIDENCE_FIELD_NUMBER: builtins.int
+    FRAMES_FIELD_NUMBER: builtins.int
+    TIMING_FIELD_NUMBER: builtins.int
+    DROPPED_COUNT_FIELD_NUMBER: builtins.int
+    EFFORT_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
+    IMAGINED_CHUNK_COUNT_FIELD_NUMBER: builtins.int
+    COST_FIELD_NUMBER: builtins.int
+    observation: builtins.int
+    """Which observation of the stream it follows from, counted from 0 over all that were sent."""
+    first_step: builtins.int
+    """The place of its first action among all actions of the episode. It replaces what was planned from there on."""
+    confidence: builtins.float
+    """How sure the planner is of them, 0 to 1 (see PlanResponse)."""
+    dropped_count: builtins.int
+    """Observations since the chunk before that newer ones took the place of."""
+    effort: builtins.float
+    """Share of the planner's work that could be afforded in time, above 0 to 1."""
+    imagined_chunk_count: builtins.int
+    """Chunks of futures that were imagined for it: made by the video service, or denoised by the policy."""
+    cost: builtins.int
+    """Frames that were made since the chunk before, counted as in Spent."""
+    @property
+    def starts_at(self) -> google.protobuf.duration_pb2.Duration:
+        """When the first action is to be executed, by the clock of `taken_at`. Without a control rate: that of the observation."""
+
+    @property
+    def actions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[worldtree.video.v1.video_generator_pb2.Action]:
+        """The actions."""
+
+    @property
+    def frames(self) -> worldtree.common.v1.common_pb2.Frames:
+        """What is expected to be seen after each action, shape [actions, height_px, width_px, 3]. Only where asked for."""
+
+    @property
+    def timing(self) -> Global___TimeSplit:
+        """Where its time went."""
+
+    @property
+    def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What went wrong, for people."""
+
+    def __init__(
+        self,
+        *,
+        observation: builtins.int = ...,
+        first_step: builtins.int = ...,
+        starts_at: google.protobuf.duration_pb2.Duration | None = ...,
+        actions: collections.abc.Iterable[worldtree.video.v1.video_generator_pb2.Action] | None = ...,
+        confidence: builtins.float = ...,
+        frames: worldtree.common.v1.common_pb2.Frames | None = ...,
+        timing: Global___TimeSplit | None = ...,
+        dropped_count: builtins.int = ...,
+        effort: builtins.float = ...,
+        notes: collections.abc.Iterable[builtins.str] | None = ...,
+        imagined_chunk_count: builtins.int = ...,
+        cost: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["frames", b"frames", "starts_at", b"starts_at", "timing", b"timing"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["actions", b"actions", "confidence", b"confidence", "cost", b"cost", "dropped_count", b"dropped_count", "effort", b"effort", "first_step", b"first_step", "frames", b"frames", "imagined_chunk_count", b"imagined_chunk_count", "notes", b"notes", "observation", b"observation", "starts_at", b"starts_at", "timing", b"timing"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___ActionChunk: typing_extensions.TypeAlias = ActionChunk
+
+@typing.final
+class TimeSplit(google.protobuf.message.Message):
+    """Where the time of a chunk went, from the arrival of its observation on."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    QUEUE_DURATION_FIELD_NUMBER: builtins.int
+    WORLD_MODEL_DURATION_FIELD_NUMBER: builtins.int
+    PLANNER_DURATION_FIELD_NUMBER: builtins.int
+    ENCODE_DURATION_FIELD_NUMBER: builtins.int
+    TOTAL_DURATION_FIELD_NUMBER: builtins.int
+    @property
+    def queue_duration(self) -> google.protobuf.duration_pb2.Duration:
+        """Waiting for a place in a batch."""
+
+    @property
+    def world_model_duration(self) -> google.protobuf.duration_pb2.Duration:
+        """In a world model: the video service's, or the policy's own, with which frames and actions are denoised."""
+
+    @property
+    def planner_duration(self) -> google.protobuf.duration_pb2.Duration:
+        """In the planner: proposing, judging and choosing."""
+
+    @property
+    def encode_duration(self) -> google.protobuf.duration_pb2.Duration:
+        """Reading the image, and drawing the frames."""
+
+    @property
+    def total_duration(self) -> google.protobuf.duration_pb2.Duration:
+        """All of it."""
+
+    def __init__(
+        self,
+        *,
+        queue_duration: google.protobuf.duration_pb2.Duration | None = ...,
+        world_model_duration: google.protobuf.duration_pb2.Duration | None = ...,
+        planner_duration: google.protobuf.duration_pb2.Duration | None = ...,
+        encode_duration: google.protobuf.duration_pb2.Duration | None = ...,
+        total_duration: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["encode_duration", b"encode_duration", "planner_duration", b"planner_duration", "queue_duration", b"queue_duration", "total_duration", b"total_duration", "world_model_duration", b"world_model_duration"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["encode_duration", b"encode_duration", "planner_duration", b"planner_duration", "queue_duration", b"queue_duration", "total_duration", b"total_duration", "world_model_duration", b"world_model_duration"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___TimeSplit: typing_extensions.TypeAlias = TimeSplit
+
+@typing.final
+class Refusal(google.protobuf.message.Message):
+    """An observation that cannot be used."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OBSERVATION_FIELD_NUMBER: builtins.int
+    FIELD_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    observation: builtins.int
+    """Which observation of the stream, counted from 0 over all that were sent."""
+    field: builtins.str
+    """The field, for example "observation.frame"."""
+    reason: builtins.str
+    """A stable word, for example "OUT_OF_ORDER"."""
+    message: builtins.str
+    """For people: field, value and limit."""
+    def __init__(
+        self,
+        *,
+        observation: builtins.int = ...,
+        field: builtins.str = ...,
+        reason: builtins.str = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["field", b"field", "message", b"message", "observation", b"observation", "reason", b"reason"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Refusal: typing_extensions.TypeAlias = Refusal
+
+@typing.final
+class Cell(google.protobuf.message.Message):
+    """A cell of a map."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: builtins.int
+    COLUMN_FIELD_NUMBER: builtins.int
+    row: builtins.int
+    """Its row, from 0 at the top."""
+    column: builtins.int
+    """Its column, from 0 at the left."""
+    def __init__(
+        self,
+        *,
+        row: builtins.int = ...,
+        column: builtins.int = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["column", b"column", "row", b"row"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Cell: typing_extensions.TypeAlias = Cell
+
+@typing.final
+class GridMap(google.protobuf.message.Message):
+    """A map of square cells."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    BLOCKED_FIELD_NUMBER: builtins.int
+    OPEN_SIDES_FIELD_NUMBER: builtins.int
+    rows: builtins.int
+    """Rows, 1 to the service's limit (default 256)."""
+    columns: builtins.int
+    """Columns, likewise."""
+    blocked: builtins.bytes
+    """One byte a cell, row by row: 0 is free, 1 blocked. Exactly one of `blocked` and `open_sides` is set."""
+    open_sides: builtins.bytes
+    """One byte a cell, row by row: the sides that can be crossed, 1 up + 2 right + 4 down + 8 left. Both cells of a side
+    must agree, and no side leads out of the map.
+    """
+    def __init__(
+        self,
+        *,
+        rows: builtins.int = ...,
+        columns: builtins.int = ...,
+        blocked: builtins.bytes = ...,
+        open_sides: builtins.bytes = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["blocked", b"blocked", "columns", b"columns", "open_sides", b"open_sides", "rows", b"rows"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___GridMap: typing_extensions.TypeAlias = GridMap
+
+@typing.final
+class PlanOnMapRequest(google.protobuf.message.Message):
+    """Asks for a path."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: builtins.int
+    MAP_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    GOAL_FIELD_NUMBER: builtins.int
+    PLANNER_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    session: builtins.str
+    """Ignored: a map needs no session."""
+    planner: builtins.str
+    """Who plans: "mlm_u" or "a_star". Empty: "mlm_u"."""
+    @property
+    def map(self) -> Global___GridMap:
+        """The map."""
+
+    @property
+    def start(self) -> Global___Cell:
+        """Where the path begins: a free cell."""
+
+    @property
+    def goal(self) -> Global___Cell:
+        """Where it ends: a free cell."""
+
+    @property
+    def model(self) -> worldtree.common.v1.common_pb2.ModelRef:
+        """Which maze model. An empty name: the only one there is."""
+
+    def __init__(
+        self,
+        *,
+        session: builtins.str = ...,
+        map: Global___GridMap | None = ...,
+        start: Global___Cell | None = ...,
+        goal: Global___Cell | None = ...,
+        planner: builtins.str = ...,
+        model: worldtree.common.v1.common_pb2.ModelRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["goal", b"goal", "map", b"map", "model", b"model", "start", b"start"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["goal", b"goal", "map", b"map", "model", b"model", "planner", b"planner", "session", b"session", "start", b"start"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___PlanOnMapRequest: typing_extensions.TypeAlias = PlanOnMapRequest
+
+@typing.final
+class PlanOnMapResponse(google.protobuf.message.Message):
+    """A path."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _Method:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _MethodEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[PlanOnMapResponse._Method.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        METHOD_UNSPECIFIED: PlanOnMapResponse._Method.ValueType  # 0
+        """Nothing: there is no way."""
+        METHOD_MLM_U: PlanOnMapResponse._Method.ValueType  # 1
+        """The maze transformer."""
+        METHOD_A_STAR: PlanOnMapResponse._Method.ValueType  # 2
+        """A*, as asked for."""
+        METHOD_A_STAR_FALLBACK: PlanOnMapResponse._Method.ValueType  # 3
+        """A*, as the maze transformer found no valid path, or does not take such a map."""
+
+    class Method(_Method, metaclass=_MethodEnumTypeWrapper):
+        """What found the path."""
+
+    METHOD_UNSPECIFIED: PlanOnMapResponse.Method.ValueType  # 0
+    """Nothing: there is no way."""
+    METHOD_MLM_U: PlanOnMapResponse.Method.ValueType  # 1
+    """The maze transformer."""
+    METHOD_A_STAR: PlanOnMapResponse.Method.ValueType  # 2
+    """A*, as asked for."""
+    METHOD_A_STAR_FALLBACK: PlanOnMapResponse.Method.ValueType  # 3
+    """A*, as the maze transformer found no valid path, or does not take such a map."""
+
+    PATH_FIELD_NUMBER: builtins.int
+    METHOD_FIELD_NUMBER: builtins.int
+    SHORTEST_FIELD_NUMBER: builtins.int
+    CONFIDENCE_FIELD_NUMBER: builtins.int
+    REACHABLE_FIELD_NUMBER: builtins.int
+    REJECTED_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
+    TIMING_FIELD_NUMBER: builtins.int
+    method: Global___PlanOnMapResponse.Method.ValueType
+    """What found it."""
+    shortest: builtins.bool
+    """Whether it is as short as any."""
+    confidence: builtins.float
+    """The maze transformer's probability of its path, 0 to 1, also where that path is not valid. 0: it was not asked."""
+    reachable: builtins.bytes
+    """Where there is no way: one byte a cell, row by row, 1 for each that can be reached from the start."""
+    @property
+    def path(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Cell]:
+        """The cells from start to goal, both included. Empty: there is no way."""
+
+    @property
+    def rejected(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Cell]:
+        """The cells that the maze transformer proposed, where they are no valid path: for a look."""
+
+    @property
+    def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Why A* was asked, or why there is no way, for people."""
+
+    @property
+    def timing(self) -> Global___TimeSplit:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        path: collections.abc.Iterable[Global___Cell] | None = ...,
+        method: Global___PlanOnMapResponse.Method.ValueType = ...,
+        shortest: builtins.bool = ...,
+        confidence: builtins.float = ...,
+        reachable: builtins.bytes = ...,
+        rejected: collections.abc.Iterable[Global___Cell] | None = ...,
+        notes: collections.abc.Iterable[builtins.str] | None = ...,
+        timing: Global___TimeSplit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["timing", b"timing"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["confidence", b"confidence", "method", b"method", "notes", b"notes", "path", b"path", "reachable", b"reachable", "rejected", b"rejected", "shortest", b"shortest", "timing", b"timing"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___PlanOnMapResponse: typing_extensions.TypeAlias = PlanOnMapResponse

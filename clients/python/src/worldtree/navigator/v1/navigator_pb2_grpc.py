@@ -52,6 +52,16 @@ class NavigatorStub(object):
                 request_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanRequest.SerializeToString,
                 response_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanResponse.FromString,
                 _registered_method=True)
+        self.Navigate = channel.stream_stream(
+                '/worldtree.navigator.v1.Navigator/Navigate',
+                request_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.NavigateRequest.SerializeToString,
+                response_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.NavigateResponse.FromString,
+                _registered_method=True)
+        self.PlanOnMap = channel.unary_unary(
+                '/worldtree.navigator.v1.Navigator/PlanOnMap',
+                request_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanOnMapRequest.SerializeToString,
+                response_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanOnMapResponse.FromString,
+                _registered_method=True)
 
 
 class NavigatorServicer(object):
@@ -91,6 +101,31 @@ class NavigatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Navigate(self, request_iterator, context):
+        """Steers a robot: what it sees goes in, chunks of actions come out, planned while the last chunk is being executed.
+        The first message is a Start, each after it an Observation. A new observation takes the place of one that still
+        waits (Chunk.dropped_count): plans are made of the newest. One that cannot be used is answered by a Refusal, and the
+        stream goes on; a Start that cannot be used ends it.
+
+        INVALID_ARGUMENT: Start; a second Start. NOT_FOUND: planner, model. DEADLINE_EXCEEDED: no Start, or no observation,
+        within the service's limits (default 10 s and 5 minutes). RESOURCE_EXHAUSTED: more streams than the service's limit.
+        ABORTED (EPISODE_TAKEN): another stream goes on with the episode. FAILED_PRECONDITION: JUDGE_MISMATCH, POLICY_BROKEN.
+        A plan that fails for want of a service or of time is a Refusal without a field: the robot may ask again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanOnMap(self, request, context):
+        """Finds a path over a known map: by a maze transformer that predicts several steps ahead and backwards (MLM-U: Nolte
+        et al., "Transformers Can Navigate Mazes With Multi-Step Prediction"), checked step by step; by A* where that path
+        is not valid or the map is larger than those it learnt, which `method` tells. INVALID_ARGUMENT: map, start, goal.
+        NOT_FOUND: model. No way between start and goal is no error: the path is empty, and `reachable` set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NavigatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -108,6 +143,16 @@ def add_NavigatorServicer_to_server(servicer, server):
                     servicer.Plan,
                     request_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanRequest.FromString,
                     response_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanResponse.SerializeToString,
+            ),
+            'Navigate': grpc.stream_stream_rpc_method_handler(
+                    servicer.Navigate,
+                    request_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.NavigateRequest.FromString,
+                    response_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.NavigateResponse.SerializeToString,
+            ),
+            'PlanOnMap': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanOnMap,
+                    request_deserializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanOnMapRequest.FromString,
+                    response_serializer=worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanOnMapResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -194,6 +239,60 @@ class Navigator(object):
             '/worldtree.navigator.v1.Navigator/Plan',
             worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanRequest.SerializeToString,
             worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Navigate(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/worldtree.navigator.v1.Navigator/Navigate',
+            worldtree_dot_navigator_dot_v1_dot_navigator__pb2.NavigateRequest.SerializeToString,
+            worldtree_dot_navigator_dot_v1_dot_navigator__pb2.NavigateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanOnMap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/worldtree.navigator.v1.Navigator/PlanOnMap',
+            worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanOnMapRequest.SerializeToString,
+            worldtree_dot_navigator_dot_v1_dot_navigator__pb2.PlanOnMapResponse.FromString,
             options,
             channel_credentials,
             insecure,

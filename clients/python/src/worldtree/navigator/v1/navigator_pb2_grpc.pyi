@@ -48,6 +48,23 @@ class NavigatorStub:
     nothing is left. INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION and UNAVAILABLE as in Imagine; NOT_FOUND also: no
     such planner.
     """
+    Navigate: grpc.StreamStreamMultiCallable[worldtree.navigator.v1.navigator_pb2.NavigateRequest, worldtree.navigator.v1.navigator_pb2.NavigateResponse]
+    """Steers a robot: what it sees goes in, chunks of actions come out, planned while the last chunk is being executed.
+    The first message is a Start, each after it an Observation. A new observation takes the place of one that still
+    waits (Chunk.dropped_count): plans are made of the newest. One that cannot be used is answered by a Refusal, and the
+    stream goes on; a Start that cannot be used ends it.
+
+    INVALID_ARGUMENT: Start; a second Start. NOT_FOUND: planner, model. DEADLINE_EXCEEDED: no Start, or no observation,
+    within the service's limits (default 10 s and 5 minutes). RESOURCE_EXHAUSTED: more streams than the service's limit.
+    ABORTED (EPISODE_TAKEN): another stream goes on with the episode. FAILED_PRECONDITION: JUDGE_MISMATCH, POLICY_BROKEN.
+    A plan that fails for want of a service or of time is a Refusal without a field: the robot may ask again.
+    """
+    PlanOnMap: grpc.UnaryUnaryMultiCallable[worldtree.navigator.v1.navigator_pb2.PlanOnMapRequest, worldtree.navigator.v1.navigator_pb2.PlanOnMapResponse]
+    """Finds a path over a known map: by a maze transformer that predicts several steps ahead and backwards (MLM-U: Nolte
+    et al., "Transformers Can Navigate Mazes With Multi-Step Prediction"), checked step by step; by A* where that path
+    is not valid or the map is larger than those it learnt, which `method` tells. INVALID_ARGUMENT: map, start, goal.
+    NOT_FOUND: model. No way between start and goal is no error: the path is empty, and `reachable` set.
+    """
 
 @typing.type_check_only
 class NavigatorAsyncStub(NavigatorStub):
@@ -74,6 +91,23 @@ class NavigatorAsyncStub(NavigatorStub):
     """Finds actions that bring a session nearer to a goal, by whatever a planner does. The session does not move, and
     nothing is left. INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION and UNAVAILABLE as in Imagine; NOT_FOUND also: no
     such planner.
+    """
+    Navigate: grpc.aio.StreamStreamMultiCallable[worldtree.navigator.v1.navigator_pb2.NavigateRequest, worldtree.navigator.v1.navigator_pb2.NavigateResponse]  # type: ignore[assignment]
+    """Steers a robot: what it sees goes in, chunks of actions come out, planned while the last chunk is being executed.
+    The first message is a Start, each after it an Observation. A new observation takes the place of one that still
+    waits (Chunk.dropped_count): plans are made of the newest. One that cannot be used is answered by a Refusal, and the
+    stream goes on; a Start that cannot be used ends it.
+
+    INVALID_ARGUMENT: Start; a second Start. NOT_FOUND: planner, model. DEADLINE_EXCEEDED: no Start, or no observation,
+    within the service's limits (default 10 s and 5 minutes). RESOURCE_EXHAUSTED: more streams than the service's limit.
+    ABORTED (EPISODE_TAKEN): another stream goes on with the episode. FAILED_PRECONDITION: JUDGE_MISMATCH, POLICY_BROKEN.
+    A plan that fails for want of a service or of time is a Refusal without a field: the robot may ask again.
+    """
+    PlanOnMap: grpc.aio.UnaryUnaryMultiCallable[worldtree.navigator.v1.navigator_pb2.PlanOnMapRequest, worldtree.navigator.v1.navigator_pb2.PlanOnMapResponse]  # type: ignore[assignment]
+    """Finds a path over a known map: by a maze transformer that predicts several steps ahead and backwards (MLM-U: Nolte
+    et al., "Transformers Can Navigate Mazes With Multi-Step Prediction"), checked step by step; by A* where that path
+    is not valid or the map is larger than those it learnt, which `method` tells. INVALID_ARGUMENT: map, start, goal.
+    NOT_FOUND: model. No way between start and goal is no error: the path is empty, and `reachable` set.
     """
 
 class NavigatorServicer(metaclass=abc.ABCMeta):
@@ -116,6 +150,35 @@ class NavigatorServicer(metaclass=abc.ABCMeta):
         """Finds actions that bring a session nearer to a goal, by whatever a planner does. The session does not move, and
         nothing is left. INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION and UNAVAILABLE as in Imagine; NOT_FOUND also: no
         such planner.
+        """
+
+    @abc.abstractmethod
+    def Navigate(
+        self,
+        request_iterator: _MaybeAsyncIterator[worldtree.navigator.v1.navigator_pb2.NavigateRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[worldtree.navigator.v1.navigator_pb2.NavigateResponse], collections.abc.AsyncIterator[worldtree.navigator.v1.navigator_pb2.NavigateResponse]]:
+        """Steers a robot: what it sees goes in, chunks of actions come out, planned while the last chunk is being executed.
+        The first message is a Start, each after it an Observation. A new observation takes the place of one that still
+        waits (Chunk.dropped_count): plans are made of the newest. One that cannot be used is answered by a Refusal, and the
+        stream goes on; a Start that cannot be used ends it.
+
+        INVALID_ARGUMENT: Start; a second Start. NOT_FOUND: planner, model. DEADLINE_EXCEEDED: no Start, or no observation,
+        within the service's limits (default 10 s and 5 minutes). RESOURCE_EXHAUSTED: more streams than the service's limit.
+        ABORTED (EPISODE_TAKEN): another stream goes on with the episode. FAILED_PRECONDITION: JUDGE_MISMATCH, POLICY_BROKEN.
+        A plan that fails for want of a service or of time is a Refusal without a field: the robot may ask again.
+        """
+
+    @abc.abstractmethod
+    def PlanOnMap(
+        self,
+        request: worldtree.navigator.v1.navigator_pb2.PlanOnMapRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[worldtree.navigator.v1.navigator_pb2.PlanOnMapResponse, collections.abc.Awaitable[worldtree.navigator.v1.navigator_pb2.PlanOnMapResponse]]:
+        """Finds a path over a known map: by a maze transformer that predicts several steps ahead and backwards (MLM-U: Nolte
+        et al., "Transformers Can Navigate Mazes With Multi-Step Prediction"), checked step by step; by A* where that path
+        is not valid or the map is larger than those it learnt, which `method` tells. INVALID_ARGUMENT: map, start, goal.
+        NOT_FOUND: model. No way between start and goal is no error: the path is empty, and `reachable` set.
         """
 
 def add_NavigatorServicer_to_server(servicer: NavigatorServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

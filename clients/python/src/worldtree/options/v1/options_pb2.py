@@ -26,13 +26,15 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"worldtree/options/v1/options.proto\x12\x14worldtree.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb1\x01\n\x0b\x43\x61\x63hePolicy\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x05scope\x18\x02 \x01(\x0e\x32\'.worldtree.options.v1.CachePolicy.Scope\"B\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_TENANT\x10\x01\x12\x10\n\x0cSCOPE_SHARED\x10\x02:R\n\x05\x63\x61\x63he\x12\x1e.google.protobuf.MethodOptions\x18\xc5\x8a\x03 \x01(\x0b\x32!.worldtree.options.v1.CachePolicyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"worldtree/options/v1/options.proto\x12\x14worldtree.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb1\x01\n\x0b\x43\x61\x63hePolicy\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x05scope\x18\x02 \x01(\x0e\x32\'.worldtree.options.v1.CachePolicy.Scope\"B\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_TENANT\x10\x01\x12\x10\n\x0cSCOPE_SHARED\x10\x02*F\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x41\x43\x43\x45SS_USER\x10\x01\x12\x13\n\x0f\x41\x43\x43\x45SS_OPERATOR\x10\x02:R\n\x05\x63\x61\x63he\x12\x1e.google.protobuf.MethodOptions\x18\xc5\x8a\x03 \x01(\x0b\x32!.worldtree.options.v1.CachePolicy:N\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xc6\x8a\x03 \x01(\x0e\x32\x1c.worldtree.options.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'worldtree.options.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ACCESS']._serialized_start=306
+  _globals['_ACCESS']._serialized_end=376
   _globals['_CACHEPOLICY']._serialized_start=127
   _globals['_CACHEPOLICY']._serialized_end=304
   _globals['_CACHEPOLICY_SCOPE']._serialized_start=238

@@ -20,6 +20,30 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _Access:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _AccessEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Access.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ACCESS_UNSPECIFIED: _Access.ValueType  # 0
+    """The same as ACCESS_USER."""
+    ACCESS_USER: _Access.ValueType  # 1
+    """Whoever has credentials."""
+    ACCESS_OPERATOR: _Access.ValueType  # 2
+    """Operators only: it changes what all tenants are served, or shows what they do. PERMISSION_DENIED to others."""
+
+class Access(_Access, metaclass=_AccessEnumTypeWrapper):
+    """Who may call a method, where a gateway asks for credentials."""
+
+ACCESS_UNSPECIFIED: Access.ValueType  # 0
+"""The same as ACCESS_USER."""
+ACCESS_USER: Access.ValueType  # 1
+"""Whoever has credentials."""
+ACCESS_OPERATOR: Access.ValueType  # 2
+"""Operators only: it changes what all tenants are served, or shows what they do. PERMISSION_DENIED to others."""
+Global___Access: typing_extensions.TypeAlias = Access
+
 @typing.final
 class CachePolicy(google.protobuf.message.Message):
     """How the gateway may cache a method's answers. A method without it is never cached."""
@@ -71,5 +95,8 @@ class CachePolicy(google.protobuf.message.Message):
 Global___CachePolicy: typing_extensions.TypeAlias = CachePolicy
 
 CACHE_FIELD_NUMBER: builtins.int
+ACCESS_FIELD_NUMBER: builtins.int
 cache: google.protobuf.internal.extension_dict._ExtensionFieldDescriptor[google.protobuf.descriptor_pb2.MethodOptions, Global___CachePolicy]
 """Marks a method as a pure function of its request (and the model's digest), so that its answer may be cached."""
+access: google.protobuf.internal.extension_dict._ExtensionFieldDescriptor[google.protobuf.descriptor_pb2.MethodOptions, Global___Access.ValueType]
+"""Who may call a method, where a gateway asks for credentials."""

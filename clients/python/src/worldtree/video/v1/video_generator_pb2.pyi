@@ -786,7 +786,7 @@ class CreateSessionRequest(google.protobuf.message.Message):
     nfe: builtins.int
     """Function evaluations a chunk, one of Model.nfe_choices. 0: the default."""
     request_id: builtins.str
-    """Optional UUID. A repeat within the lease gets the session that the first call made."""
+    """Optional UUID. A repeat gets the session that the first call made, where it comes to the same replica."""
     @property
     def model(self) -> worldtree.common.v1.common_pb2.ModelRef:
         """Which model."""
@@ -1832,7 +1832,7 @@ class RestoreRequest(google.protobuf.message.Message):
     data: builtins.bytes
     """A snapshot's bytes."""
     request_id: builtins.str
-    """Optional UUID. A repeat gets the session that the first call made."""
+    """Optional UUID. A repeat gets the session that the first call made, where it comes to the same replica."""
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Lease of the new session. Unset: the service's default."""

@@ -31,7 +31,8 @@ class VideoGeneratorStub(object):
     Every error is a google.rpc.Status with one ErrorInfo (domain "worldtree", an UPPER_SNAKE reason, and each number of
     the message in its metadata) and the detail that helps: BadRequest (field, reason), ResourceInfo, QuotaFailure,
     RetryInfo. A failed request never changes a session. Field 1 of every session-scoped request is `string session`;
-    the gateway routes by it without decoding the rest.
+    the gateway routes by it without decoding the rest. A session and its snapshots are their tenant's: where a gateway
+    asks for credentials, they are NOT_FOUND to all others.
     """
 
     def __init__(self, channel):
@@ -128,7 +129,8 @@ class VideoGeneratorServicer(object):
     Every error is a google.rpc.Status with one ErrorInfo (domain "worldtree", an UPPER_SNAKE reason, and each number of
     the message in its metadata) and the detail that helps: BadRequest (field, reason), ResourceInfo, QuotaFailure,
     RetryInfo. A failed request never changes a session. Field 1 of every session-scoped request is `string session`;
-    the gateway routes by it without decoding the rest.
+    the gateway routes by it without decoding the rest. A session and its snapshots are their tenant's: where a gateway
+    asks for credentials, they are NOT_FOUND to all others.
     """
 
     def ListModels(self, request, context):
@@ -148,7 +150,8 @@ class VideoGeneratorServicer(object):
     def CreateSession(self, request, context):
         """Opens a session from a named start, from the client's frames, or from a prompt.
         NOT_FOUND: model or start. INVALID_ARGUMENT: frames, actions, seed, nfe, kv, ttl. RESOURCE_EXHAUSTED: no room
-        for another session (RetryInfo says when to try again).
+        for another session, or so much waits that it would not be open before the deadline (RetryInfo says when to try
+        again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,6 +160,8 @@ class VideoGeneratorServicer(object):
     def Step(self, request, context):
         """Applies one or more actions, a chunk each, and answers when all their frames are made.
         ABORTED (SESSION_BUSY): another Step, Play or Rewind is running on the session. NOT_FOUND: no such session.
+        RESOURCE_EXHAUSTED (QUEUE_FULL): so much waits to be made that the answer would come after the deadline, or longer
+        from now than the service lets anyone wait (RetryInfo says when to try again). The session stands where it stood.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,7 +229,7 @@ class VideoGeneratorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """Lists the live sessions of this replica, oldest first.
+        """Lists the caller's live sessions on this replica, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -349,7 +354,8 @@ class VideoGenerator(object):
     Every error is a google.rpc.Status with one ErrorInfo (domain "worldtree", an UPPER_SNAKE reason, and each number of
     the message in its metadata) and the detail that helps: BadRequest (field, reason), ResourceInfo, QuotaFailure,
     RetryInfo. A failed request never changes a session. Field 1 of every session-scoped request is `string session`;
-    the gateway routes by it without decoding the rest.
+    the gateway routes by it without decoding the rest. A session and its snapshots are their tenant's: where a gateway
+    asks for credentials, they are NOT_FOUND to all others.
     """
 
     @staticmethod

@@ -26,7 +26,8 @@ class VideoGeneratorStub:
     Every error is a google.rpc.Status with one ErrorInfo (domain "worldtree", an UPPER_SNAKE reason, and each number of
     the message in its metadata) and the detail that helps: BadRequest (field, reason), ResourceInfo, QuotaFailure,
     RetryInfo. A failed request never changes a session. Field 1 of every session-scoped request is `string session`;
-    the gateway routes by it without decoding the rest.
+    the gateway routes by it without decoding the rest. A session and its snapshots are their tenant's: where a gateway
+    asks for credentials, they are NOT_FOUND to all others.
     """
 
     @typing.overload
@@ -40,11 +41,14 @@ class VideoGeneratorStub:
     CreateSession: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.CreateSessionRequest, worldtree.video.v1.video_generator_pb2.CreateSessionResponse]
     """Opens a session from a named start, from the client's frames, or from a prompt.
     NOT_FOUND: model or start. INVALID_ARGUMENT: frames, actions, seed, nfe, kv, ttl. RESOURCE_EXHAUSTED: no room
-    for another session (RetryInfo says when to try again).
+    for another session, or so much waits that it would not be open before the deadline (RetryInfo says when to try
+    again).
     """
     Step: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.StepRequest, worldtree.video.v1.video_generator_pb2.StepResponse]
     """Applies one or more actions, a chunk each, and answers when all their frames are made.
     ABORTED (SESSION_BUSY): another Step, Play or Rewind is running on the session. NOT_FOUND: no such session.
+    RESOURCE_EXHAUSTED (QUEUE_FULL): so much waits to be made that the answer would come after the deadline, or longer
+    from now than the service lets anyone wait (RetryInfo says when to try again). The session stands where it stood.
     """
     Play: grpc.StreamStreamMultiCallable[worldtree.video.v1.video_generator_pb2.PlayRequest, worldtree.video.v1.video_generator_pb2.PlayResponse]
     """Plays a session in real time: controls in, chunks out. The first request names the session and starts; later ones
@@ -72,7 +76,7 @@ class VideoGeneratorStub:
     Get: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.GetRequest, worldtree.video.v1.video_generator_pb2.GetResponse]
     """Describes a session."""
     List: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.ListRequest, worldtree.video.v1.video_generator_pb2.ListResponse]
-    """Lists the live sessions of this replica, oldest first."""
+    """Lists the caller's live sessions on this replica, oldest first."""
     Delete: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.DeleteRequest, worldtree.video.v1.video_generator_pb2.DeleteResponse]
     """Closes a session and gives back its blocks. What is running on it ends with ABORTED (SESSION_CLOSED)."""
     KeepAlive: grpc.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.KeepAliveRequest, worldtree.video.v1.video_generator_pb2.KeepAliveResponse]
@@ -89,7 +93,8 @@ class VideoGeneratorAsyncStub(VideoGeneratorStub):
     Every error is a google.rpc.Status with one ErrorInfo (domain "worldtree", an UPPER_SNAKE reason, and each number of
     the message in its metadata) and the detail that helps: BadRequest (field, reason), ResourceInfo, QuotaFailure,
     RetryInfo. A failed request never changes a session. Field 1 of every session-scoped request is `string session`;
-    the gateway routes by it without decoding the rest.
+    the gateway routes by it without decoding the rest. A session and its snapshots are their tenant's: where a gateway
+    asks for credentials, they are NOT_FOUND to all others.
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None: ...
@@ -100,11 +105,14 @@ class VideoGeneratorAsyncStub(VideoGeneratorStub):
     CreateSession: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.CreateSessionRequest, worldtree.video.v1.video_generator_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Opens a session from a named start, from the client's frames, or from a prompt.
     NOT_FOUND: model or start. INVALID_ARGUMENT: frames, actions, seed, nfe, kv, ttl. RESOURCE_EXHAUSTED: no room
-    for another session (RetryInfo says when to try again).
+    for another session, or so much waits that it would not be open before the deadline (RetryInfo says when to try
+    again).
     """
     Step: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.StepRequest, worldtree.video.v1.video_generator_pb2.StepResponse]  # type: ignore[assignment]
     """Applies one or more actions, a chunk each, and answers when all their frames are made.
     ABORTED (SESSION_BUSY): another Step, Play or Rewind is running on the session. NOT_FOUND: no such session.
+    RESOURCE_EXHAUSTED (QUEUE_FULL): so much waits to be made that the answer would come after the deadline, or longer
+    from now than the service lets anyone wait (RetryInfo says when to try again). The session stands where it stood.
     """
     Play: grpc.aio.StreamStreamMultiCallable[worldtree.video.v1.video_generator_pb2.PlayRequest, worldtree.video.v1.video_generator_pb2.PlayResponse]  # type: ignore[assignment]
     """Plays a session in real time: controls in, chunks out. The first request names the session and starts; later ones
@@ -132,7 +140,7 @@ class VideoGeneratorAsyncStub(VideoGeneratorStub):
     Get: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.GetRequest, worldtree.video.v1.video_generator_pb2.GetResponse]  # type: ignore[assignment]
     """Describes a session."""
     List: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.ListRequest, worldtree.video.v1.video_generator_pb2.ListResponse]  # type: ignore[assignment]
-    """Lists the live sessions of this replica, oldest first."""
+    """Lists the caller's live sessions on this replica, oldest first."""
     Delete: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.DeleteRequest, worldtree.video.v1.video_generator_pb2.DeleteResponse]  # type: ignore[assignment]
     """Closes a session and gives back its blocks. What is running on it ends with ABORTED (SESSION_CLOSED)."""
     KeepAlive: grpc.aio.UnaryUnaryMultiCallable[worldtree.video.v1.video_generator_pb2.KeepAliveRequest, worldtree.video.v1.video_generator_pb2.KeepAliveResponse]  # type: ignore[assignment]
@@ -148,7 +156,8 @@ class VideoGeneratorServicer(metaclass=abc.ABCMeta):
     Every error is a google.rpc.Status with one ErrorInfo (domain "worldtree", an UPPER_SNAKE reason, and each number of
     the message in its metadata) and the detail that helps: BadRequest (field, reason), ResourceInfo, QuotaFailure,
     RetryInfo. A failed request never changes a session. Field 1 of every session-scoped request is `string session`;
-    the gateway routes by it without decoding the rest.
+    the gateway routes by it without decoding the rest. A session and its snapshots are their tenant's: where a gateway
+    asks for credentials, they are NOT_FOUND to all others.
     """
 
     @abc.abstractmethod
@@ -175,7 +184,8 @@ class VideoGeneratorServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[worldtree.video.v1.video_generator_pb2.CreateSessionResponse, collections.abc.Awaitable[worldtree.video.v1.video_generator_pb2.CreateSessionResponse]]:
         """Opens a session from a named start, from the client's frames, or from a prompt.
         NOT_FOUND: model or start. INVALID_ARGUMENT: frames, actions, seed, nfe, kv, ttl. RESOURCE_EXHAUSTED: no room
-        for another session (RetryInfo says when to try again).
+        for another session, or so much waits that it would not be open before the deadline (RetryInfo says when to try
+        again).
         """
 
     @abc.abstractmethod
@@ -186,6 +196,8 @@ class VideoGeneratorServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[worldtree.video.v1.video_generator_pb2.StepResponse, collections.abc.Awaitable[worldtree.video.v1.video_generator_pb2.StepResponse]]:
         """Applies one or more actions, a chunk each, and answers when all their frames are made.
         ABORTED (SESSION_BUSY): another Step, Play or Rewind is running on the session. NOT_FOUND: no such session.
+        RESOURCE_EXHAUSTED (QUEUE_FULL): so much waits to be made that the answer would come after the deadline, or longer
+        from now than the service lets anyone wait (RetryInfo says when to try again). The session stands where it stood.
         """
 
     @abc.abstractmethod
@@ -267,7 +279,7 @@ class VideoGeneratorServicer(metaclass=abc.ABCMeta):
         request: worldtree.video.v1.video_generator_pb2.ListRequest,
         context: _ServicerContext,
     ) -> typing.Union[worldtree.video.v1.video_generator_pb2.ListResponse, collections.abc.Awaitable[worldtree.video.v1.video_generator_pb2.ListResponse]]:
-        """Lists the live sessions of this replica, oldest first."""
+        """Lists the caller's live sessions on this replica, oldest first."""
 
     @abc.abstractmethod
     def Delete(

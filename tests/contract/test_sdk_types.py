@@ -16,6 +16,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def synchronous() -> None:
+    worldtree.Client("localhost:7070", tls=worldtree.Tls("ca.pem", cert_file="client.crt", key_file="client.key"))
     with worldtree.Client("localhost:7070", api_key="k", tls=True, timeout=3) as client:
         assert_type(client.models(), list[worldtree.ModelInfo])
         name: str = client.models()[0].starts[0]
@@ -35,6 +36,9 @@ def synchronous() -> None:
         assert_type(client.sessions(), list[worldtree.SessionInfo])
         assert_type(client.introspect("video-1").models[0].tiers[0], worldtree.Tier)
         assert_type(client.replicas(), list[str])
+        walls = np.zeros((4, 4), np.bool_)
+        assert_type(client.navigator.plan_on_map(walls, start=(0, 0), goal=(3, 3)), worldtree.MapPath)
+        client.navigator.plan_on_map(walls, (0, 0), (3, 3))  # type: ignore[call-arg]
         world.play(["left"], degrade="nfe").rehomed_count + 1
         world.play(["left"], degrade="fps")  # type: ignore[arg-type]
         world.rollout([["left"]], detail="some")  # type: ignore[arg-type]

@@ -236,6 +236,7 @@ async def deployed(tmp_path: Path, redis_url: str) -> AsyncIterator[Deployment]:
             drain_timeout_s=0.0,
             probe_interval_s=0.1,
             rehome_timeout_s=PAUSE_MAX_S,
+            start_load_factor=0,  # half of the plays at each, so that neither refuses one
         )
         async with start_gateway(settings) as gateway, Deployment(replicas, reference, gateway) as deployment:
             await deployment.both_up()

@@ -13,7 +13,7 @@ from worldtree_runtime.stores import FolderStore, MemoryStore, RedisStore, Store
 from worldtree_runtime.stores.redis_store import READ_KEY_COUNT_MAX, WRITE_BYTES_MAX
 
 
-@pytest.fixture(params=["memory", "folder", "fsspec", "redis"])
+@pytest.fixture(params=["memory", "folder", "fsspec", "redis", "cluster"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     opened: Store
     match request.param:
@@ -24,7 +24,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         case "fsspec":
             opened = FolderStore(f"memory://{secrets.token_hex(8)}")
         case _:
-            opened = RedisStore(request.getfixturevalue("valkey").url, timeout_s=10.0)
+            shape = "valkey" if request.param == "redis" else "cluster"
+            opened = RedisStore(request.getfixturevalue(shape).url, timeout_s=10.0)
     yield opened
     await opened.close()
 

@@ -1,5 +1,6 @@
 """What a process holds: resident memory over time, threads, open files."""
 
+import asyncio
 import gc
 import os
 import threading
@@ -26,6 +27,18 @@ def open_files() -> list[str]:
         except FileNotFoundError:  # the one that listed them
             continue
     return sorted(found)
+
+
+async def settled_files() -> list[str]:
+    """What is open once that has been the same for a while: gRPC closes behind the back of the test before."""
+    gc.collect()
+    found = open_files()
+    for _ in range(60):
+        await asyncio.sleep(1.0)
+        before, found = found, open_files()
+        if found == before:
+            break
+    return found
 
 
 def object_count() -> int:

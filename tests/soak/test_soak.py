@@ -20,9 +20,9 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from census import Series, object_count, open_files, resident_mib, thread_names
-from fleet import Fleet
+from census import Series, object_count, open_files, resident_mib, settled_files, thread_names
 from report import Bar, publish
+from soaked_fleet import Fleet
 from worldtree_runtime.testing import TinyWorld
 from worldtree_video.catalog import Served
 from worldtree_video.config import VideoSettings
@@ -156,7 +156,8 @@ async def test_nothing_is_lost_or_wrong_whatever_clients_do(tmp_path: Path, valk
     WORLD.write(tmp_path / "models")
     settings = settings_for(tmp_path / "models", valkey.url)
     async with reference(tmp_path / "models") as reference_address:
-        threads, files, tasks = thread_names(), open_files(), len(asyncio.all_tasks())
+        files = await settled_files()
+        threads, tasks = thread_names(), len(asyncio.all_tasks())
         async with serve_video(settings) as (server, catalog):
             served = next(iter(catalog))
             flags = ["--address", server.address, "--reference", reference_address, "--model", WORLD.name]

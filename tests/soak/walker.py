@@ -1,4 +1,4 @@
-"""One client process of the soak: random operations until it is told to stop. Started by fleet.py.
+"""One client process of the soak: random operations until it is told to stop. Started by soaked_fleet.py.
 
 On stdin a word a line: pause (finish what you do and say so), go, stop. On stdout a JSON object a line: what was done
 so far (`done`, `refused`, `checked_chunks`), `paused`, or `failed` with the operation and the walker's seed.

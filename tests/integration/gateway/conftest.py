@@ -16,6 +16,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from inference_servers import Servers
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
 from worldtree_gateway.config import GatewaySettings
 from worldtree_gateway.serving import RunningGateway, start_gateway
@@ -33,6 +34,14 @@ def _load_echo() -> ModuleType:
 
 
 _echo = _load_echo()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    servers = Servers(tmp_path_factory.mktemp("oip"))
+    yield servers
+    servers.no_session_is_left()
+    servers.close()
 
 
 class BackendProcess:

@@ -26,14 +26,22 @@ def frames_of(*parts: object, byte_count: int = 64) -> common_pb2.Frames:
     """Deterministic pixels."""
     seed = hashlib.sha256(repr(parts).encode()).digest()
     data = (seed * (byte_count // len(seed) + 1))[:byte_count]
-    return common_pb2.Frames(tensor=common_pb2.Tensor(dtype=common_pb2.Tensor.D_TYPE_UINT8, data=data))
+    tensor = common_pb2.Tensor(dtype=common_pb2.Tensor.D_TYPE_UINT8, shape=(1, 1, byte_count, 1), data=data)
+    return common_pb2.Frames(tensor=tensor)
 
 
 class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
-    """`hold` keeps each "hold" back until it is set. `digest` is its model's; assigning it is a new version."""
+    """`hold` keeps each "hold" back until it is set. `digest` is its model's; assigning it is a new version.
+
+    `cost_of_chunk`: function evaluations of its one frame. While it is `loading` it refuses everything,
+    and while it is `hanging` it answers nothing that comes without a session. `full`: why it opens no session.
+    """
 
     def __init__(self, replica: str = "a", *, port: int = 0, drain_timeout_s: float = 0.0) -> None:
         self.replica = replica
+        self.cost_of_chunk = 2
+        self.loading = self.hanging = False
+        self.full = ""
         self.digest = "d" * 64
         self.calls: Counter[str] = Counter()
         self.begun: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
@@ -49,7 +57,9 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "EchoBackend":
-        starting = start_server(self._settings, service="video", register=self.register)
+        starting = start_server(
+            self._settings, service="video", register=self.register, held=lambda: self.session_count
+        )
         self.running = await self._stack.enter_async_context(starting)
         self.address = self.running.address
         return self
@@ -71,6 +81,8 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
         self.begun[name].set()
         self.deadlines_s.append(context.time_remaining())
         self.metadata.append(metadata)
+        if self.loading:
+            raise Unavailable("MODEL_LOADING", "the model is loading", retry_after_s=7)
 
     async def _obey(self, name: str, action: pb.Action, context: Any) -> None:
         try:
@@ -83,6 +95,11 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
                     raise Aborted("SESSION_BUSY", "another Step runs", session="s", step=3)
                 case ["full"]:
                     raise Exhausted("POOL_FULL", "0 of 9 blocks are free", retry_after_s=1.5, subject="pool", free=0)
+                case ["bug"]:
+                    raise RuntimeError("a bug")
+                case ["spent", frames]:
+                    context.set_trailing_metadata((("worldtree-cost", frames),))
+                    raise Aborted("SESSION_BUSY", "another Step runs", session="s", step=3)
                 case ["down"]:
                     raise Unavailable("MODEL_LOADING", "the model is loading", retry_after_s=7)
                 case ["plain"]:
@@ -90,6 +107,16 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
         except asyncio.CancelledError:
             self.cancelled[name] += 1
             raise
+
+    async def _hang(self, name: str) -> None:
+        try:
+            while self.hanging:  # noqa: ASYNC110 - tests assign it
+                await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            self.cancelled[name] += 1
+            raise
+        if self.loading:
+            raise Unavailable("MODEL_LOADING", "the model is loading", retry_after_s=7)
 
     def _model(self) -> pb.Model:
         return pb.Model(ref=common_pb2.ModelRef(name="echo", version="1", digest=self.digest), nfe_default=2)
@@ -105,11 +132,15 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         self._note("GetModel", context)
+        await self._hang("GetModel")
         self._check_model(request.model)
         return pb.GetModelResponse(model=self._model())
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Any) -> pb.CreateSessionResponse:
         self._note("CreateSession", context)
+        await self._hang("CreateSession")
+        if self.full:
+            raise Exhausted(self.full, "there is no room", retry_after_s=1.5)
         self.session_count += 1
         return pb.CreateSessionResponse(session=pb.Session(session=f"s{self.session_count}.{self.replica}"))
 
@@ -128,7 +159,8 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
         await context.send_initial_metadata(
             (("worldtree-replica", self.replica), ("x-head", "1"), ("x-head-bin", b"\x00\x01"))
         )
-        context.set_trailing_metadata((("x-tail", "2"), ("x-tail-bin", b"\xff\x00")))
+        cost = sum(int(each.instruction[5:]) for each in request.actions if each.instruction.startswith("cost:"))
+        context.set_trailing_metadata((("x-tail", "2"), ("x-tail-bin", b"\xff\x00"), ("worldtree-cost", str(cost))))
         chunks = [
             pb.Chunk(index=index, action=action, frames=frames_of(request.session, index, action))
             for index, action in enumerate(request.actions)
@@ -154,8 +186,10 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
             await self._obey("Generate", action, context)
             kind, _, size = action.instruction.partition(":")
             frames = frames_of(self.digest, request.seed, index, action, byte_count=int(size) if kind == "size" else 64)
-            yield pb.GenerateResponse(chunk=pb.Chunk(index=index, action=action, frames=frames))
+            timing = common_pb2.Timing(nfe=self.cost_of_chunk)
+            yield pb.GenerateResponse(chunk=pb.Chunk(index=index, action=action, frames=frames, timing=timing))
             self.written["Generate"] += 1
+        context.set_trailing_metadata((("worldtree-cost", str(len(request.actions) * self.cost_of_chunk)),))
 
     async def Play(self, requests: AsyncIterator[pb.PlayRequest], context: Any) -> AsyncIterator[pb.PlayResponse]:
         self._note("Play", context)
@@ -165,7 +199,8 @@ class EchoBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
                     yield pb.PlayResponse(begun=pb.PlayResponse.Begun(session=pb.Session(session=request.session)))
                 for action in (*request.begin.actions, *request.act.actions):
                     await self._obey("Play", action, context)
-                    chunk = pb.Chunk(action=action, frames=frames_of(action))
+                    timing = common_pb2.Timing(nfe=self.cost_of_chunk)
+                    chunk = pb.Chunk(action=action, frames=frames_of(action), timing=timing)
                     yield pb.PlayResponse(played=pb.PlayResponse.Played(chunk=chunk))
                     self.written["Play"] += 1
             self.ended_requests += 1

@@ -1,7 +1,7 @@
 """A video replica without a model that keeps the contract of failover: its frames are hashes of a session's history,
 its journal is a folder that all replicas of a test share. A process that a test may kill, or that an action's
 instruction kills or drains at an exact place. Files in the folder make a replica refuse: `full-NAME`, `busy-NAME`,
-`hang-NAME`, `circle`.
+`hang-NAME`, `circle`, and `queued-NAME` once, when it has taken a session on.
 """
 
 import argparse
@@ -104,6 +104,10 @@ class JournalBackend(video_generator_pb2_grpc.VideoGeneratorServicer):
             raise Exhausted("KV_CACHE_FULL", "no block is free", retry_after_s=0.1)
         self._save(session, owner=self.replica)
         self._log("adopted", f"{session} {owner} {self.replica}")
+        queued = self.journal / f"queued-{self.replica}"
+        if queued.exists():
+            queued.unlink()
+            raise Exhausted("QUEUE_FULL", "too much waits", retry_after_s=0.1)
 
     async def _obey(self, action: pb.Action, session: str, *, made: bool) -> None:
         """What an instruction asks for, before its chunk is made or when it is in the journal."""

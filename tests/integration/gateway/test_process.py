@@ -3,38 +3,14 @@
 import asyncio
 import re
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc.aio
 import pytest
+from gateway_process import gateway_process, ready_line
 from worldtree.common.v1 import common_pb2
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
-
-
-@asynccontextmanager
-async def gateway(*flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "worldtree_gateway", *flags),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def ready_line(process: asyncio.subprocess.Process) -> dict[str, str]:
-    assert process.stdout is not None
-    line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
-    assert line.startswith("worldtree ready service=gateway grpc="), line
-    return dict(part.split("=", 1) for part in line.split()[2:])
 
 
 def resident_mib(process: asyncio.subprocess.Process) -> float:
@@ -45,7 +21,7 @@ def resident_mib(process: asyncio.subprocess.Process) -> float:
 
 async def test_it_is_ready_once_a_backend_answered_and_ends_well_after_the_calls_under_way(start_backend) -> None:
     backend = await start_backend("a")
-    async with gateway("--port", "0", "--video", backend.address, "--drain-timeout-s", "10") as process:
+    async with gateway_process("--port", "0", "--video", backend.address, "--drain-timeout-s", "10") as process:
         ready = await ready_line(process)
         async with grpc.aio.insecure_channel(ready["grpc"]) as channel:
             held = pb.StepRequest(session="s.a", actions=[pb.Action(instruction="hold")])
@@ -63,7 +39,7 @@ async def test_it_is_ready_once_a_backend_answered_and_ends_well_after_the_calls
 async def test_it_waits_for_a_backend_and_says_so(spawn_backend) -> None:
     backend = spawn_backend("a")
     backend.kill()
-    async with gateway("--port", "0", "--video", backend.address, "--probe-timeout-s", "0.3") as process:
+    async with gateway_process("--port", "0", "--video", backend.address, "--probe-timeout-s", "0.3") as process:
         assert process.stderr is not None
         said = b""
         while b"does not answer" not in said:
@@ -82,7 +58,7 @@ async def test_it_waits_for_a_backend_and_says_so(spawn_backend) -> None:
     ],
 )
 async def test_a_bad_setting_is_one_line_that_names_it(flags: tuple[str, ...], said: str) -> None:
-    async with gateway("--port", "0", *flags) as process:
+    async with gateway_process("--port", "0", *flags) as process:
         _, errors = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 2
     assert said in errors.decode()
@@ -101,7 +77,7 @@ async def test_callers_who_leave_in_the_middle_leave_no_memory_behind(spawn_back
             await call.read()
         call.cancel()
 
-    async with gateway("--port", "0", "--video", backend.address) as process:
+    async with gateway_process("--port", "0", "--video", backend.address) as process:
         ready = await ready_line(process)
 
         async def mib_after(round_count: int) -> float:

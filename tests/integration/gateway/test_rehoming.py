@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 import worldtree
+from collector import Collector
 from worldtree.cli import doctor
 from worldtree.cli.board import Reading
 from worldtree.cli.top import Watch
@@ -189,6 +190,39 @@ async def test_a_play_goes_on_at_another_replica_as_if_nothing_had_been(replicas
         assert router.placements.get(session) == "b"
         assert (await client.stub.Get(pb.GetRequest(session=session))).session.start == "b"
         await quiet(client)
+
+
+async def test_the_trace_of_a_call_that_went_on_elsewhere_has_each_try_and_says_why(
+    replicas, open_gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    addresses = replicas.spawn("a", "b")
+    async with (
+        Collector() as collector,
+        open_gateway(*addresses, rehome_timeout_s=10, otel_endpoint=collector.endpoint) as client,
+    ):
+        await all_up(client)
+        session = await create(client)
+        messages = await played(client.stub, begin(session, *acts("", "", "die", "")))
+        assert [index for index, *_ in chunks(messages)] == [0, 1, 2, 3]
+        await collector.until(lambda told: told.named("/Play", kind="server") and len(told.named("pass")) >= 4)
+        play = collector.one("/Play", kind="server")
+        first, *_, last = collector.named("/Play", kind="client")
+        passed = collector.named("pass")
+    assert {first.parent, last.parent} == {play.span_id}
+    assert (first.failed, first.attributes["rpc.grpc.status_code"], first.attributes["worldtree.replica"]) == (
+        True,
+        grpc.StatusCode.UNAVAILABLE.value[0],
+        "a",
+    )
+    assert (last.failed, last.attributes["worldtree.replica"]) == (False, "b")
+    assert play.events[0] == ("worldtree.retry", {"worldtree.verdict": "LOST", "worldtree.replica": "a"})
+    told = dict(play.events)
+    assert told["worldtree.failover"]["worldtree.replica"] == "b"
+    assert 0 < told["worldtree.failover"]["worldtree.pause_s"] < 10
+    assert not play.failed
+    assert play.attributes["worldtree.session"] == session
+    assert len({each.trace_id for each in passed}) == len(passed), "no two chunks are one trace"
 
 
 async def test_a_replica_that_dies_before_its_begun_arrives_leaves_nothing_that_is_done_twice(
@@ -386,6 +420,17 @@ async def test_a_replica_that_is_full_passes_a_session_on_to_the_next(replicas, 
         messages = await played(client.stub, begin(session, *acts("", "die", "")))
         assert [each[0] for each in chunks(messages)] == [0, 1, 2]
         assert replicas.lines("adopted") == [f"{session} a {'c' if first == 'b' else 'b'}"]
+
+
+async def test_a_replica_that_took_a_session_on_and_has_no_time_for_it_yet_keeps_it(replicas, open_gateway) -> None:
+    async with open_gateway(*replicas.spawn("a", "b", "c"), rehome_timeout_s=10) as client:
+        await all_up(client)
+        session = await create(client)
+        first = chosen(session, ["b", "c"])
+        replicas.mark(f"queued-{first}")
+        messages = await played(client.stub, begin(session, *acts("", "die", "")))
+        assert [each[0] for each in chunks(messages)] == [0, 1, 2]
+        assert replicas.lines("adopted") == [f"{session} a {first}"]
 
 
 async def test_a_journal_that_is_down_too_is_waited_for(replicas, open_gateway) -> None:
@@ -687,10 +732,11 @@ async def test_a_clip_of_which_nothing_came_is_made_elsewhere_and_one_that_broke
             await client.until(replicas.revive)
             await client.until(lambda: all(each.usable for each in router.backends))
         for metadata in ((), (("cache-control", "no-store"),)):
-            request = pb.GenerateRequest(model=model, actions=acts("", "die", start=10 + len(metadata)))
+            # it sleeps, so that the first chunk is on its way before the replica dies
+            request = pb.GenerateRequest(model=model, actions=acts("", "sleep:0.3", "die", start=10 + len(metadata)))
             call = client.stub.Generate(request, metadata=metadata)
             await call.read()
-            assert (await reason(client, call.read()))[0] is grpc.StatusCode.UNAVAILABLE
+            assert (await reason(client, read_all(call)))[0] is grpc.StatusCode.UNAVAILABLE
             await client.until(replicas.revive)
             await client.until(lambda: all(each.usable for each in router.backends))
         await client.landed()

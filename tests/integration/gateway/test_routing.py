@@ -1,6 +1,7 @@
 """Sessions go home, other calls go where there is room, and the gateway tells who can't be reached."""
 
 import asyncio
+import urllib.request
 from collections import Counter
 from typing import Any
 
@@ -9,6 +10,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from worldtree.common.v1 import common_pb2
 from worldtree.video.v1 import video_generator_pb2 as pb
 
 
@@ -34,9 +36,9 @@ async def test_a_call_without_a_session_goes_to_the_least_loaded(start_backend, 
     async with open_gateway(a.address, b.address) as client:
         await client.until(lambda: all(each.usable for each in client.gateway.routers[0].backends))
         held = pb.StepRequest(session="s.a", actions=[pb.Action(instruction="hold")])
-        holding = [asyncio.ensure_future(client.stub.Step(held)) for _ in range(3)]
-        await client.until(lambda: a.calls["Step"] == 3)
-        for _ in range(6):
+        holding = [asyncio.ensure_future(client.stub.Step(held)) for _ in range(6)]
+        await client.until(lambda: a.calls["Step"] == 6)
+        for _ in range(6):  # each counts for a while, as its calls have yet to come
             await client.stub.CreateSession(pb.CreateSessionRequest())
         a.hold.set()
         await asyncio.gather(*holding)
@@ -216,3 +218,189 @@ async def test_something_else_at_a_backends_address_takes_nothing_down(start_bac
             await client.stub.Get(pb.GetRequest(session="s.a"))
     finally:
         await stranger.stop(0)
+
+
+async def test_replicas_come_and_go_with_the_file_that_lists_them(start_backend, open_gateway, tmp_path) -> None:
+    a, b = await start_backend("a"), await start_backend("b")
+    listed = tmp_path / "replicas"
+    listed.write_text(f"{a.address}\n")
+    async with open_gateway(f"file:{listed}", look_interval_s=0.05) as client:
+        router = client.gateway.routers[0]
+        for _ in range(2):
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+        assert a.calls["CreateSession"] == 2
+        listed.write_text(f"{a.address}\n{b.address}\n")
+        await client.until(lambda: sum(each.usable for each in router.backends) == 2)
+        session = (await client.stub.Get(pb.GetRequest(session="s.b"))).session
+        assert session.start == "b"
+        listed.write_text(f"{b.address}\n")
+        await client.until(lambda: sum(each.usable for each in router.backends) == 1)
+        for _ in range(4):
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+        assert (a.calls["CreateSession"], b.calls["CreateSession"]) == (2, 4), "no new ones go where none shall"
+        assert (await client.stub.Get(pb.GetRequest(session="s.a"))).session.start == "a", "its own are still there"
+        assert await client.metric("worldtree_upstream_up", backend=a.address) == 0
+        await a.__aexit__()
+        await client.until(lambda: [each.address for each in router.backends] == [b.address])
+        assert 'backend="' + a.address not in await metrics_text(client)
+
+
+async def metrics_text(client: Any) -> str:
+    url = f"http://{client.gateway.server.metrics_address}/metrics"
+    return await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
+
+
+async def test_a_replica_that_is_listed_again_takes_calls_again(start_backend, open_gateway, tmp_path) -> None:
+    a, b = await start_backend("a"), await start_backend("b")
+    listed = tmp_path / "replicas"
+    listed.write_text(f"{a.address}\n{b.address}\n")
+    async with open_gateway(f"file:{listed}", look_interval_s=0.05) as client:
+        router = client.gateway.routers[0]
+        await client.until(lambda: sum(each.usable for each in router.backends) == 2)
+        listed.write_text(f"{b.address}\n")
+        await client.until(lambda: sum(each.usable for each in router.backends) == 1)
+        listed.write_text(f"{b.address}\n{a.address}\n")
+        await client.until(lambda: sum(each.usable for each in router.backends) == 2)
+        for _ in range(4):
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+    assert (a.calls["CreateSession"], b.calls["CreateSession"]) == (2, 2)
+
+
+async def test_a_replica_that_fails_call_after_call_gets_no_new_ones_for_a_while(start_backend, open_gateway) -> None:
+    a, b = await start_backend("a"), await start_backend("b")
+    bug = pb.StepRequest(session="s.a", actions=[pb.Action(instruction="bug")])
+    async with open_gateway(a.address, b.address, ejection_failures=3, ejection_s=0.5) as client:
+        await client.until(lambda: sum(each.usable for each in client.gateway.routers[0].backends) == 2)
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await client.stub.Step(bug)
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert await client.metric("worldtree_upstream_ejected", backend=a.address) == 1
+        for _ in range(4):
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+        assert (a.calls["CreateSession"], b.calls["CreateSession"]) == (0, 4)
+        assert (await client.stub.Get(pb.GetRequest(session="s.a"))).session.start == "a", "its sessions go home"
+        await client.until(lambda: not client.gateway.routers[0].backends[0].away)
+        for _ in range(4):
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+        assert a.calls["CreateSession"] > 0
+
+
+async def test_a_callers_own_mistakes_send_nobody_away(start_backend, open_gateway) -> None:
+    a, b = await start_backend("a"), await start_backend("b")
+    async with open_gateway(a.address, b.address, ejection_failures=1, ejection_s=60) as client:
+        for instruction in ("busy", "full"):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client.stub.Step(pb.StepRequest(session="s.a", actions=[pb.Action(instruction=instruction)]))
+        assert not any(each.away for each in client.gateway.routers[0].backends)
+
+
+async def test_a_replica_that_is_listed_by_another_address_goes_on_there(start_backend, open_gateway, tmp_path) -> None:
+    a = await start_backend("a")
+    listed = tmp_path / "replicas"
+    listed.write_text(f"{a.address}\n")
+    async with open_gateway(f"file:{listed}", look_interval_s=0.05) as client:
+        router = client.gateway.routers[0]
+        listed.write_text(f"localhost:{a.address.rpartition(':')[2]}\n")
+        await client.until(lambda: [each.address[:9] for each in router.backends] == ["localhost"])
+        assert client.gateway.ready
+        for _ in range(2):
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+        assert (await client.stub.Get(pb.GetRequest(session="s.a"))).session.start == "a"
+        assert not any(each.conflicting for each in router.backends)
+
+
+async def test_a_replica_that_answers_too_late_does_not_count_as_well(start_backend, open_gateway) -> None:
+    a, b = await start_backend("a"), await start_backend("b")
+    bug = pb.StepRequest(session="s.a", actions=[pb.Action(instruction="bug")])
+    late = pb.StepRequest(session="s.a", actions=[pb.Action(instruction="hold")])
+    async with open_gateway(a.address, b.address, ejection_failures=3, ejection_s=60) as client:
+        for _ in range(3):
+            for request, timeout_s in ((bug, 5.0), (late, 0.2)):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await client.stub.Step(request, timeout=timeout_s)
+        await client.until(lambda: client.gateway.routers[0].backends[0].away)
+
+
+def beginning(start: str) -> pb.CreateSessionRequest:
+    return pb.CreateSessionRequest(model=common_pb2.ModelRef(name="echo"), origin=pb.Origin(start=start))
+
+
+async def opened(client: Any, start: str) -> str:
+    """The replica at which a world that begins so is opened."""
+    answer = await client.stub.CreateSession(beginning(start))
+    return str(answer.session.session.rpartition(".")[2])
+
+
+async def test_worlds_that_begin_alike_are_opened_at_one_replica_whichever_gateway_is_asked(
+    start_backend, open_gateway
+) -> None:
+    backends = {name: await start_backend(name) for name in ("a", "b", "c")}
+    addresses = [each.address for each in backends.values()]
+    async with open_gateway(*addresses) as first, open_gateway(*addresses[::-1]) as second:
+        for client in (first, second):
+            await client.until(lambda client=client: all(each.usable for each in client.gateway.routers[0].backends))
+        homes = {await opened(client, "meadow") for client in (first, second, first, second)}
+        assert len(homes) == 1
+        assert await first.metric("worldtree_placements_total", service="video", how="start") == 2
+        clip = pb.GenerateRequest(model=common_pb2.ModelRef(name="echo"), origin=pb.Origin(start="meadow"))
+        assert [message async for message in first.stub.Generate(clip)]
+        assert [name for name, each in backends.items() if each.calls["Generate"]] == [*homes]
+
+
+async def test_a_start_that_everybody_wants_overruns_nobody(start_backend, open_gateway) -> None:
+    backends = [await start_backend(name) for name in ("a", "b", "c", "d")]
+    async with open_gateway(*(each.address for each in backends)) as client:
+        await client.until(lambda: all(each.usable for each in client.gateway.routers[0].backends))
+        for _ in range(80):
+            await client.stub.CreateSession(beginning("meadow"))
+        counts = sorted(each.calls["CreateSession"] for each in backends)
+        assert sum(counts) == 80
+        assert counts[-1] <= 25, "1.25 times a fair share of twenty, however long it took to open them"
+        assert await client.metric("worldtree_placements_total", service="video", how="overflow") > 0
+
+
+async def test_a_gateway_learns_from_trailers_what_others_have_under_way(start_backend, open_gateway) -> None:
+    a, b = await start_backend("a"), await start_backend("b")
+    async with open_gateway(a.address, b.address) as busy, open_gateway(a.address, b.address) as client:
+        (router,) = client.gateway.routers
+        for each in (busy, client):
+            await each.until(lambda each=each: all(one.usable for one in each.gateway.routers[0].backends))
+        held = pb.StepRequest(session="s.a", actions=[pb.Action(instruction="hold")])
+        holding = [asyncio.ensure_future(busy.stub.Step(held)) for _ in range(6)]
+        await client.until(lambda: a.calls["Step"] == 6)
+        await client.stub.Get(pb.GetRequest(session="s.a"))
+        assert [each.load for each in router.backends] == [6, 0]
+        assert await client.metric("worldtree_upstream_load", backend=a.address) == 6
+        for _ in range(6):
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+        assert (a.calls["CreateSession"], b.calls["CreateSession"]) == (0, 6)
+        answer = client.stub.Get(pb.GetRequest(session="s.a"))
+        await answer
+        assert "worldtree-load" not in dict(await answer.trailing_metadata()), "that is between gateway and replica"
+        a.hold.set()
+        await asyncio.gather(*holding)
+
+
+async def test_a_replica_that_joins_is_given_its_share_little_by_little(start_backend, open_gateway, tmp_path) -> None:
+    a, b = await start_backend("a"), await start_backend("b")
+    listed = tmp_path / "replicas"
+    listed.write_text(f"{a.address}\n")
+    async with open_gateway(f"file:{listed}", look_interval_s=0.05, slow_start_s=3600) as client:
+        (router,) = client.gateway.routers
+        router.backends[0]._load._came_s = float("-inf")  # it has been there for long
+        held = pb.StepRequest(session="s.a", actions=[pb.Action(instruction="hold")])
+        holding = [asyncio.ensure_future(client.stub.Step(held)) for _ in range(15)]
+        await client.until(lambda: a.calls["Step"] == 15)
+        listed.write_text(f"{a.address}\n{b.address}\n")
+        await client.until(lambda: sum(each.usable for each in router.backends) == 2)
+        assert await client.metric("worldtree_upstream_share", backend=b.address) == pytest.approx(0.1, abs=0.05)
+        held.session = "s.b"
+        holding += [asyncio.ensure_future(client.stub.Step(held)) for _ in range(2)]
+        await client.until(lambda: b.calls["Step"] == 2)
+        for _ in range(4):
+            await client.stub.CreateSession(pb.CreateSessionRequest())
+        assert (a.calls["CreateSession"], b.calls["CreateSession"]) == (4, 0), "2 weigh as 20 do"
+        a.hold.set()
+        b.hold.set()
+        await asyncio.gather(*holding)

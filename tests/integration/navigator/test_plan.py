@@ -23,7 +23,7 @@ def plan(services: Any, **fields: Any) -> Any:
 
 async def test_planners_are_listed(services: Any) -> None:
     answer = await services.stub.ListPlanners(pb.ListPlannersRequest())
-    assert [each.name for each in answer.planners] == ["mpc"]
+    assert {"mpc", "mlm_u", "a_star"} <= {each.name for each in answer.planners}
     assert all(each.description for each in answer.planners)
 
 

@@ -28,8 +28,11 @@ from worldtree.reward.v1 import reward_scorer_pb2_grpc
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1 import video_generator_pb2_grpc as pb_grpc
 from worldtree_navigator.config import NavigatorSettings
+from worldtree_navigator.map_planning import MapPlanner
+from worldtree_navigator.maze_catalog import load_mazes
 from worldtree_navigator.metrics import NavigatorMetrics
 from worldtree_navigator.peers import Peers
+from worldtree_navigator.policies import Policies, load_policies
 from worldtree_navigator.servicer import NavigatorServicer
 from worldtree_reward.catalog import load_catalog
 from worldtree_reward.config import RewardSettings
@@ -594,7 +597,7 @@ class EchoServer:
 
     def __enter__(self) -> "EchoServer":
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -611,13 +614,20 @@ class EchoServer:
         self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         settings = NavigatorSettings(video=self.address, reward=self.address)
         peers = Peers(settings)
-        navigator = NavigatorServicer(peers, settings, NavigatorMetrics(CollectorRegistry()))
+        metrics = NavigatorMetrics(CollectorRegistry())
+        maps = MapPlanner(load_mazes(settings, metrics))
+        maps.start()
+        policies = load_policies(settings, metrics)
+        policies.start()
+        navigator = NavigatorServicer(peers, maps, Policies(policies), settings, metrics)
         navigator_pb2_grpc.add_NavigatorServicer_to_server(navigator, server)
         await server.start()
         self._started.set()
         await self._stop.wait()
         await peers.close()
         await server.stop(0)
+        policies.stop()
+        maps.stop()
         self._judges.stop()
 
 

@@ -42,6 +42,7 @@ def run(echo: Any, tmp_path: Path) -> Run:
 @pytest.mark.parametrize(
     "command",
     ["", "up", "serve", "demo", "play", "generate", "rollout", "models", "sessions", "sessions list", "top", "doctor"]
+    + ["keys", "keys create", "cache", "cache purge"]
     + [
         f"merge {name}".rstrip()
         for name in ("", "create", "list", "show", "predict", "pareto", "plot", "tasks", "methods")
@@ -235,6 +236,8 @@ def test_doctor_finds_the_server_and_names_what_is_wrong(run: Run, tmp_path: Pat
     down = run("doctor", "--redis-url", "redis://127.0.0.1:1")
     assert down.returncode == 1
     assert "WORLDTREE_REDIS_URL" in down.stdout
+    sentinels = valkey.url.replace("redis://", "redis+sentinel://127.0.0.1:1,").replace("/0", "/main/0")
+    assert "others answer" in " ".join(run("doctor", "--redis-url", sentinels).stdout.split())
 
 
 def test_doctor_tells_of_the_multi_task_service(run: Run, echo: Any) -> None:

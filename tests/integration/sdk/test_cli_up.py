@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -103,7 +104,8 @@ def test_up_serves_says_so_in_one_line_and_ends_well(up: Up, number: signal.Sign
         models = client.models()
         experts = client.multitask.tasks()
         rubrics = client.reward.rubrics()
-        names = sorted([*(model.name for model in models), *experts.models, *rubrics.models])
+        of_the_navigator = ["action-only", "joint", "mazes", "reactive"]  # which lists planners, each by what it does
+        names = sorted([*(model.name for model in models), *experts.models, *rubrics.models, *of_the_navigator])
         assert names == sorted(path.name for path in (ROOT / "models").iterdir())
         pictures = np.zeros((2, experts.height_px, experts.width_px, 3), np.uint8)
         assert len(client.multitask.predict(pictures)[experts.tasks[0].name].labels) == 2
@@ -115,6 +117,10 @@ def test_up_serves_says_so_in_one_line_and_ends_well(up: Up, number: signal.Sign
         with client.world("minigrid", start="four-rooms") as world:
             found = client.navigator.imagine(world, goal=rubrics.categories[0].example, candidates=4, horizon=2)
             assert (found.ending, found.best.chunk_count) == ("complete", 2)
+    openpi = re.search(r"robots that speak openpi: ws://(127\.0\.0\.1:\d+)\n", up.log.read_text())
+    assert openpi is not None
+    with urllib.request.urlopen(f"http://{openpi[1]}/healthz", timeout=5) as answer:
+        assert answer.read() == b"OK\n"
     assert up.end(number) == 0
     wait_gone(list(up.children.values()))
     assert up.rest_of_stdout() == ""

@@ -106,7 +106,7 @@ def test_the_command_shows_the_best_draws_them_and_leaves_no_session(echo: Any, 
 
 async def test_a_plan_says_what_to_do_and_what_will_be_seen(echo: Any) -> None:
     with worldtree.Client(echo.address) as client, client.world("echo", start="one") as world:
-        assert [each.name for each in client.navigator.planners()] == ["mpc"]
+        assert {"mpc", "mlm_u", "a_star"} <= {each.name for each in client.navigator.planners()}
         found = client.navigator.plan(world, goal=GOAL, horizon=3, candidates=8, iterations=2, actions=MOVES)
         assert (found.planner, len(found.actions), found.iteration_count) == ("mpc", 3, 2)
         assert found.score == found.judgement.reward
@@ -138,3 +138,42 @@ def test_the_command_tells_the_plan_and_draws_what_is_expected(echo: Any, tmp_pa
     refused = run("--planner", "oracle")
     assert refused.returncode != 0
     assert echo.servicer.sessions == {}
+
+
+def test_a_path_over_a_map_is_told_with_who_found_it(echo: Any) -> None:
+    corridor = np.array([[0, 0, 0], [1, 1, 0], [0, 0, 0]], bool)
+    with worldtree.Client(echo.address) as client:
+        path = client.navigator.plan_on_map(corridor, start=(0, 0), goal=(2, 0))
+        assert path.cells == ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0))
+        assert path.method in ("mlm_u", "a_star_fallback")
+        assert path.shortest
+        assert path.reachable is None
+        assert 0.0 < path.total_s < 10.0
+        sure = client.navigator.plan_on_map(corridor, start=(0, 0), goal=(2, 0), planner="a_star")
+        assert (sure.cells, sure.method, sure.confidence) == (path.cells, "a_star", 0.0)
+
+
+def test_a_map_of_open_sides_may_have_no_way(echo: Any) -> None:
+    with worldtree.Client(echo.address) as client:
+        path = client.navigator.plan_on_map(open_sides=[[2, 8, 0]], start=(0, 0), goal=(0, 2))
+    assert (path.cells, path.method) == ((), "none")
+    assert path.reachable is not None
+    assert path.reachable.tolist() == [[True, True, False]]
+    assert "there is no way" in path.notes[-1]
+
+
+async def test_the_asyncio_client_gets_the_same_path(echo: Any) -> None:
+    walls = np.zeros((6, 6), np.uint8)
+    walls[2, :5] = 1
+    async with worldtree.aio.Client(echo.address) as client:
+        path = await client.navigator.plan_on_map(walls, start=(0, 0), goal=(5, 0))
+    with worldtree.Client(echo.address) as other:
+        assert other.navigator.plan_on_map(walls, start=(0, 0), goal=(5, 0)).cells == path.cells
+
+
+def test_what_is_no_map_is_refused_before_it_is_sent(echo: Any) -> None:
+    with worldtree.Client(echo.address) as client:
+        with pytest.raises(worldtree.InvalidRequest, match=r"blocked must be \[rows, columns\]"):
+            client.navigator.plan_on_map([0, 1], start=(0, 0), goal=(0, 1))
+        with pytest.raises(worldtree.InvalidRequest, match="got neither"):
+            client.navigator.plan_on_map(start=(0, 0), goal=(0, 1))

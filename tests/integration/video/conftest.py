@@ -137,7 +137,8 @@ async def start_video(tmp_path: Path) -> AsyncIterator[StartVideo]:
             await video.until(video.is_quiet)
             video.engine.check_integrity()
             for session in list(video.engine.sessions):
-                await video.stub.Delete(pb.DeleteRequest(session=session.name))
+                metadata = (("worldtree-tenant", session.tenant),)
+                await video.stub.Delete(pb.DeleteRequest(session=session.name), metadata=metadata)
             video.engine.check_integrity()
             assert all(pool.free_count == pool.block_count for pool in video.engine.pools.values())
             if len(running) == 1:

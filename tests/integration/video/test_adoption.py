@@ -2,20 +2,17 @@
 
 import asyncio
 import dataclasses
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from video_process import video_process
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.video.v1 import video_generator_pb2 as pb
-from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
 from worldtree_runtime.testing import TinyWorld
 from worldtree_video import snapshot as snapshots
 
@@ -58,28 +55,10 @@ async def read_to_its_end(call: Any) -> None:
 # ---- one replica and a folder, killed
 
 
-@asynccontextmanager
-async def child(models: Path, folder: Path, **flags: Any) -> AsyncIterator[tuple[Any, asyncio.subprocess.Process]]:
+def child(models: Path, folder: Path, **flags: Any) -> Any:
     """A served child process and a stub of it; killed at the end."""
-    known = {"models": models, "replica": "video-a", "journal-folder": folder, "port": 0, "metrics-port": 0}
-    known |= {"pool-mib": 1, "fp16-pool-mib": 1, "int8-pool-mib": 1, "max-batch": 4, "headroom-blocks": 2, **flags}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "worldtree_video"),
-        *(f"--{flag.replace('_', '-')}={value}" for flag, value in known.items()),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={key: value for key, value in os.environ.items() if not key.startswith("WORLDTREE_")},
-    )
-    try:
-        assert process.stdout
-        line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
-        address = dict(part.split("=", 1) for part in line.split()[2:])["grpc"]
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield VideoGeneratorStub(channel), process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
+    known = {"models": models, "replica": "video-a", "journal_folder": folder, "max_batch": 4, "headroom_blocks": 2}
+    return video_process(**known, **flags)
 
 
 @pytest.mark.timeout(120)

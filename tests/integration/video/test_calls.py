@@ -57,6 +57,27 @@ async def test_a_new_session_says_all_about_itself_and_shows_its_start(video: An
     assert got.last_frame.tensor.data == answer.frames.tensor.data[-72:]
 
 
+async def cost_of(call: Any) -> int:
+    return int(dict(await call.trailing_metadata())["worldtree-cost"])
+
+
+async def test_what_frames_cost_is_told_in_the_trailers(video: Any) -> None:
+    name = await video.create(nfe=2)
+    per_chunk = (await video.stub.GetModel(pb.GetModelRequest(model=video.model))).model.frames_per_chunk
+    step = video.stub.Step(pb.StepRequest(session=name, actions=turns(3)))
+    await step
+    assert await cost_of(step) == 3 * 2 * per_chunk
+    sequences = [pb.ActionSequence(actions=turns(2)), pb.ActionSequence(actions=turns(3))]
+    rollout = video.stub.Rollout(pb.RolloutRequest(session=name, sequences=sequences))
+    made = [node async for node in rollout]
+    assert await cost_of(rollout) == len(made) * 2 * per_chunk, "what two futures share is made once"
+    origin = pb.Origin(start="dusk")
+    clip = video.stub.Generate(pb.GenerateRequest(model=video.model, origin=origin, actions=turns(4), nfe=1))
+    async for _ in clip:
+        pass
+    assert await cost_of(clip) == 4 * per_chunk
+
+
 async def test_a_world_begins_at_the_clients_own_frames(video: Any) -> None:
     """Sent back, a start's frames make the same world as its name."""
     first = await video.stub.CreateSession(

@@ -87,13 +87,13 @@ class Replicas:
         return self.opened[-1]
 
 
-@pytest.fixture(params=["folder", "redis"])
+@pytest.fixture(params=["folder", "redis", "cluster"])
 async def replicas(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Replicas]:
     opened: list[Journal] = []
     if request.param == "folder":
         yield Replicas(lambda name: FolderJournal(tmp_path / "journal", name), opened, shared=False)
     else:
-        url = request.getfixturevalue("valkey").url
+        url = request.getfixturevalue("valkey" if request.param == "redis" else "cluster").url
         yield Replicas(lambda name: RedisJournal(url, name, timeout_s=10.0), opened, shared=True)
     for journal in opened:
         await journal.aclose()
@@ -468,8 +468,7 @@ async def test_what_the_journal_has_lost_is_missing(
     assert await journal.missing(names) == []
     assert await journal.missing(["0.a", "never.a"]) == ["never.a"]
     if isinstance(journal, RedisJournal):
-        with Redis.from_url(request.getfixturevalue("valkey").url) as client:
-            client.flushall()
+        await journal._connection.redis.flushall()
     else:
         for path in (tmp_path / "journal").glob("*.journal"):
             path.unlink()
@@ -524,7 +523,7 @@ async def test_corrupt_steps_are_data_loss_and_corrupt_frames_only_missed(valkey
     await journal.create(head(), History(), lease())
     await append(journal, 0, 6)
     with Redis.from_url(valkey.url) as client:
-        frames, steps = (f"worldtree:journal:{SESSION}:{kind}" for kind in ("frames", "steps"))
+        frames, steps = (f"worldtree:{{journal}}:{SESSION}:{kind}" for kind in ("frames", "steps"))
         client.lset(frames, 3, b"rubbish")
         found = await journal.adopt(SESSION, dead=None)
         assert found is not None

@@ -17,9 +17,9 @@ SLOW = TinyWorld(work=12)
 
 
 @asynccontextmanager
-async def playing(video: Any, session: str, **fields: Any) -> AsyncIterator[Any]:
+async def playing(video: Any, session: str, metadata: Any = None, **fields: Any) -> AsyncIterator[Any]:
     """A play that repeats one action; it has begun."""
-    call = video.stub.Play()
+    call = video.stub.Play(metadata=metadata)
     begin = P.Begin(actions=[pb.Action(id=1)], idle=P.IDLE_REPEAT, lookahead_chunks=1, **fields)
     await call.write(P(session=session, begin=begin))
     first = await call.read()
@@ -64,6 +64,31 @@ async def test_a_play_that_cannot_be_held_is_refused_with_the_fps_that_could_be(
     await video.until(lambda: video.engine.play_load == 0.0)
     async with playing(video, two, fps=fps) as play:
         await chunk(play)
+
+
+async def test_what_a_play_that_broke_off_was_promised_is_kept_for_its_session_and_for_nobody_else(
+    start_video: Any,
+) -> None:
+    video = await start_video(SLOW, max_batch=1, play_load_max=1.0)
+    one, two = await video.create(chunks=20, nfe=2), await video.create(chunks=20, nfe=2)
+    fps = fps_of_share(video, 0.6)
+    resumes = (("worldtree-resumes", "1"),)
+    video.engine.scheduler.promises.kept_s = 600.0  # however busy the machine
+    async with playing(video, one, resumes, fps=fps) as play:
+        stands = (await chunk(play)).chunk.index + 1
+    await video.until(lambda: not video.engine.sessions.busy_count)  # its gateway is gone
+    other = video.stub.Play()
+    await other.write(P(session=two, begin=P.Begin(fps=fps)))
+    assert (await video.refused(other)).reason == "FPS_UNAVAILABLE"
+    again = video.stub.Play(metadata=resumes)
+    where = P.Continue(chunk_index=stands)
+    await again.write(P(session=one, begin=P.Begin(fps=fps, resume_from=where)))
+    assert (await again.read()).WhichOneof("event") == "resumed"
+    again.cancel()
+    await video.until(lambda: not video.engine.sessions.busy_count)
+    await video.stub.Delete(pb.DeleteRequest(session=one))
+    async with playing(video, two, fps=fps):
+        pass  # nobody can go on with it
 
 
 async def test_a_play_that_goes_on_after_its_replicas_death_is_not_refused_what_it_was_promised(

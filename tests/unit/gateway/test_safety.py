@@ -43,6 +43,13 @@ def test_all_methods_but_play_are_named_above() -> None:
     assert {name for name, _, _ in marked} == VIDEO.keys() - {"Play"}
 
 
+def test_whatever_may_be_cached_may_be_sent_twice() -> None:
+    methods = {path.rpartition("/")[2]: each for service in SERVICES for path, each in service.methods.items()}
+    for name in ("Predict", "ListTasks", "Score", "Compare", "Rank", "ListRubrics"):
+        assert is_repeatable(methods[name], b""), name
+    assert not is_repeatable(methods["CreateMerge"], b"")
+
+
 def test_what_is_unknown_or_unreadable_is_never_repeated() -> None:
     assert not is_repeatable(Method("/worldtree.video.v1.VideoGenerator/Get", False, False), b"")
     assert not is_repeatable(VIDEO["Step"], b"\x0a\xff")

@@ -51,3 +51,17 @@ def test_home_is_what_follows_the_last_dot() -> None:
     assert session_id.home("a.b.video-1") == "video-1"
     for other in ("", ".", "abc", "abc.", ".video-1"):
         assert session_id.home(other) is None
+
+
+@given(st.lists(st.text(min_size=1, max_size=60), max_size=5), st.binary(max_size=200))
+def test_the_sessions_of_an_answer_are_read(sessions: list[str], data: bytes) -> None:
+    forked = pb.ForkResponse(sessions=[pb.Session(session=each, block_count=3) for each in sessions])
+    assert list(session_id.sessions_in(forked.SerializeToString())) == sessions
+    created = pb.CreateSessionResponse(session=pb.Session(session="s.a"), warnings=["w"])
+    created.frames.tensor.data = data
+    assert list(session_id.sessions_in(created.SerializeToString())) == ["s.a"]
+
+
+@given(st.binary(max_size=200))
+def test_no_answer_crashes_it(answer: bytes) -> None:
+    assert all(isinstance(each, str) for each in session_id.sessions_in(answer))

@@ -88,7 +88,7 @@ def test_the_first_of_the_most_covering_adds_most(hopes: NDArray[np.float64]) ->
 
 
 def test_the_search_covers_more_than_as_many_points_by_chance() -> None:
-    count = 100
+    count = 200
 
     def covered(population: int) -> float:
         # Both begin by chance and try as many; with a population of all of them, nothing else is done.

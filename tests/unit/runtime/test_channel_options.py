@@ -13,7 +13,7 @@ def library() -> bytes:
     return Path(cygrpc.__file__).read_bytes()
 
 
-@pytest.mark.parametrize("name", [name for name, _ in server._KEEPALIVE_OPTIONS])
+@pytest.mark.parametrize("name", [name for name, _ in server._OPTIONS])
 def test_each_option_of_our_servers_is_one_that_grpc_reads(library: bytes, name: str) -> None:
     assert f"{name}\0".encode() in library
 

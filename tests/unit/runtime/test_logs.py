@@ -75,3 +75,9 @@ def test_configuring_again_replaces_only_our_own_handler(monkeypatch: pytest.Mon
     assert first.getvalue() == ""
     assert second.getvalue().count("\n") == 1
     assert "loud" in second.getvalue()
+
+
+def test_a_trace_that_is_given_is_in_the_line() -> None:
+    line = json.loads(logs.JsonFormatter().format(record("x", trace_id="4bf9")))
+    assert line["trace_id"] == "4bf9"
+    assert logs.ConsoleFormatter().format(record("x", trace_id="4bf9")).endswith(": x trace_id=4bf9")

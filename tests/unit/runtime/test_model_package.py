@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import yaml
 from worldtree_runtime.model_package import PackageError, read_package
+from worldtree_runtime.reward_package import RewardPackage
 from worldtree_runtime.testing import TinyWorld
+from worldtree_runtime.testing_judges import TinyJudge
 from worldtree_runtime.video_package import ContinuousActions, DiscreteActions, VideoPackage
 
 SHIPPED = Path(__file__).parents[3] / "models" / "minigrid" / "1" / "model.yaml"
@@ -67,6 +69,7 @@ PROMPT = {"tokens": 4, "words": ["door"], "schedule": [1.0, 0.5]}
         ("name", "-tiny", "name"),
         ("version", "../1", "version"),
         ("colour", "blue", "colour"),
+        ("backend", "tensorrt", "backend"),
         ("frame.height_px", 0, "frame.height_px"),
         ("frame.width_px", "wide", "frame.width_px"),
         ("frame.channels", 1, "frame.channels"),
@@ -186,3 +189,49 @@ def test_the_box_of_a_continuous_space_is_that_of_the_wire() -> None:
 def test_a_discrete_space_accepts_its_ids() -> None:
     space = DiscreteActions(kind="discrete", names=("left", "right"))
     assert [space.accepts(value) for value in (-1, 0, 1, 2, (0.0,))] == [False, True, True, False, False]
+
+
+def test_a_world_s_graphs_stay_where_its_pool_is(tmp_path: Path) -> None:
+    assert read(tmp_path, changed("backend", "onnxruntime")).backend is None
+    with pytest.raises(PackageError, match=r"backend: .*must be onnxruntime for kind video: .*block pool"):
+        read(tmp_path, changed("backend", "triton://localhost:8001/denoise"))
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "is_local"),
+    [
+        ("triton://localhost:8001/trunk", "localhost:8001", True),
+        ("triton://127.1.2.3:8001/trunk/2", "127.1.2.3:8001", True),
+        ("triton://[::1]:8001/trunk", "[::1]:8001", True),
+        ("triton://10.0.0.7:8001/trunk", "10.0.0.7:8001", False),
+        ("triton://triton.models.svc:8001/trunk", "triton.models.svc:8001", False),
+    ],
+)
+def test_a_judge_s_trunk_may_be_run_elsewhere(tmp_path: Path, url: str, address: str, is_local: bool) -> None:
+    backend = judge(tmp_path, url).backend
+    assert backend is not None
+    assert (backend.address, backend.is_local, backend.model) == (address, is_local, "trunk")
+    assert backend.version == url.partition("trunk")[2].strip("/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "triton://localhost/trunk",
+        "triton://localhost:0/trunk",
+        "triton://localhost:8001",
+        "triton://localhost:8001/trunk/newest",
+        "triton://user@localhost:8001/trunk",
+        "http://localhost:8000/trunk",
+        8001,
+    ],
+)
+def test_what_names_no_model_of_a_server_is_refused(tmp_path: Path, url: Any) -> None:
+    with pytest.raises(PackageError, match=r"model.yaml: backend: .*must be triton://HOST:PORT/MODEL"):
+        judge(tmp_path, url)
+
+
+def judge(folder: Path, backend: Any) -> RewardPackage:
+    file = folder / "model.yaml"
+    file.write_text(yaml.safe_dump({**TinyJudge().manifest(), "backend": backend}))
+    return read_package(file, RewardPackage)

@@ -201,3 +201,29 @@ def test_the_command_line_sets_every_field_by_its_type(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert all("--" + name.replace("_", "-") in text for name in VideoSettings.model_fields)
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:4317", "https://collector.example:4317/", "http://[::1]:4317"])
+def test_a_collector_is_named_for_all_services_at_once(tmp_path: Path, endpoint: str) -> None:
+    environ = {"WORLDTREE_OTEL_ENDPOINT": endpoint, "WORLDTREE_OTEL_SAMPLE_SHARE": "0.25"}
+    settings = load(tmp_path, "", environ)
+    assert (settings.otel_endpoint, settings.otel_sample_share) == (endpoint, 0.25)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "127.0.0.1:4317",
+        "grpc://a:4317",
+        "http://a",
+        "http://a:x",
+        "http://:4317",
+        "http://a:4317/v1/traces",
+        "http://me:hunter2@a:4317",
+    ],
+)
+def test_what_is_no_collector_is_refused_and_not_repeated(tmp_path: Path, endpoint: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, "", {"WORLDTREE_OTEL_ENDPOINT": endpoint})
+    message = str(caught.value)
+    assert message == "$WORLDTREE_OTEL_ENDPOINT: must be http://HOST:PORT or https://HOST:PORT, and nothing else"

@@ -114,5 +114,5 @@ async def test_the_url_picks_the_store() -> None:
     redis_store = open_store("redis://127.0.0.1:1/0")
     assert isinstance(redis_store, RedisStore)
     await redis_store.close()
-    with pytest.raises(ValueError, match="scheme"):
+    with pytest.raises(ValueError, match="must be redis:"):
         open_store("http://127.0.0.1:1/0")

@@ -26,3 +26,9 @@ def test_without_options_the_services_have_their_own_defaults() -> None:
     assert StackOptions().gateway_arguments(**BEHIND) == [*addresses, "--navigator", "127.0.0.1:7140"]
     told = ["--video", "127.0.0.1:7110", "--reward", "127.0.0.1:7130"]
     assert StackOptions().navigator_arguments(**ASKED) == told
+
+
+def test_port_0_is_free_ports_for_all_that_the_gateway_listens_on() -> None:
+    told = StackOptions(port=0).gateway_arguments(**BEHIND)
+    assert told[:6] == ["--port", "0", "--metrics-port", "0", "--openpi-port", "0"]
+    assert "--openpi-port" not in StackOptions(port=8000).gateway_arguments(**BEHIND)

@@ -1,7 +1,7 @@
 """What a tick is expected to cost, from what was timed and what was seen."""
 
 import pytest
-from worldtree_video.cost import CostModel
+from worldtree_video.cost import CostModel, Overhead
 
 CPU = {1: 0.003, 2: 0.0054, 4: 0.0102, 8: 0.0198}
 GPU = {1: 0.010, 2: 0.010, 4: 0.010, 8: 0.011}
@@ -69,3 +69,22 @@ def test_nothing_timed_is_free_until_it_was_seen() -> None:
     assert cost.denoise_s(2) == 0.02
     assert cost.denoise_s(1) == 0.02
     assert cost.chunk_s(4, 2) == pytest.approx(0.09)
+
+
+def test_the_overhead_is_learnt_from_ticks_that_had_work_waiting() -> None:
+    overhead = Overhead()
+    assert overhead.stretched(2.0) == 2.0
+    now = 0.0
+    for _ in range(200):
+        overhead.after(now)
+        overhead.observe(begun_s=now + 0.002, ended_s=now + 0.012, graphs_s=0.008)
+        now += 0.012
+    assert overhead.stretched(1.0) == pytest.approx(1.5, rel=0.01)
+
+
+def test_time_without_work_is_no_overhead() -> None:
+    overhead = Overhead()
+    for tick in range(200):
+        overhead.after(None)
+        overhead.observe(begun_s=10.0 * tick, ended_s=10.0 * tick + 0.01, graphs_s=0.01)
+    assert overhead.stretched(1.0) == pytest.approx(1.0)

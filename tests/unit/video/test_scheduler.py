@@ -100,6 +100,7 @@ class Machine:
         repeat: bool = False,
         degrade_to: tuple[int, ...] = (),
         lookahead_chunks: int = 1,
+        session: str = "",
     ) -> tuple[Play, PlayBox]:
         """A play whose reader takes each chunk at once."""
         box = PlayBox()
@@ -111,6 +112,7 @@ class Machine:
             sink=box,
             now=self.now,
             degrade_to=degrade_to,
+            session=session,
         )
         box.taken = play.taken
         self.scheduler.add(play, self.now)
@@ -224,6 +226,24 @@ def test_bulk_work_and_steps_go_on_beside_as_many_plays_as_are_admitted() -> Non
     assert len(bulk.chunks) > 3
 
 
+def test_the_promise_of_a_play_that_broke_off_is_its_sessions_until_its_time_has_passed() -> None:
+    machine = Machine(block_count=200, member_s=0.010)
+    branches = [machine.started(nfe=2) for _ in range(7)]
+    plays = [machine.play(branch, 1, fps=5, session=f"s{i}")[0] for i, branch in enumerate(branches[:5])]
+    machine.scheduler.break_off(plays[0], machine.now)
+    with pytest.raises(FpsUnavailable):
+        machine.play(branches[5], 1, fps=5, session="other")
+    with pytest.raises(FpsUnavailable):
+        machine.play(branches[0], 1, fps=10, session="s0")
+    again, _ = machine.play(branches[0], 1, fps=5, session="s0")
+    assert machine.scheduler.play_load == pytest.approx(0.75)
+    machine.scheduler.break_off(again, machine.now)
+    machine.now += machine.scheduler.promises.kept_s
+    machine.play(branches[5], 1, fps=5, session="other")
+    with pytest.raises(FpsUnavailable):
+        machine.play(branches[0], 1, fps=5, session="s0")
+
+
 def test_a_play_that_would_be_too_much_is_refused_and_takes_no_place() -> None:
     machine = Machine(block_count=200, member_s=0.010)
     branches = [machine.started(nfe=2) for _ in range(7)]
@@ -237,6 +257,47 @@ def test_a_play_that_would_be_too_much_is_refused_and_takes_no_place() -> None:
     plays[1].fail(RuntimeError("its reader has gone"))
     assert machine.scheduler.play_load == pytest.approx(0.45)
     machine.play(branches[6], 1, fps=5)
+
+
+def test_a_step_waits_for_those_before_it_in_the_time_that_plays_leave() -> None:
+    machine = Machine(block_count=200, max_batch=1, member_s=0.010)
+    branches = [machine.started(nfe=2) for _ in range(3)]
+    assert machine.scheduler.step_wait_s(8, 4) == (0.0, pytest.approx(0.120))
+    machine.add(branches[0], *[1] * 4)
+    assert machine.scheduler.step_wait_s(8, 4) == (pytest.approx(0.120), pytest.approx(0.120))
+    play, _ = machine.play(branches[1], fps=10)  # 30 ms in 100
+    assert machine.scheduler.step_wait_s(8, 4)[0] == pytest.approx(0.120 / 0.7)
+    machine.scheduler.remove(play)
+    machine.add(branches[2], *[1] * 4, priority=Priority.BULK)  # steps go before it, but for what it is owed
+    assert machine.scheduler.step_wait_s(8, 4)[0] == pytest.approx(0.120 / 0.875)
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 4, 8])
+@pytest.mark.parametrize("others", [(1,), (12,), (3, 3, 3), (1, 12, 5), (2,) * 9, (12,) * 9])
+@pytest.mark.parametrize("own", [1, 4])
+def test_a_step_takes_as_long_as_was_foretold(max_batch: int, others: tuple[int, ...], own: int) -> None:
+    machine = Machine(block_count=400, max_batch=max_batch, member_s=0.010)
+    branch, *rest = [machine.started(nfe=2) for _ in range(1 + len(others))]
+    for other, count in zip(rest, others, strict=True):
+        machine.add(other, *[1] * count)
+    ahead_s, own_s = machine.scheduler.step_wait_s(2 * own, own)
+    assert ahead_s == 0.0 or len(others) >= max_batch, "who finds a place does not wait"
+    begun_s = machine.now
+    run, _ = machine.add(branch, *[1] * own)
+    while not run.over:
+        machine.tick()
+    took_s = machine.now - begun_s
+    # Company that ends on the way makes it faster; a chunk that was begun, and the last round, slower.
+    round_s = 3 * 0.010 * (1 + len(others))
+    assert took_s - round_s <= ahead_s + own_s <= 3 * took_s
+
+
+def test_known_pixels_are_only_committed_in_what_a_step_waits_for() -> None:
+    machine = Machine(block_count=200, max_batch=1, member_s=0.010)
+    branch = machine.started(nfe=2)
+    known = [Planned(Action(1), frames=b"a"), Planned(Action(2))]
+    machine.scheduler.add(Sequence(branch, known, priority=Priority.STEP, sink=Box()), machine.now)
+    assert machine.scheduler.step_wait_s(4, 2)[0] == pytest.approx(2 * 0.010 + 2 * 0.010)
 
 
 def test_a_play_that_may_degrade_is_made_with_fewer_evaluations_rather_than_late() -> None:

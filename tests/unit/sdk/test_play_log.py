@@ -5,8 +5,8 @@ from itertools import count
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worldtree.play_log import PlayLog
 from worldtree.video.v1 import video_generator_pb2 as pb
-from worldtree_gateway.play_log import PlayLog
 
 Request, Response = pb.PlayRequest, pb.PlayResponse
 

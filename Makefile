@@ -24,10 +24,14 @@ demo: install ## Serve the shipped world, steer, fork, rewind, save it; pictures
 up: install ## Serve everything on loopback until Ctrl-C
 	$(BIN)/worldtree up
 
-# What fails is run once more in a fresh process: a test of time that a busy machine failed passes then, and is named
-# in the output; what is broken fails twice.
+# By two at a time; whoever takes one that hangs ends with it, and another goes on. What fails is run once more, alone: a
+# test of time that a busy machine failed passes then, and is named in the output; what is broken fails twice.
+WORKERS ?= 2
+HANGS := -o timeout_method=thread
+
 test: install ## Run the tests
-	$(BIN)/pytest || { test $$? -eq 1 && $(BIN)/pytest --last-failed --last-failed-no-failures=none; }
+	$(BIN)/pytest $(HANGS) -n $(WORKERS) --dist worksteal || \
+	  { test $$? -eq 1 && $(BIN)/pytest $(HANGS) --last-failed --last-failed-no-failures=none; }
 
 # In an environment of its own: what it brings is large, and for Linux on x86-64 only. Bit for bit the same needs the
 # same ONNX Runtime.

@@ -101,7 +101,7 @@ def expressions() -> Iterator[tuple[str, str]]:
             yield f"dashboard: {panel['title']}", text
     for rule in adapter_rules():
         yield "adapter", rule["seriesQuery"]
-        for series in series_of(rule):
+        for series in sorted(series_of(rule)):
             text = rule["metricsQuery"].replace("<<.Series>>", series).replace("<<.GroupBy>>", "pod")
             yield f"adapter: {series}", text.replace("<<.LabelMatchers>>", 'namespace="worldtree"')
     for page in sorted(RUNBOOKS.glob("*.md")):

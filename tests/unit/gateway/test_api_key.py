@@ -41,7 +41,9 @@ def test_no_two_keys_are_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "wt_", TEXT[:-1], TEXT + "A", TEXT.upper(), f" {TEXT}", TEXT.replace("wt_", "sk_")]
+    "text",
+    ["", "wt_", TEXT[:-1], TEXT + "A", TEXT.upper(), f" {TEXT}", TEXT.replace("wt_", "sk_")],
+    ids=["empty", "prefix", "short", "long", "capitals", "space", "stranger"],  # the key is another in each process
 )
 def test_what_has_not_the_shape_of_a_key_is_none(text: str) -> None:
     assert PresentedKey.parse(text) is None

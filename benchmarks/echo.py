@@ -1,7 +1,8 @@
 """Servers that answer at once, to measure what stands before them. Run by `gateway.py` as processes of their own.
 
 `plain`: grpc.aio and nothing else, which is the most that a server in Python can do here. `video`: a backend that the
-gateway takes for a replica of the video service; it looks at no request.
+gateway takes for a replica of the video service; it looks at no request. `bare ADDRESS`: passes on the bytes of unary
+calls and does nothing else, which is the most that a gateway made with grpc.aio can do.
 """
 
 import asyncio
@@ -75,13 +76,42 @@ class Echo:
         return [SERVICE]
 
 
-async def serve_plain() -> None:
+class Bare(grpc.GenericRpcHandler):
+    """Whatever unary method it is."""
+
+    def __init__(self, behind: grpc.aio.Channel) -> None:
+        self._behind = behind
+        self._handlers: dict[str, Any] = {}
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        method = details.method
+        if method not in self._handlers:
+            call: Any = self._behind.unary_unary(method)
+
+            async def forward(request: bytes, context: Any) -> bytes:  # noqa: ARG001
+                answer: bytes = await call(request)
+                return answer
+
+            self._handlers[method] = grpc.unary_unary_rpc_method_handler(forward)
+        return self._handlers[method]
+
+
+async def serve_bytes(handlers: grpc.GenericRpcHandler) -> None:
     server = grpc.aio.server()
-    Echo().register(server)
+    server.add_generic_rpc_handlers((handlers,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"ready grpc=127.0.0.1:{port}", flush=True)
     await server.wait_for_termination()
+
+
+async def serve_plain() -> None:
+    await serve_bytes(grpc.method_handlers_generic_handler(SERVICE, Echo().handlers()))
+
+
+async def serve_bare(address: str) -> None:
+    async with grpc.aio.insecure_channel(address) as behind:
+        await serve_bytes(Bare(behind))
 
 
 async def serve_video() -> None:
@@ -92,4 +122,5 @@ async def serve_video() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve_plain() if sys.argv[1] == "plain" else serve_video())
+    kinds: dict[str, Any] = {"plain": serve_plain, "video": serve_video, "bare": serve_bare}
+    asyncio.run(kinds[sys.argv[1]](*sys.argv[2:]))

@@ -3,7 +3,8 @@
 Each figure is a ratio within one turn, and the turns alternate; backends answer at once (`echo.py`), so that all the
 time that is measured is the way.
 
-- Throughput: small unary calls, and replies of a megabyte, 32 at a time.
+- Throughput: small unary calls, and replies of a megabyte, 32 at a time; beside a proxy of grpc.aio that does nothing
+  but pass bytes on, which no gateway made with it can outdo.
 - Latency: small unary calls, one at a time; the first message of a stream.
 - The cache: hits of this process, and of Redis alone (a gateway that may hold nothing itself).
 - Memory: what a Play costs that nothing comes of.
@@ -140,12 +141,13 @@ async def measure(rounds: int, seconds: float, plays: int) -> tuple[dict[str, li
                 await enter(script_process("echo.py", "plain")),
                 await enter(script_process("echo.py", "video")),
             )
+            bare = await enter(script_process("echo.py", "bare", backend["grpc"]))
             url = f"redis://127.0.0.1:{redis.port}/0"
             flags = ("--video", backend["grpc"], "--redis-url", url, "--probe-interval-s", "0.05")
             gateway = await enter(service_process("worldtree_gateway", *flags))
             without = await enter(service_process("worldtree_gateway", *flags, "--cache-bytes", "0"))
             pair = await enter(service_process("worldtree_gateway", *flags, "--workers", "2"))
-            servers = {"plain": plain, "direct": backend, "gateway": gateway, "redis": without}
+            servers = {"plain": plain, "direct": backend, "bare": bare, "gateway": gateway, "redis": without}
             by = {name: Caller(server) for name, server in servers.items()}
             by |= {name: Caller(server, CONNECTIONS) for name, server in (("one", gateway), ("two", pair))}
             for each in by.values():
@@ -157,8 +159,8 @@ async def measure(rounds: int, seconds: float, plays: int) -> tuple[dict[str, li
             await asyncio.sleep(0.5)
             ways: dict[str, Callable[[], Awaitable[float]]] = {}
             for method, request, names in (
-                ("KeepAlive", SMALL, ("plain", "direct", "gateway", "one", "two")),
-                ("Get", LARGE, ("direct", "gateway")),
+                ("KeepAlive", SMALL, ("plain", "direct", "bare", "gateway", "one", "two")),
+                ("Get", LARGE, ("direct", "bare", "gateway")),
                 ("GetModel", CACHED, ("plain", "gateway", "redis", "one", "two")),
             ):
                 ways |= {f"{method} {name}": partial(by[name].rate, method, request, seconds) for name in names}
@@ -205,8 +207,10 @@ def main(
     def more(method: str, above: str, below: str) -> float:
         return median_ratio(by[above].call_us[method], by[below].call_us[method])
 
-    # a machine that is shared with others moves these last
     beside = {
+        "small unary calls, bare proxy / directly": ratio("KeepAlive bare", "KeepAlive direct"),
+        "replies of 1 MiB, bare proxy / directly": ratio("Get bare", "Get direct"),
+        # a machine that is shared with others moves these last
         "processor time of a small unary call, gateway / backend": more("KeepAlive", "gateway", "direct"),
         "of a reply of 1 MiB": more("Get", "gateway", "direct"),
         "of a cache hit, gateway / plain echo": more("GetModel", "gateway", "plain"),

@@ -50,7 +50,7 @@ async def test_a_step_that_would_come_after_its_deadline_is_refused_at_once_and_
     stood = (await video.get(two)).session.chunk_index
     long = await busy_with(video, one)
     held = threading.Event()
-    video.engine.between_ticks(held.wait)  # what waits goes on waiting until we are done
+    video.engine.between_ticks(lambda: held.wait(60))  # what waits goes on waiting until we are done
     try:
         # Half of what waits before it, whatever a chunk takes on this machine.
         refusal = await refused_before(video, two, waits_s(video) / 2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from refusals import refusal_of
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.testing import TinyWorld
@@ -31,6 +32,17 @@ async def busy_with(video: Any, session: str) -> Any:
     return call
 
 
+def hold_ticks(video: Any, until: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tick after this one takes that long. It holds no lock meanwhile, as an errand would."""
+    denoise = video.engine.model.denoise
+
+    def slow(*arguments: Any) -> Any:
+        until.wait(60)
+        return denoise(*arguments)
+
+    monkeypatch.setattr(video.engine.model, "denoise", slow)
+
+
 async def refused_before(video: Any, session: str, deadline_s: float) -> Any:
     """What a long step with so short a deadline is refused with; on a busy machine that passes before we are asked."""
     for _ in range(100):
@@ -43,14 +55,14 @@ async def refused_before(video: Any, session: str, deadline_s: float) -> Any:
 
 
 async def test_a_step_that_would_come_after_its_deadline_is_refused_at_once_and_told_when_to_come_again(
-    start_video: Any,
+    start_video: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     video = await start_video(SLOW, max_batch=1, prefix_cache=False)
     one, two = await video.create(chunks=DEPTH), await video.create(chunks=DEPTH)
     stood = (await video.get(two)).session.chunk_index
     long = await busy_with(video, one)
     held = threading.Event()
-    video.engine.between_ticks(lambda: held.wait(60))  # what waits goes on waiting until we are done
+    hold_ticks(video, held, monkeypatch)  # what waits goes on waiting until we are done
     try:
         # Half of what waits before it, whatever a chunk takes on this machine.
         refusal = await refused_before(video, two, waits_s(video) / 2)

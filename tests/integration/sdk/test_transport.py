@@ -251,6 +251,19 @@ def test_closing_from_another_thread_ends_the_iteration_quietly(world: worldtree
     assert list(play) == []
 
 
+def test_ctrl_c_while_a_call_begins_keeps_nobody_from_closing(echo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC starts a call, and then the thread that serves it: between the two is where the signal comes."""
+
+    def interrupt(state: object) -> None:
+        raise KeyboardInterrupt
+
+    began_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), worldtree.Client(echo.address) as opened:
+        monkeypatch.setattr(grpc._channel, "_run_channel_spin_thread", interrupt)  # type: ignore[attr-defined]
+        opened.generate("echo", actions=["left"], start="four-rooms")
+    assert time.monotonic() - began_s < 20
+
+
 def test_no_thread_is_left_behind_by_plays(world: worldtree.World) -> None:
     world.step("left")
     before = threading.active_count()

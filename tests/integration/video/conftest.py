@@ -62,11 +62,12 @@ class Video:
     async def refused(self, call: Any) -> Refusal:
         """What a call is refused with: a unary one awaited, a stream read to its end."""
         try:
-            if isinstance(call, grpc.aio.UnaryStreamCall | grpc.aio.StreamStreamCall):
-                async for _ in call:
-                    pass
-            else:
-                await call
+            async with asyncio.timeout(60):
+                if isinstance(call, grpc.aio.UnaryStreamCall | grpc.aio.StreamStreamCall):
+                    async for _ in call:
+                        pass
+                else:
+                    await call
         except grpc.aio.AioRpcError as error:
             return await refusal_of(error)
         raise AssertionError("the call was not refused")

@@ -1,5 +1,6 @@
 """Runs calls over a synchronous channel."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from worldtree.play_log import RESUMES_KEY
 from worldtree.types import Seconds, SessionInfo
 
 T = TypeVar("T")
+_CLOSE_S = 2.0
 
 
 class Transport:
@@ -89,8 +91,13 @@ class Transport:
         return self._action_names[session.digest]
 
     def close(self) -> None:
+        """Cancels what is under way. Ctrl-C between the start of a call and that of the thread which serves it leaves
+        a call that nobody serves; gRPC has cancelled it, and waits for its end for ever: we do not.
+        """
         self._closed = True
-        self._channel.close()
+        closing = threading.Thread(target=self._channel.close, name="close a channel", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
 
     def _method(self, name: str, service: Service = "video") -> Any:
         if self._closed:

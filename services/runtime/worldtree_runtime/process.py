@@ -17,6 +17,7 @@ from worldtree_runtime.settings import SettingsError
 
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SWITCH_S = 0.0005
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _MMAP_BYTES, _TRIM_BYTES = 32 << 20, 128 << 20  # the former is the most that glibc takes
 
@@ -30,6 +31,9 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     # NumPy's matrices here are small. Its threads would wait for each other, spinning, for as long as another process
     # has one of their cores: 30 ms for a product that takes 0.03. What is large is run by ONNX Runtime.
     threadpool_limits(limits=1, user_api="blas")
+    # Between two runs of a network its thread needs the interpreter for some microseconds. It would wait for it for as
+    # long as the loop is at work, 5 ms at most, and the loop for it.
+    sys.setswitchinterval(_SWITCH_S)
     _keep_freed_memory()
     try:
         with asyncio.Runner() as runner:

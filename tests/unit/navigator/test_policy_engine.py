@@ -1,6 +1,7 @@
 """The loop of a policy: who is due first goes first, who has left is not run, a round that fails fails alone."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -109,3 +110,23 @@ async def test_a_stopping_engine_ends_what_waits_and_takes_nothing_more(engine: 
         await engine.finish(Rounds("d"))  # type: ignore[arg-type]
     gate.may_run.set()
     await asyncio.gather(stopping, *waiting)
+
+
+async def test_its_thread_goes_before_others_where_that_is_allowed(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nice() -> int:
+        engine = PolicyEngine(gate, NavigatorMetrics(CollectorRegistry()), name="p", max_batch=1)  # type: ignore[arg-type]
+        engine.start()
+        try:
+            await engine.finish(Rounds("a"))  # type: ignore[arg-type]
+            return os.getpriority(os.PRIO_PROCESS, engine._thread.native_id or 0)
+        finally:
+            engine.stop()
+
+    gate.may_run.set()
+    assert await nice() in (-10, 0), "0 for who has no CAP_SYS_NICE"
+
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    assert await nice() == 0

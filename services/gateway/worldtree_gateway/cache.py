@@ -25,9 +25,11 @@ _log = logging.getLogger(__name__)
 class AnswerCache:
     """Least recently used answers leave first; together they never take more than `byte_limit`."""
 
-    def __init__(self, byte_limit: int, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, byte_limit: int, *, stale_s: float = 0.0, clock: Callable[[], float] = time.time) -> None:
+        """`stale_s`: for so long after its time an answer is still given, to whoever names no age."""
         self.byte_limit = byte_limit
         self.byte_count = 0
+        self._stale_s = stale_s
         self.purge_count = 0  # what was asked for before the last purge may be what it was to forget
         self._clock = clock
         self._answers: OrderedDict[bytes, Answer] = OrderedDict()
@@ -37,10 +39,10 @@ class AnswerCache:
         if answer is None:
             return None
         now_s = self._clock()
-        if not answer.fresh(now_s):
+        if now_s >= answer.expire_time_s + self._stale_s:
             self._drop(key)
             return None
-        if not answer.fresh(now_s, age_max_s=age_max_s):
+        if age_max_s is not None and not answer.fresh(now_s, age_max_s=age_max_s):
             return None  # too old for this caller, but not for the next
         self._answers.move_to_end(key)
         return answer

@@ -1,13 +1,17 @@
 """Calls of cacheable methods: answered from the cache, from a call under way, or by a backend and recorded."""
 
+import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import grpc
 import grpc.aio
 from worldtree.common.v1 import common_pb2
 from worldtree_runtime.call_notes import note_cache
+from worldtree_runtime.errors import WorldtreeError
 from worldtree_runtime.tracing import current_span
 
 from worldtree_gateway import cache_control
@@ -18,7 +22,7 @@ from worldtree_gateway.domain import Method
 from worldtree_gateway.flights import Flights, LeftBehind, Rider
 from worldtree_gateway.identity import current_caller
 from worldtree_gateway.keys import RequestReader
-from worldtree_gateway.metadata import Context, forwarded
+from worldtree_gateway.metadata import Context, Metadata, forwarded
 from worldtree_gateway.metrics import GatewayMetrics
 from worldtree_gateway.relay import Relay
 from worldtree_gateway.shared_flights import SharedFlights
@@ -26,6 +30,11 @@ from worldtree_gateway.sharing import Sharing
 from worldtree_gateway.verdicts import error_info
 
 CACHE_KEY = "worldtree-cache"
+
+_RENEWAL_S = 60.0
+_RENEWAL_COUNT_MAX = 64  # under way at once; an answer that finds no place is asked for when its time is over for good
+
+_log = logging.getLogger(__name__)
 
 _Write = Callable[[bytes], Awaitable[None]]
 
@@ -72,6 +81,13 @@ class CachedCalls:
         self._metrics = metrics
         self._ttl_max_s = ttl_max_s
         self._clock = clock
+        self._renewals: dict[bytes, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """Ends what nobody waits for."""
+        for task in self._renewals.values():
+            task.cancel()
+        await asyncio.gather(*self._renewals.values(), return_exceptions=True)
 
     async def unary_unary(self, method: Method, request: bytes, context: Context) -> bytes:
         asked = await self._asked(method, request, context)
@@ -100,14 +116,40 @@ class CachedCalls:
             _tell(context, "bypass")
 
     def _held(self, asked: _Asked | None, context: Context) -> Answer | None:
-        """What this process has in its own cache, of which the caller is told."""
+        """What this process has in its own cache, of which the caller is told. One whose time is over is asked for anew
+        meanwhile.
+        """
         if asked is None or asked.age_max_s == 0:
             return None
         answer = self._cache.get(asked.key, age_max_s=asked.age_max_s)
         if answer is not None:
-            self._metrics.cache_requests["hit"].inc()
-            _tell(context, "hit")
+            result = "hit" if answer.fresh(self._clock()) else "stale"
+            if result == "stale":
+                self._renew_later(asked, forwarded(context, asked.method))
+            self._metrics.cache_requests[result].inc()
+            _tell(context, result)
         return answer
+
+    def _renew_later(self, asked: _Asked, metadata: Metadata) -> None:
+        if asked.key in self._renewals or len(self._renewals) >= _RENEWAL_COUNT_MAX:
+            return
+        task = asyncio.create_task(self._renew(asked, metadata), name="renew an answer")
+        self._renewals[asked.key] = task
+        task.add_done_callback(lambda _: self._renewals.pop(asked.key, None))
+
+    async def _renew(self, asked: _Asked, metadata: Metadata) -> None:
+        """Who asks meanwhile and takes nothing old rides along. A failure is nobody's: the old answer has its time."""
+        try:
+            with self._ride(asked, metadata, _RENEWAL_S) as rider:
+                async for _ in rider.messages():
+                    pass
+        except LeftBehind:
+            pass  # too large to be kept
+        except grpc.aio.AioRpcError as error:
+            self._is_refused(asked, error)
+            _log.debug("an answer was not renewed: %s", error.details(), extra={"method": asked.method.path})
+        except WorldtreeError as error:
+            _log.debug("an answer was not renewed: %s", error, extra={"method": asked.method.path})
 
     async def _flown(self, asked: _Asked | None, context: Context, write: _Write) -> bool:
         """Whether the call was answered here; else nothing was written, and the backend should be asked as usual."""
@@ -144,6 +186,28 @@ class CachedCalls:
         """False: the digest we filled in was refused before anything was written."""
         metadata = forwarded(context, asked.method)
         timeout_s = context.time_remaining()
+        with self._ride(asked, metadata, timeout_s) as rider:
+            span = current_span()
+            if span is not None and not rider.leads and rider.flight.trace is not None:
+                span.link(rider.flight.trace)  # below that one is the call that this one waits for
+            try:
+                try:
+                    async for message in rider.messages():
+                        await write(message)
+                except LeftBehind as behind:
+                    again = self._relay.messages(asked.method, asked.canonical, metadata, rider.left_s)
+                    await self._catch_up(again, behind.position, write)
+            except grpc.aio.AioRpcError as error:
+                if rider.position == 0 and self._is_refused(asked, error):
+                    return False
+                self._count(rider)
+                await self._relay.fail(error, None, context, timeout_s)
+            self._count(rider)
+            _tell(context, "hit" if rider.flight.from_store or not rider.leads else "miss")
+            return True
+
+    def _ride(self, asked: _Asked, metadata: Metadata, timeout_s: float | None) -> AbstractContextManager[Rider]:
+        """A seat on the call that brings this answer, ours or one under way."""
 
         def call(timeout_s: float | None) -> AsyncGenerator[bytes]:
             return self._relay.messages(asked.method, asked.canonical, metadata, timeout_s)
@@ -164,24 +228,7 @@ class CachedCalls:
         # and nobody with those who asked before the last purge
         flight_key = asked.key + b"%d:%d" % (asked.purge_count, asked.age_max_s or 0)
         join = asked.age_max_s != 0
-        with self._flights.ride(flight_key, source, lookup, landed, timeout_s=timeout_s, join=join) as rider:
-            span = current_span()
-            if span is not None and not rider.leads and rider.flight.trace is not None:
-                span.link(rider.flight.trace)  # below that one is the call that this one waits for
-            try:
-                try:
-                    async for message in rider.messages():
-                        await write(message)
-                except LeftBehind as behind:
-                    await self._catch_up(call(rider.left_s), behind.position, write)
-            except grpc.aio.AioRpcError as error:
-                if rider.position == 0 and self._is_refused(asked, error):
-                    return False
-                self._count(rider)
-                await self._relay.fail(error, None, context, timeout_s)
-            self._count(rider)
-            _tell(context, "hit" if rider.flight.from_store or not rider.leads else "miss")
-            return True
+        return self._flights.ride(flight_key, source, lookup, landed, timeout_s=timeout_s, join=join)
 
     def _is_refused(self, asked: _Asked, error: grpc.aio.AioRpcError) -> bool:
         """Whether the backend may have refused the digest, as the model changed since it was resolved."""

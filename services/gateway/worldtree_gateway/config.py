@@ -104,6 +104,12 @@ class GatewaySettings(ServiceSettings):
     cache_ttl_max_s: float = Field(
         86_400.0, gt=0, le=30 * 86_400, description="no answer is served longer than this, whatever its proto says"
     )
+    cache_stale_s: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        description="for so long after its time an answer is still served, while a new one is asked for; 0: never",
+    )
     cache_shared_models: list[str] = Field(
         [], description="MODEL or MODEL/VERSION whose cached answers all tenants share; else each has its own"
     )

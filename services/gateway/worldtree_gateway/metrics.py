@@ -5,6 +5,8 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+_RESULTS = ("hit", "stale", "joined", "miss", "bypass")  # of a call of a cacheable method
+
 
 class Watched(Protocol):
     """What is read off a backend."""
@@ -29,12 +31,13 @@ class GatewayMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         cache_requests = Counter(
             "worldtree_cache_requests_total",
-            "Calls of cacheable methods: hit (from the cache), joined (from a call under way), miss, bypass.",
+            "Calls of cacheable methods: hit (from the cache), stale (from it, while a new one is asked for), joined "
+            "(from a call under way), miss, bypass.",
             ("result",),
             registry=registry,
         )
         # by result; looking a series up costs as much as half of what a hit needs otherwise
-        self.cache_requests = {result: cache_requests.labels(result) for result in ("hit", "joined", "miss", "bypass")}
+        self.cache_requests = {result: cache_requests.labels(result) for result in _RESULTS}
         self.store_errors = Counter(
             "worldtree_cache_store_errors_total",
             "Failures of the shared cache (Redis); each call went on without it. By what was done (get, set, flight, "

@@ -109,7 +109,7 @@ async def start_gateway(
         metrics = GatewayMetrics(registry)
         opening = open_security(settings, services, metrics, shares_port=worker is not None)
         security = await stack.enter_async_context(opening)
-        cache = AnswerCache(settings.cache_bytes)
+        cache = AnswerCache(settings.cache_bytes, stale_s=settings.cache_stale_s)
         flights = Flights(
             flight_bytes=min(settings.cache_entry_bytes, settings.cache_bytes),
             total_bytes=settings.cache_bytes,
@@ -169,6 +169,7 @@ async def start_gateway(
                     metrics,
                     ttl_max_s=settings.cache_ttl_max_s,
                 )
+                stack.push_async_callback(cached_calls[service.section].close)
 
         inference = InferenceEndpoint(settings, list(relays), ready=lambda: _ready(routers))
         metrics.watch_sequences(lambda: inference.sequence_count)

@@ -72,6 +72,67 @@ async def test_an_answer_expires(start_backend, open_gateway) -> None:
     assert rule.ttl_s == 5
 
 
+async def test_an_answer_whose_time_is_over_is_given_while_a_new_one_is_asked_for_once(
+    start_backend, open_gateway
+) -> None:
+    backend = await start_backend()
+    backend.hold.set()
+    request = generate(7, "hold")
+    async with open_gateway(backend.address, cache_ttl_max_s=0.3, cache_stale_s=60) as client:
+        first, said = await clip(client, request)
+        assert said == "miss"
+        await asyncio.sleep(0.35)
+        assert await clip(client, request, **control("max-age=60")) == (first, "miss"), "who names an age gets none"
+        await asyncio.sleep(0.35)
+        backend.hold.clear()  # the new one takes as long as we like
+        stale = await asyncio.gather(*(clip(client, request) for _ in range(5)))
+        assert stale == [(first, "stale")] * 5
+        await client.until(lambda: backend.calls["Generate"] == 3)
+        assert await clip(client, request) == (first, "stale")
+        backend.hold.set()
+        await client.landed()
+        assert await clip(client, request) == (first, "hit")
+        assert await client.metric("worldtree_cache_requests_total", result="stale") == 6
+        client.gateway.cache.check_integrity()
+    assert backend.calls["Generate"] == 3
+
+
+async def test_an_answer_that_cannot_be_renewed_is_given_for_its_time_and_no_longer(
+    spawn_backend, open_gateway
+) -> None:
+    backend = spawn_backend("a")
+    async with open_gateway(backend.address, cache_ttl_max_s=0.2, cache_stale_s=3) as client:
+        pinned = pb.GetModelRequest(model=(await client.stub.GetModel(NAMES)).model.ref)
+
+        async def asked() -> str:
+            call = client.stub.GetModel(pinned, timeout=5)
+            await call
+            return str(dict(await call.trailing_metadata())["worldtree-cache"])
+
+        assert await asked() in ("miss", "hit")
+        backend.kill()
+        await asyncio.sleep(0.3)
+        assert [await asked() for _ in range(3)] == ["stale"] * 3
+        await asyncio.sleep(3)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asked()
+        await client.landed()
+    assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+async def test_what_nobody_waits_for_ends_with_the_gateway(start_backend, open_gateway) -> None:
+    backend = await start_backend()
+    backend.hold.set()
+    async with open_gateway(backend.address, cache_ttl_max_s=0.2, cache_stale_s=60) as client:
+        await clip(client, generate(7, "hold"))
+        backend.hold.clear()
+        await asyncio.sleep(0.25)
+        assert (await clip(client, generate(7, "hold")))[1] == "stale"
+        await client.until(lambda: backend.calls["Generate"] == 2)
+    names = {"renew an answer", "flight"}
+    await client.until(lambda: not names & {task.get_name() for task in asyncio.all_tasks()})
+
+
 async def test_requests_written_in_another_order_are_the_same_request(start_backend, open_gateway) -> None:
     backend = await start_backend()
     request = generate()

@@ -123,9 +123,10 @@ class CachedCalls:
             return None
         answer = self._cache.get(asked.key, age_max_s=asked.age_max_s)
         if answer is not None:
-            result = "hit" if answer.fresh(self._clock()) else "stale"
-            if result == "stale":
+            fresh = answer.fresh(self._clock())
+            if not fresh:
                 self._renew_later(asked, forwarded(context, asked.method))
+            result = "hit" if fresh else "stale"
             self._metrics.cache_requests[result].inc()
             _tell(context, result)
         return answer

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from worldtree_runtime.batch_engine import BatchEngine
 from worldtree_runtime.futures import deliver
 
 from worldtree_multitask.domain import Answer, Blend
@@ -30,7 +30,7 @@ class _Request(Waiting):
     arrived_s: float = field(kw_only=True)
 
 
-class Engine:
+class Engine(BatchEngine[_Request]):
     """Answers requests, those of one merge together. `predict` is for event loops, everything else for the owner."""
 
     def __init__(
@@ -43,25 +43,12 @@ class Engine:
         max_batch: int,
         max_waiting: int,
     ) -> None:
+        super().__init__(f"engine {name}")
         self.model = model
         self.shelf: Shelf[Weights] = Shelf(shelf_bytes)
         self._metrics = metrics
         self._name = name
         self._scheduler = Scheduler(max_batch=max_batch, max_waiting=max_waiting)
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends when the run under way has; what waits is answered first. Safe to call again."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join()
 
     async def predict(self, blend: Blend, images: Images, tasks: Sequence[str]) -> Answer:
         """Probabilities of `tasks` for `images` [n, height, width, 3] uint8.
@@ -92,25 +79,20 @@ class Engine:
             self._scheduler.check_integrity()
             self.shelf.check_integrity()
 
-    def _run(self) -> None:
-        while batch := self._next_batch():
-            try:
-                self._answer(batch)
-            except Exception as error:  # the batch fails, and no other
-                log.exception("a run failed", extra={"model": self._name})
-                for request in batch:
-                    deliver(request.answer, error)
+    def _serve(self, batch: Sequence[_Request]) -> None:
+        try:
+            self._answer(batch)
+        except Exception as error:  # the batch fails, and no other
+            log.exception("a run failed", extra={"model": self._name})
+            for request in batch:
+                deliver(request.answer, error)
 
-    def _next_batch(self) -> list[_Request]:
-        """Waits for work. Empty: the engine is to stop, and nothing waits."""
+    def _next_batch(self) -> Sequence[_Request]:
         with self._wake:
             if batch := self._take():
                 return batch
         self._prepare()  # not under the lock: whoever asks now must not wait for it in the event loop
-        with self._wake:
-            while not (batch := self._take()) and not self._stopping:
-                self._wake.wait()
-            return batch
+        return super()._next_batch()
 
     def _take(self) -> list[_Request]:
         batch = [request for request in self._scheduler.next_batch() if isinstance(request, _Request)]
@@ -123,7 +105,7 @@ class Engine:
         except Exception:  # the next merge has to bind its own memory, and fails alone if it cannot
             log.exception("no memory was prepared", extra={"model": self._name})
 
-    def _answer(self, batch: list[_Request]) -> None:
+    def _answer(self, batch: Sequence[_Request]) -> None:
         begun_s = time.perf_counter()
         weights = self._weights(batch[0].blend)
         made_s = time.perf_counter()

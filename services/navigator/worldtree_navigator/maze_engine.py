@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from worldtree_runtime.batch_engine import BatchEngine
 from worldtree_runtime.futures import deliver
 
 from worldtree_navigator.errors import MapsStopped, TooManyMaps
@@ -46,7 +46,7 @@ class _Request:
         self.size = self.grid.rows, self.grid.columns
 
 
-class MazeEngine:
+class MazeEngine(BatchEngine[_Request]):
     """`propose` is for event loops, everything else for the owner."""
 
     def __init__(
@@ -59,23 +59,10 @@ class MazeEngine:
         observe: Callable[[int], None] = lambda _: None,
     ) -> None:
         """`max_waiting`: maps that are not done. `observe` is told the size of each batch."""
+        super().__init__(f"engine {name}")
         self.model = model
         self._name, self._max_batch, self._max_waiting, self._observe = name, max_batch, max_waiting, observe
         self._queue: deque[_Request] = deque()
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends when what waits is answered. Safe to call again."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def takes(self, grid: Grid) -> bool:
         return grid.rows <= self.model.max_rows and grid.columns <= self.model.max_columns
@@ -97,23 +84,16 @@ class MazeEngine:
         finally:
             request.cancelled = True
 
-    def _run(self) -> None:
-        while batch := self._next_batch():
-            try:
-                self._step(batch)
-            except Exception as error:  # the batch fails, and no other
-                log.exception("a round failed", extra={"model": self._name})
-                for request in batch:
-                    deliver(request.answer, error)
-
-    def _next_batch(self) -> list[_Request]:
-        """Those that share the size of whoever waits longest. Empty: the engine is to stop, and nothing waits."""
-        with self._wake:
-            while not (batch := self._take()) and not self._stopping:
-                self._wake.wait()
-            return batch
+    def _serve(self, batch: Sequence[_Request]) -> None:
+        try:
+            self._step(batch)
+        except Exception as error:  # the batch fails, and no other
+            log.exception("a round failed", extra={"model": self._name})
+            for request in batch:
+                deliver(request.answer, error)
 
     def _take(self) -> list[_Request]:
+        """Those that share the size of whoever waits longest."""
         batch: list[_Request] = []
         others: list[_Request] = []
         while self._queue:
@@ -125,7 +105,7 @@ class MazeEngine:
         self._queue.extend(others)
         return batch
 
-    def _step(self, batch: list[_Request]) -> None:
+    def _step(self, batch: Sequence[_Request]) -> None:
         now_s = time.perf_counter()
         for request in batch:
             request.begun_s = request.begun_s or now_s

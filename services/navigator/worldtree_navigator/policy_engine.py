@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from worldtree_runtime.batch_engine import BatchEngine
 from worldtree_runtime.futures import deliver
 
 from worldtree_navigator.errors import PoisonedPlan, PolicyStopped, RoundFailed
@@ -40,30 +41,17 @@ class _Request:
     run_s: float = field(default=0.0, compare=False)
 
 
-class PolicyEngine:
+class PolicyEngine(BatchEngine[_Request]):
     """Brings drafts to their ends, all that wait together. `finish` is for event loops, everything else for the owner.
 
     A draft joins at the next round, whatever round the others are in: nobody waits for another's end.
     """
 
     def __init__(self, policy: Policy, metrics: NavigatorMetrics, *, name: str, max_batch: int) -> None:
+        super().__init__(f"policy {name}")
         self._policy, self._metrics, self._name, self._max_batch = policy, metrics, name, max_batch
         self._waiting: list[_Request] = []
         self._count = 0
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"policy {name}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends when what waits is done. Safe to call again."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join()
 
     async def finish(self, draft: Draft, *, due_s: float | None = None) -> Took:
         """Round after round until `draft` is done. `due_s`: when it is wanted, by time.monotonic; None: some time.
@@ -86,34 +74,32 @@ class PolicyEngine:
         # where one machine has all services. Where the system lets us: it takes CAP_SYS_NICE.
         with suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        while batch := self._next_batch():
-            begun_s = time.monotonic()
-            try:
-                self._policy.step([request.draft for request in batch])
-            except Exception as error:  # the batch fails, and no other
-                log.exception("a round failed", extra={"model": self._name})
-                failed = RoundFailed(self._name)
-                failed.__cause__ = error
-                for request in batch:
-                    deliver(request.answer, failed)
-                continue
-            took_s = time.monotonic() - begun_s
-            self._metrics.round_seconds.labels(self._name).observe(took_s)
-            self._metrics.round_batch_size.labels(self._name).observe(len(batch))
-            self._settle(batch, took_s)
+        super()._run()
 
-    def _next_batch(self) -> Sequence[_Request]:
-        """Waits for work. Empty: the engine is to stop, and nothing waits."""
-        with self._wake:
-            while True:
-                batch: list[_Request] = []
-                while self._waiting and len(batch) < self._max_batch:
-                    request = heapq.heappop(self._waiting)
-                    if not request.answer.cancelled():
-                        batch.append(request)
-                if batch or self._stopping:
-                    return batch
-                self._wake.wait()
+    def _serve(self, batch: Sequence[_Request]) -> None:
+        begun_s = time.monotonic()
+        try:
+            self._policy.step([request.draft for request in batch])
+        except Exception as error:  # the batch fails, and no other
+            log.exception("a round failed", extra={"model": self._name})
+            failed = RoundFailed(self._name)
+            failed.__cause__ = error
+            for request in batch:
+                deliver(request.answer, failed)
+            return
+        took_s = time.monotonic() - begun_s
+        self._metrics.round_seconds.labels(self._name).observe(took_s)
+        self._metrics.round_batch_size.labels(self._name).observe(len(batch))
+        self._settle(batch, took_s)
+
+    def _take(self) -> list[_Request]:
+        """Whoever is due first, first."""
+        batch: list[_Request] = []
+        while self._waiting and len(batch) < self._max_batch:
+            request = heapq.heappop(self._waiting)
+            if not request.answer.cancelled():
+                batch.append(request)
+        return batch
 
     def _settle(self, batch: Sequence[_Request], took_s: float) -> None:
         now_s = time.monotonic()

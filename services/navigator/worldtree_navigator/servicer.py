@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -12,6 +12,7 @@ from worldtree.common.v1 import common_pb2 as common
 from worldtree.navigator.v1 import navigator_pb2 as pb
 from worldtree.navigator.v1.navigator_pb2_grpc import NavigatorServicer as Base
 from worldtree_runtime.messages import REPLICA_KEY
+from worldtree_runtime.places import Places
 
 from worldtree_navigator import convert, map_convert, mpc, navigate_convert, replies
 from worldtree_navigator.bills import open_bill
@@ -49,7 +50,7 @@ class NavigatorServicer(Base):
         self._steering = Steering(peers, policies, settings, metrics)
         self._settings = settings
         self._metrics = metrics
-        self._running_count = 0
+        self._places = Places(settings.max_imaginings, metrics.imaginings, TooManyImaginings)
 
     async def ListPlanners(self, request: pb.ListPlannersRequest, context: Context) -> pb.ListPlannersResponse:
         await context.send_initial_metadata(((REPLICA_KEY, self._settings.replica),))
@@ -87,7 +88,7 @@ class NavigatorServicer(Base):
         planner = convert.to_planner(request.planner, known)
         past = convert.to_past(request, self._settings)
         metadata = passed_metadata(context)
-        with self._counted():
+        with self._places.taken():
             if planner != MPC.name:
                 return await self._plan_by_policy(request, planner, past, metadata, began_s)
             until_s = ends_s(terms)
@@ -142,7 +143,7 @@ class NavigatorServicer(Base):
         candidates = convert.to_candidates(request, self._settings)
         until_s = ends_s(terms)
         metadata = passed_metadata(context)
-        with self._counted():
+        with self._places.taken():
             async with forked(self._peers, request.session, request.judge, request.question, metadata) as stage:
                 scene, judge = stage.scene, stage.judge()
                 sequences = convert.to_sequences(candidates, scene.actions)
@@ -173,18 +174,6 @@ class NavigatorServicer(Base):
             assert ending is not None, "an imagining ended without an ending"
             self._metrics.answered(ending, imagining.findings.spent)
             yield answer
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._running_count >= self._settings.max_imaginings:
-            raise TooManyImaginings(self._settings.max_imaginings)
-        self._running_count += 1
-        self._metrics.imaginings.set(self._running_count)
-        try:
-            yield
-        finally:
-            self._running_count -= 1
-            self._metrics.imaginings.set(self._running_count)
 
     @asynccontextmanager
     async def _stage(self, request: pb.PlanRequest, past: Past | None, metadata: Metadata) -> AsyncIterator[Stage]:

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from worldtree.navigator.v1 import navigator_pb2 as pb
 from worldtree.reward.v1 import reward_scorer_pb2 as reward_pb
 from worldtree_runtime.errors import InvalidRequest, NotFound
 from worldtree_runtime.messages import TENANT_KEY, from_stored
+from worldtree_runtime.places import Places
 
 from worldtree_navigator import navigate_convert
 from worldtree_navigator.config import NavigatorSettings
@@ -37,13 +38,13 @@ class Steering:
     ) -> None:
         self._peers, self._policies, self._settings, self._metrics = peers, policies, settings, metrics
         self._episodes = Episodes(keep_s=settings.episode_ttl_s, limit=settings.max_episodes)
-        self._count = 0
+        self._places = Places(settings.max_navigations, metrics.navigations, TooManyNavigations)
 
     async def navigate(
         self, requests: AsyncIterator[pb.NavigateRequest], metadata: Metadata
     ) -> AsyncGenerator[pb.NavigateResponse]:
         """The answers of one stream."""
-        with self._counted():
+        with self._places.taken():
             start = await self._start(requests)
             course = navigate_convert.to_course(start, self._settings)
             pilot = await self.pilot(start, course, metadata)
@@ -109,18 +110,6 @@ class Steering:
             got = (first and first.WhichOneof("event")) or "nothing"
             raise InvalidRequest("event", f"event of the first message must be start, got {got}")
         return first.start
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._count >= self._settings.max_navigations:
-            raise TooManyNavigations(self._settings.max_navigations)
-        self._count += 1
-        self._metrics.navigations.set(self._count)
-        try:
-            yield
-        finally:
-            self._count -= 1
-            self._metrics.navigations.set(self._count)
 
 
 def _started(pilot: Pilot, chunk_length: int, episode: str, step: int, notes: list[str]) -> pb.NavigateResponse:

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from worldtree_runtime.batch_engine import BatchEngine
 from worldtree_runtime.errors import WorldtreeError
 from worldtree_runtime.futures import deliver
 
@@ -32,28 +32,15 @@ class _Request(Waiting):
     batch_sizes: list[int] = field(default_factory=list)
 
 
-class Engine:
+class Engine(BatchEngine[_Request]):
     """Looks at clips, all that wait together. `look` is for event loops, everything else for the owner."""
 
     def __init__(self, judge: Judge, metrics: RewardMetrics, *, name: str, max_batch: int, max_waiting: int) -> None:
+        super().__init__(f"engine {name}")
         self.judge = judge
         self._metrics = metrics
         self._name = name
         self._scheduler = Scheduler(max_batch=max_batch, max_waiting=max_waiting)
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends when what waits is answered. Safe to call again."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join()
 
     async def look(self, clips: Sequence[tuple[Track, Frames, Actions]]) -> list[tuple[Evidence, Spent]]:
         """Each clip goes on by frames [n, height, width, 3] and the actions [n] that led to them; n is 1 or more.
@@ -90,38 +77,30 @@ class Engine:
         with self._wake:
             self._scheduler.check_integrity()
 
-    def _run(self) -> None:
-        while batch := self._next_batch():
-            try:
-                through = self._step(batch)
-            except Exception as error:  # the batch fails, and no other
-                if not isinstance(error, WorldtreeError):
-                    log.exception("a run failed", extra={"model": self._name})
-                with self._wake:
-                    self._scheduler.drop(list(batch))
-                for request in batch:
-                    deliver(request.answer, error)
-                continue
-            try:
-                self._answer(through)
-            except Exception as error:
-                log.exception("an answer failed", extra={"model": self._name})
-                for request in through:
-                    deliver(request.answer, error)
-
-    def _next_batch(self) -> list[_Request]:
-        """Waits for work. Empty: the engine is to stop, and nothing waits."""
-        with self._wake:
-            while not (batch := self._take()) and not self._stopping:
-                self._wake.wait()
-            return batch
+    def _serve(self, batch: Sequence[_Request]) -> None:
+        try:
+            through = self._step(batch)
+        except Exception as error:  # the batch fails, and no other
+            if not isinstance(error, WorldtreeError):
+                log.exception("a run failed", extra={"model": self._name})
+            with self._wake:
+                self._scheduler.drop(list(batch))
+            for request in batch:
+                deliver(request.answer, error)
+            return
+        try:
+            self._answer(through)
+        except Exception as error:
+            log.exception("an answer failed", extra={"model": self._name})
+            for request in through:
+                deliver(request.answer, error)
 
     def _take(self) -> list[_Request]:
         batch = [request for request in self._scheduler.next_batch() if isinstance(request, _Request)]
         self._metrics.waiting_frames.labels(self._name).set(self._scheduler.waiting_frames)
         return batch
 
-    def _step(self, batch: list[_Request]) -> list[_Request]:
+    def _step(self, batch: Sequence[_Request]) -> list[_Request]:
         begun_s = time.perf_counter()
         frames = np.stack([request.frames[request.done_count] for request in batch])
         actions = np.array([request.actions[request.done_count] for request in batch], np.int64)

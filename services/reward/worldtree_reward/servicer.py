@@ -1,8 +1,7 @@
 """The gRPC edge: validate, convert, call, stream."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -12,6 +11,7 @@ from worldtree.reward.v1.reward_scorer_pb2_grpc import RewardScorerServicer as B
 from worldtree_runtime.errors import InvalidRequest
 from worldtree_runtime.messages import REPLICA_KEY, from_stored
 from worldtree_runtime.opinion import ranks
+from worldtree_runtime.places import Places
 
 from worldtree_reward import convert, replies
 from worldtree_reward.catalog import Catalog
@@ -32,7 +32,7 @@ class RewardServicer(Base):
         self._catalog = catalog
         self._settings = settings
         self._metrics = metrics
-        self._stream_count = 0
+        self._places = Places(settings.max_streams, metrics.streams, TooManyStreams)
         self._room = Room(settings.max_nodes)
 
     async def ListRubrics(self, request: pb.ListRubricsRequest, context: Context) -> pb.ListRubricsResponse:
@@ -92,28 +92,16 @@ class RewardServicer(Base):
     async def ScoreStream(
         self, request_iterator: AsyncIterator[pb.ScoreStreamRequest], context: Context
     ) -> AsyncIterator[pb.ScoreStreamResponse]:
-        with self._counted():
+        with self._places.taken():
             async for answer in self._stream(request_iterator):
                 yield answer
 
     async def ScoreTree(
         self, request_iterator: AsyncIterator[pb.ScoreTreeRequest], context: Context
     ) -> AsyncIterator[pb.ScoreTreeResponse]:
-        with self._counted():
+        with self._places.taken():
             async for answer in self._tree(request_iterator):
                 yield answer
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._stream_count >= self._settings.max_streams:
-            raise TooManyStreams(self._settings.max_streams)
-        self._stream_count += 1
-        self._metrics.streams.set(self._stream_count)
-        try:
-            yield
-        finally:
-            self._stream_count -= 1
-            self._metrics.streams.set(self._stream_count)
 
     async def _stream(self, requests: AsyncIterator[pb.ScoreStreamRequest]) -> AsyncIterator[pb.ScoreStreamResponse]:
         asked = track = None

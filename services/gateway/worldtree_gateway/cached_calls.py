@@ -16,7 +16,7 @@ from worldtree_runtime.tracing import current_span
 
 from worldtree_gateway import cache_control
 from worldtree_gateway.answers import Answer
-from worldtree_gateway.cache import AnswerCache, SharedAnswers
+from worldtree_gateway.cache import AnswerCache
 from worldtree_gateway.digests import ModelDigests
 from worldtree_gateway.domain import Method
 from worldtree_gateway.flights import Flights, LeftBehind, Rider
@@ -25,6 +25,7 @@ from worldtree_gateway.keys import RequestReader
 from worldtree_gateway.metadata import Context, Metadata, forwarded
 from worldtree_gateway.metrics import GatewayMetrics
 from worldtree_gateway.relay import Relay
+from worldtree_gateway.shared_answers import SharedAnswers
 from worldtree_gateway.shared_flights import SharedFlights
 from worldtree_gateway.sharing import Sharing
 from worldtree_gateway.verdicts import error_info
@@ -49,6 +50,13 @@ class _Asked(NamedTuple):
     age_max_s: float | None
     purge_count: int  # at its beginning
     pinned: common_pb2.ModelRef | None
+
+    @property
+    def flight_key(self) -> bytes:
+        """Who wants a young answer flies with those who want the same, as what another gateway has recorded may be old;
+        and nobody with those who asked before the last purge.
+        """
+        return self.key + b"%d:%d" % (self.purge_count, self.age_max_s or 0)
 
 
 class CachedCalls:
@@ -91,7 +99,7 @@ class CachedCalls:
 
     async def unary_unary(self, method: Method, request: bytes, context: Context) -> bytes:
         asked = await self._asked(method, request, context)
-        held = self._held(asked, context)
+        held = await self._found(asked, context)
         if held is not None:
             return held.messages[0]
         responses: list[bytes] = []
@@ -107,7 +115,7 @@ class CachedCalls:
 
     async def unary_stream(self, method: Method, request: bytes, context: Context) -> None:
         asked = await self._asked(method, request, context)
-        held = self._held(asked, context)
+        held = await self._found(asked, context)
         if held is not None:
             for message in held.messages:
                 await context.write(message)
@@ -115,21 +123,32 @@ class CachedCalls:
             await self._relay.unary_stream(method, request, context)
             _tell(context, "bypass")
 
-    def _held(self, asked: _Asked | None, context: Context) -> Answer | None:
-        """What this process has in its own cache, of which the caller is told. One whose time is over is asked for anew
-        meanwhile.
-        """
+    async def _found(self, asked: _Asked | None, context: Context) -> Answer | None:
+        """What is recorded already, here or in the store that gateways share; the caller is told."""
         if asked is None or asked.age_max_s == 0:
             return None
+        answer = self._held(asked, context)
+        if answer is None and not self._flights.under_way(asked.flight_key):
+            answer = await self._look_up(asked)
+            if answer is not None:
+                self._hit(context, "hit")
+            else:
+                answer = self._held(asked, context)  # it may have come meanwhile
+        return answer
+
+    def _held(self, asked: _Asked, context: Context) -> Answer | None:
+        """What this process has in its own cache. One whose time is over is asked for anew meanwhile."""
         answer = self._cache.get(asked.key, age_max_s=asked.age_max_s)
         if answer is not None:
             fresh = answer.fresh(self._clock())
             if not fresh:
                 self._renew_later(asked, forwarded(context, asked.method))
-            result = "hit" if fresh else "stale"
-            self._metrics.cache_requests[result].inc()
-            _tell(context, result)
+            self._hit(context, "hit" if fresh else "stale")
         return answer
+
+    def _hit(self, context: Context, result: str) -> None:
+        self._metrics.cache_requests[result].inc()
+        _tell(context, result)
 
     def _renew_later(self, asked: _Asked, metadata: Metadata) -> None:
         if asked.key in self._renewals or len(self._renewals) >= _RENEWAL_COUNT_MAX:
@@ -140,6 +159,8 @@ class CachedCalls:
 
     async def _renew(self, asked: _Asked, metadata: Metadata) -> None:
         """Who asks meanwhile and takes nothing old rides along. A failure is nobody's: the old answer has its time."""
+        if await self._look_up(asked) is not None:
+            return  # another gateway was faster
         try:
             with self._ride(asked, metadata, _RENEWAL_S) as rider:
                 async for _ in rider.messages():
@@ -204,7 +225,7 @@ class CachedCalls:
                 self._count(rider)
                 await self._relay.fail(error, None, context, timeout_s)
             self._count(rider)
-            _tell(context, "hit" if rider.flight.from_store or not rider.leads else "miss")
+            _tell(context, "miss" if rider.leads else "hit")
             return True
 
     def _ride(self, asked: _Asked, metadata: Metadata, timeout_s: float | None) -> AbstractContextManager[Rider]:
@@ -219,17 +240,11 @@ class CachedCalls:
                 return call(timeout_s)
             return self._shared_flights.messages(asked.key, call, timeout_s)
 
-        async def lookup() -> Answer | None:
-            return await self._look_up(asked)
-
         def landed(messages: tuple[bytes, ...]) -> None:
             self._keep(asked, messages)
 
-        # who wants a young answer flies with those who want the same, as a flight may find an old one in the store
-        # and nobody with those who asked before the last purge
-        flight_key = asked.key + b"%d:%d" % (asked.purge_count, asked.age_max_s or 0)
         join = asked.age_max_s != 0
-        return self._flights.ride(flight_key, source, lookup, landed, timeout_s=timeout_s, join=join)
+        return self._flights.ride(asked.flight_key, source, landed, timeout_s=timeout_s, join=join)
 
     def _is_refused(self, asked: _Asked, error: grpc.aio.AioRpcError) -> bool:
         """Whether the backend may have refused the digest, as the model changed since it was resolved."""
@@ -247,9 +262,10 @@ class CachedCalls:
                 await write(message)
 
     async def _look_up(self, asked: _Asked) -> Answer | None:
-        if self._shared is None or asked.age_max_s == 0:
+        """What the store has."""
+        if self._shared is None:
             return None
-        answer = await self._shared.get(asked.key)
+        answer = await self._shared.get(asked.key, purge_count=asked.purge_count, alone=asked.method.server_streaming)
         if answer is None or not answer.fresh(self._clock(), age_max_s=asked.age_max_s):
             return None
         if self._is_current(asked):
@@ -270,8 +286,7 @@ class CachedCalls:
         return asked.purge_count == self._cache.purge_count
 
     def _count(self, rider: Rider) -> None:
-        result = "joined" if not rider.leads else "hit" if rider.flight.from_store else "miss"
-        self._metrics.cache_requests[result].inc()
+        self._metrics.cache_requests["miss" if rider.leads else "joined"].inc()
 
 
 def _tell(context: Context, result: str) -> None:

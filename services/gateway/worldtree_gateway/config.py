@@ -122,6 +122,12 @@ class GatewaySettings(ServiceSettings):
     digest_ttl_s: float = Field(
         2.0, ge=0, le=300, description="seconds that the digest of a model's newest version is held"
     )
+    flight_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=0,
+        le=2**40,
+        description="room for answers under way, recorded for the cache and for whoever asks the same meanwhile",
+    )
     flight_ttl_s: float = Field(
         3.0,
         ge=0.2,

@@ -15,19 +15,15 @@ What is held, and for how long:
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
 import grpc.aio
 from worldtree_runtime.tracing import current_trace
 
-from worldtree_gateway.answers import Answer
-
 # Opens the call with so many seconds to live (None: no limit) and yields its messages.
 Source = Callable[[float | None], AsyncIterator[bytes]]
-# Where the answer may lie already; asked once a flight.
-Lookup = Callable[[], Awaitable[Answer | None]]
 # Gets the messages of a flight that was recorded to its end.
 Landed = Callable[[tuple[bytes, ...]], None]
 
@@ -72,14 +68,12 @@ class Rider:
 class Flight:
     """One call, its recording so far, and those who listen."""
 
-    def __init__(self, flights: "Flights", key: bytes, source: Source, lookup: Lookup, landed: Landed) -> None:
-        self.from_store = False
+    def __init__(self, flights: "Flights", key: bytes, source: Source, landed: Landed) -> None:
         self.recording = True
         self.trace = current_trace()  # of who was first
         self._flights = flights
         self._key = key
         self._source = source
-        self._lookup = lookup
         self._on_landed = landed
         self._messages: deque[bytes] = deque()
         self._first = 0
@@ -123,12 +117,6 @@ class Flight:
 
     async def _fly(self) -> None:
         try:
-            stored = await self._lookup()
-            if stored is not None:
-                self.from_store = True
-                for message in stored.messages:
-                    self._hold(message)
-                return
             await self._record()
             if self.recording:
                 self._on_landed(tuple(self._messages))
@@ -221,7 +209,6 @@ class Flights:
         self,
         key: bytes,
         source: Source,
-        lookup: Lookup,
         landed: Landed,
         *,
         timeout_s: float | None,
@@ -231,7 +218,7 @@ class Flights:
         flight = self._flights.get(key) if join else None
         leads = flight is None
         if flight is None:
-            flight = Flight(self, key, source, lookup, landed)
+            flight = Flight(self, key, source, landed)
             self._flights.setdefault(key, flight)
         rider = Rider(flight, leads=leads, timeout_s=timeout_s, clock=self._clock)
         flight.board(rider)
@@ -239,6 +226,9 @@ class Flights:
             yield rider
         finally:
             flight.leave(rider)
+
+    def under_way(self, key: bytes) -> bool:
+        return key in self._flights
 
     @property
     def window_bytes(self) -> int:

@@ -11,8 +11,9 @@ from worldtree_runtime.stores import RedisConnection, StoreUnavailable
 from worldtree_runtime.stores.redis_client import Client
 from worldtree_runtime.stores.redis_cluster import ClusterClient
 
-from worldtree_gateway.cache import ANSWERS, AnswerCache
+from worldtree_gateway.cache import AnswerCache
 from worldtree_gateway.keys import KeyPattern
+from worldtree_gateway.shared_answers import ANSWERS
 from worldtree_gateway.shared_flights import FLIGHTS
 
 _TOLD, _PATTERN = "worldtree:purges", b"pattern"  # a stream, and what each entry of it has

@@ -15,7 +15,7 @@ from worldtree_runtime.stores import RedisStore
 
 from worldtree_gateway.backends import Backend
 from worldtree_gateway.buckets import Buckets, LocalBuckets, SharedBuckets
-from worldtree_gateway.cache import AnswerCache, SharedAnswers
+from worldtree_gateway.cache import AnswerCache
 from worldtree_gateway.cached_calls import CachedCalls
 from worldtree_gateway.canary import Canary
 from worldtree_gateway.channelz import SERVICE_NAME as CHANNELZ_SERVICE
@@ -43,6 +43,7 @@ from worldtree_gateway.routing import Router
 from worldtree_gateway.security import open_security
 from worldtree_gateway.servicer import GatewayAdmin
 from worldtree_gateway.session_quota import SessionQuota
+from worldtree_gateway.shared_answers import SharedAnswers
 from worldtree_gateway.shared_flights import SharedFlights
 from worldtree_gateway.shared_redis import SharedRedis
 from worldtree_gateway.shares import to_shares
@@ -111,8 +112,8 @@ async def start_gateway(
         security = await stack.enter_async_context(opening)
         cache = AnswerCache(settings.cache_bytes, stale_s=settings.cache_stale_s)
         flights = Flights(
-            flight_bytes=min(settings.cache_entry_bytes, settings.cache_bytes),
-            total_bytes=settings.cache_bytes,
+            flight_bytes=min(settings.cache_entry_bytes, settings.flight_bytes),
+            total_bytes=settings.flight_bytes,
             window_bytes=_WINDOW_BYTES,
         )
         redis = SharedRedis.of(settings)
@@ -319,7 +320,7 @@ def _open_shared_flights(
         redis.breaker,
         metrics,
         ttl_s=settings.flight_ttl_s,
-        recording_bytes=min(settings.cache_entry_bytes, settings.cache_bytes),
+        recording_bytes=min(settings.cache_entry_bytes, settings.flight_bytes),
     )
 
 

@@ -393,6 +393,23 @@ async def test_two_gateways_share_what_they_keep_in_redis(start_backend, open_ga
     assert backend.calls["Generate"] == 1
 
 
+async def test_a_gateway_that_keeps_nothing_itself_fills_redis_and_answers_from_it(
+    start_backend, open_gateway, valkey
+) -> None:
+    backend = await start_backend()
+    async with open_gateway(backend.address, redis_url=valkey.url, cache_bytes=0) as client:
+        first, began = await clip(client, generate()), await model(client)
+        await asyncio.sleep(0.2)
+        # all at once, of which some share what is being looked up
+        clips = await asyncio.gather(*(clip(client, generate()) for _ in range(8)))
+        models = await asyncio.gather(*(model(client) for _ in range(8)))
+        await client.landed()
+    assert clips == [(first[0], "hit")] * 8
+    assert models == [(began[0], "hit")] * 8
+    assert backend.calls["Generate"] == 1
+    assert backend.calls["GetModel"] == 2  # once for the digest of Generate's model
+
+
 async def test_an_answer_in_redis_expires_there_too(start_backend, open_gateway, valkey) -> None:
     backend = await start_backend()
     settings = {"redis_url": valkey.url, "cache_ttl_max_s": 0.4}

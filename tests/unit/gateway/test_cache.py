@@ -1,16 +1,11 @@
 """Room is bounded, time is kept, and a broken shared store is left alone."""
 
-import asyncio
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 from worldtree_gateway.answers import Answer
 from worldtree_gateway.breaker import CircuitBreaker
-from worldtree_gateway.cache import AnswerCache, SharedAnswers
-from worldtree_gateway.metrics import GatewayMetrics
-from worldtree_runtime.stores import MemoryStore, StoreUnavailable
+from worldtree_gateway.cache import AnswerCache
 
 
 class Clock:
@@ -90,49 +85,6 @@ def test_the_breaker_lets_one_call_try_after_a_while() -> None:
     assert breaker.allows()
     breaker.succeeded()
     assert (breaker.up, breaker.allows()) == (True, True)
-
-
-class BrokenStore(MemoryStore):
-    """A store that is down, as Redis is when its machine is."""
-
-    get_count = 0
-
-    async def get(self, key: str) -> bytes | None:
-        self.get_count += 1
-        raise StoreUnavailable("no answer")
-
-
-async def test_a_broken_store_is_a_miss_that_is_counted_and_then_not_asked_again() -> None:
-    registry, store, clock = CollectorRegistry(), BrokenStore(), Clock()
-    breaker = CircuitBreaker(failure_count=2, retry_s=5, clock=clock)
-    shared = SharedAnswers(store, store, breaker, GatewayMetrics(registry), byte_limit=1 << 20, clock=clock)
-    assert [await shared.get(b"k") for _ in range(5)] == [None] * 5
-    assert store.get_count == 2
-    assert registry.get_sample_value("worldtree_cache_store_errors_total", {"operation": "get", "fault": "other"}) == 2
-    assert not shared.up
-    await shared.close()
-
-
-async def test_what_one_gateway_puts_another_gets_until_it_expires() -> None:
-    clock, store = Clock(), MemoryStore()
-    both = [
-        SharedAnswers(
-            store,
-            store,
-            CircuitBreaker(failure_count=1, retry_s=1),
-            GatewayMetrics(CollectorRegistry()),
-            byte_limit=1 << 20,
-            clock=clock,
-        )
-        for _ in range(2)
-    ]
-    both[0].put_later(b"k", answer(ttl_s=10), current=lambda: True)
-    both[0].put_later(b"old", answer(stored_s=900, ttl_s=10), current=lambda: True)
-    both[0].put_later(b"purged", answer(ttl_s=10), current=lambda: False)
-    await asyncio.gather(*both[0]._writing)
-    assert await both[1].get(b"k") == answer(ttl_s=10)
-    assert await both[1].get(b"old") is None
-    assert await both[1].get(b"purged") is None
 
 
 @pytest.mark.parametrize("byte_limit", [0, 100])

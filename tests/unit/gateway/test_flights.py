@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 import pytest
-from worldtree_gateway.answers import Answer
 from worldtree_gateway.flights import Flights, LeftBehind, Source
 
 
@@ -51,10 +50,6 @@ class Log:
         self.landed.append(messages)
 
 
-async def nowhere() -> Answer | None:
-    return None
-
-
 def flights(flight_bytes: int = 10_000, total_bytes: int = 10_000, window_bytes: int = 100) -> Flights:
     return Flights(flight_bytes=flight_bytes, total_bytes=total_bytes, window_bytes=window_bytes)
 
@@ -63,7 +58,7 @@ async def ride(
     sky: Flights, source: Source, log: Log, *, timeout_s: float | None = None, pause_s: float = 0.0
 ) -> list[bytes]:
     got: list[bytes] = []
-    with sky.ride(b"k", source, nowhere, log.land, timeout_s=timeout_s) as rider:
+    with sky.ride(b"k", source, log.land, timeout_s=timeout_s) as rider:
         try:
             async for message in rider.messages():
                 got.append(message)
@@ -145,7 +140,7 @@ async def test_recordings_together_stay_within_their_room() -> None:
     async def one(number: int) -> int:
         count = 0
         key = b"%d" % number
-        with sky.ride(key, backends[number].source, nowhere, log.land, timeout_s=None) as rider:
+        with sky.ride(key, backends[number].source, log.land, timeout_s=None) as rider:
             async for _ in rider.messages():
                 count += 1
                 assert sky.held_bytes <= 1500 + 3 * 400
@@ -159,7 +154,7 @@ async def test_recordings_together_stay_within_their_room() -> None:
 async def test_nobody_reading_stops_the_call_at_the_window() -> None:
     sky, log = flights(flight_bytes=50, window_bytes=100), Log()
     backend = Backend([b"x" * 10] * 100)
-    with sky.ride(b"k", backend.source, nowhere, log.land, timeout_s=None) as rider:
+    with sky.ride(b"k", backend.source, log.land, timeout_s=None) as rider:
         await asyncio.sleep(0.05)
         assert backend.sent_count <= 12
         got = [message async for message in rider.messages()]
@@ -171,11 +166,11 @@ async def test_nobody_reading_stops_the_call_at_the_window() -> None:
 async def test_what_a_slow_rider_has_not_had_takes_room_until_it_leaves() -> None:
     sky, log = flights(flight_bytes=1000, total_bytes=1500), Log()
     slow_backend, late_backend = Backend([b"x" * 400] * 2), Backend([b"x" * 400] * 2)
-    with sky.ride(b"slow", slow_backend.source, nowhere, log.land, timeout_s=None):
+    with sky.ride(b"slow", slow_backend.source, log.land, timeout_s=None):
         await asyncio.sleep(0.05)
         assert slow_backend.ended_count == 1, "its call is over, and it has read nothing"
         assert sky.held_bytes == 800
-        with sky.ride(b"late", late_backend.source, nowhere, log.land, timeout_s=None) as late:
+        with sky.ride(b"late", late_backend.source, log.land, timeout_s=None) as late:
             assert [message async for message in late.messages()] == [b"x" * 400] * 2
         assert len(log.landed) == 1, "there was no room to record the second"
     sky.check_integrity()
@@ -183,10 +178,10 @@ async def test_what_a_slow_rider_has_not_had_takes_room_until_it_leaves() -> Non
 
 async def test_where_all_room_is_taken_a_flight_holds_one_message() -> None:
     sky, log = flights(flight_bytes=1000, total_bytes=500, window_bytes=1000), Log()
-    with sky.ride(b"full", Backend([b"x" * 600]).source, nowhere, log.land, timeout_s=None):
+    with sky.ride(b"full", Backend([b"x" * 600]).source, log.land, timeout_s=None):
         await asyncio.sleep(0.01)
         backend = Backend([b"x" * 10] * 20)
-        with sky.ride(b"k", backend.source, nowhere, log.land, timeout_s=None) as rider:
+        with sky.ride(b"k", backend.source, log.land, timeout_s=None) as rider:
             await asyncio.sleep(0.05)
             assert backend.sent_count == 1
             assert len([message async for message in rider.messages()]) == 20
@@ -195,8 +190,8 @@ async def test_where_all_room_is_taken_a_flight_holds_one_message() -> None:
 
 async def test_a_rider_who_was_left_behind_holds_no_call_that_nobody_else_reads() -> None:
     sky, log, backend = flights(flight_bytes=50, window_bytes=30), Log(), Backend([b"x" * 10] * 100)
-    with sky.ride(b"k", backend.source, nowhere, log.land, timeout_s=None) as slow:
-        with sky.ride(b"k", backend.source, nowhere, log.land, timeout_s=None) as fast:
+    with sky.ride(b"k", backend.source, log.land, timeout_s=None) as slow:
+        with sky.ride(b"k", backend.source, log.land, timeout_s=None) as fast:
             seen = 0
             async for _ in fast.messages():
                 seen += 1

@@ -12,6 +12,7 @@ from typing import Any
 import compose_spec
 import pytest
 import yaml
+from service_settings import SETTINGS
 from worldtree_gateway.config import GatewaySettings
 from worldtree_multitask.config import MultitaskSettings
 from worldtree_navigator.config import NavigatorSettings
@@ -23,13 +24,6 @@ from worldtree_video.config import VideoSettings
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "services/Dockerfile"
-SETTINGS: dict[str, type[ServiceSettings]] = {
-    "gateway": GatewaySettings,
-    "video": VideoSettings,
-    "multitask": MultitaskSettings,
-    "reward": RewardSettings,
-    "navigator": NavigatorSettings,
-}
 # each with an edit that it must refuse
 BREAKS = {
     "an unknown key": ("    ports:", "    portz:"),

@@ -53,6 +53,14 @@ def stack() -> Iterator[Stack]:
         yield stack
 
 
+def run_block(block: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", block], cwd=folder, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
 def test_the_readme_has_the_two_commands() -> None:
     assert COMMANDS == ["make demo", SERVES]
 
@@ -102,15 +110,7 @@ def test_python_of_the_readme_runs(block: str, stack: Stack, tmp_path: Path) -> 
     assert block.count(ADDRESS) + block.count(OPENPI) == 1
     assert stack.openpi_address is not None
     openpi = f'"127.0.0.1", {stack.openpi_address.rpartition(":")[2]}'
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", block.replace(ADDRESS, stack.grpc_address).replace(OPENPI, openpi)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_TIMEOUT_S,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    run_block(block.replace(ADDRESS, stack.grpc_address).replace(OPENPI, openpi), tmp_path)
     if "clip.mp4" in block:
         assert (tmp_path / "clip.mp4").stat().st_size > 0
 
@@ -118,15 +118,7 @@ def test_python_of_the_readme_runs(block: str, stack: Stack, tmp_path: Path) -> 
 @pytest.mark.parametrize("block", blocks("python", QUICKSTART), ids=("step", "branch", "play", "fail"))
 def test_python_of_the_quickstart_runs(block: str, stack: Stack, tmp_path: Path) -> None:
     assert ADDRESS in block
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", block.replace(ADDRESS, stack.grpc_address)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_TIMEOUT_S,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    run_block(block.replace(ADDRESS, stack.grpc_address), tmp_path)
 
 
 def test_the_sdk_is_shown_in_about_twenty_lines() -> None:

@@ -13,13 +13,10 @@ import kubernetes_validate
 import pytest
 import yaml
 from kustomization import Resource, build
+from service_settings import SETTINGS
 from worldtree_gateway.config import GatewaySettings
 from worldtree_gateway.discovery import ByName, to_source
-from worldtree_multitask.config import MultitaskSettings
-from worldtree_navigator.config import NavigatorSettings
-from worldtree_reward.config import RewardSettings
-from worldtree_runtime.settings import ServiceSettings, SettingsError
-from worldtree_video.config import VideoSettings
+from worldtree_runtime.settings import SettingsError
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy/k8s"
@@ -32,13 +29,6 @@ PASSWORD = "0f1e2d3c"  # in a Secret
 CUSTOM = {
     "monitoring.coreos.com/v1": {"PodMonitor", "PrometheusRule"},
     "gateway.networking.k8s.io/v1": {"Gateway", "GRPCRoute", "HTTPRoute"},
-}
-SETTINGS: dict[str, type[ServiceSettings]] = {
-    "gateway": GatewaySettings,
-    "video": VideoSettings,
-    "multitask": MultitaskSettings,
-    "reward": RewardSettings,
-    "navigator": NavigatorSettings,
 }
 VIDEO_MODELS = ["minigrid", "doom"]
 

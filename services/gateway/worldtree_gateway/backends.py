@@ -78,6 +78,11 @@ class Backend:
         )
 
     @property
+    def name(self) -> str:
+        """Its replica's, or its address where it has not said that name: only those of the video service do."""
+        return self.replica or self.address
+
+    @property
     def usable(self) -> bool:
         return self.connected and self.taking and not self.leaving and not self.conflicting
 

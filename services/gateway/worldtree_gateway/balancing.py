@@ -19,7 +19,7 @@ class Candidate(Protocol):
     """What is read off a replica."""
 
     @property
-    def replica(self) -> str | None: ...
+    def name(self) -> str: ...
     @property
     def pressure(self) -> float: ...
     @property
@@ -49,14 +49,14 @@ def start_of(request: bytes, model_field: int, origin_field: int) -> bytes | Non
 
 
 def by_start(start: bytes, candidates: Sequence[C], factor: float) -> tuple[C, bool]:
-    """Of one or more with names, the one that a start falls to, and whether it is the first that it falls to: the next
+    """Of one or more, the one that a start falls to, and whether it is the first that it falls to: the next
     is taken instead of one that has `factor` times the mean to do and more than a few calls, or so much of the sessions
     that are held (consistent hashing with bounded loads, Mirrokni, Thorup and Zadimoghaddam 2016). All gateways see the
     same order.
     """
     limit = _limit([each.pressure for each in candidates], factor, _FREE_CALL_COUNT)
     held_limit = _limit([each.held for each in candidates], factor, _FREE_HELD_COUNT)
-    by_name = {each.replica or "": each for each in candidates}
+    by_name = {each.name: each for each in candidates}
     order = [by_name[name] for name in ranked(start.hex(), by_name)]
     fit = [each for each in order if each.pressure < limit and each.held < held_limit]
     # With a factor of 1 or more one of them is below each mean, though perhaps not the same one.

@@ -97,7 +97,7 @@ class Hedging:
         self, method: Method, request: bytes, route: Route, send: Callable[[Route], Coroutine[Any, Any, T]]
     ) -> tuple[T, Route]:
         delay_s = self._delay_s(method)
-        if delay_s is None or not self._router.others({route.backend.replica or ""}):
+        if delay_s is None or not self._router.others({route.backend.name}):
             return await send(route), route
         first = asyncio.create_task(send(route))
         copies = {first: route}
@@ -119,7 +119,7 @@ class Hedging:
             self._count("refused")
             return None
         try:
-            return self._router.route(method, request, avoid={route.backend.replica or ""})
+            return self._router.route(method, request, avoid={route.backend.name})
         except NoBackend:
             return None
 

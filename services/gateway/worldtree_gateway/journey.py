@@ -127,9 +127,7 @@ class Journey:
                 return failure
             case Verdict.BUSY | Verdict.FULL | Verdict.QUEUED if self._goes_on:
                 return failure  # a play goes on: what it broke off from may not have ended there, or not given back
-            case Verdict.FULL | Verdict.QUEUED if (
-                self._method.opens_session or self._method.start_fields is not None
-            ) and self._has_others(route):
+            case Verdict.FULL | Verdict.QUEUED if self._has_others(route):
                 return failure if self._may_repeat() else None  # it has made nothing
             case _ if (
                 error.code() is grpc.StatusCode.UNAVAILABLE
@@ -149,12 +147,8 @@ class Journey:
         """Whether another replica may answer what this one cannot now."""
         if self._session is not None:
             return False
-        name = route.backend.replica
-        return (
-            name is not None
-            and self._method.affinity is not Affinity.REPLICA
-            and self._router.others({*self._avoid, name})
-        )
+        others = self._router.others({*self._avoid, route.backend.name})
+        return others and self._method.affinity is not Affinity.REPLICA
 
     def _may_repeat(self) -> bool:
         """Out of the budget."""
@@ -166,8 +160,8 @@ class Journey:
         """Where to try again after a failure that `allows` allowed. Raises BackendDown, NoBackend or NotFound."""
         span = current_span()
         if span is not None:
-            replica = route.backend.replica or route.backend.address
-            span.event("worldtree.retry", {"worldtree.verdict": failure.verdict.name, "worldtree.replica": replica})
+            said = {"worldtree.verdict": failure.verdict.name, "worldtree.replica": route.backend.name}
+            span.event("worldtree.retry", said)
         if failure.verdict is Verdict.NOT_FOUND:
             self.ended("not_found")
             assert self._session is not None, "only sessions are taken on"
@@ -211,8 +205,8 @@ class Journey:
             pause_s, span = self.pause_s, current_span()
             self._metrics.failover_pause.labels(self._router.section, self._kind).observe(pause_s)
             if span is not None:
-                replica = route.backend.replica or route.backend.address
-                span.event("worldtree.failover", {"worldtree.pause_s": pause_s, "worldtree.replica": replica})
+                said: dict[str, str | float] = {"worldtree.pause_s": pause_s, "worldtree.replica": route.backend.name}
+                span.event("worldtree.failover", said)
         self.ended("ok")
         self._answered = True
         self._resumes = self._adopted = False
@@ -247,10 +241,10 @@ class Journey:
 
     def _elsewhere(self, failed: Backend) -> Route:
         """A call that any replica can answer does not wait: when all have failed, its caller knows as much as we do."""
-        if failed.replica is None or self._method.affinity is Affinity.REPLICA:
+        if self._method.affinity is Affinity.REPLICA:
             self.ended("failed")
             raise self._router.down(failed)
-        self._avoid.add(failed.replica)
+        self._avoid.add(failed.name)
         try:
             return self._router.route(self._method, self._request, avoid=self._avoid)
         except NoBackend:

@@ -32,7 +32,7 @@ class Router:
     A session's id names its home, and a session that has left it is remembered where it went. A call that says where a
     world begins goes where others like it have gone, as long as that backend has no more than `start_load_factor` times
     its share to do (0: it doesn't matter where); any other call goes to the backend with the least to do, of those that
-    do not fail one after the other. `avoid` names replicas that have just failed a call. `placed` hears how each
+    do not fail one after the other. `avoid` names backends that have just failed a call. `placed` hears how each
     session was: start, overflow or spread.
     """
 
@@ -84,7 +84,7 @@ class Router:
                     case Affinity.REPLICA:
                         return Route(self._named(name))
                 preferred = self._homes.get(session_id.home(name) or "")
-                if preferred is not None and preferred.connected and preferred.replica not in avoid:
+                if preferred is not None and preferred.connected and preferred.name not in avoid:
                     return Route(preferred)
         backend, how = self._free(method, request, avoid)
         if method.opens_session:
@@ -120,7 +120,7 @@ class Router:
 
     def others(self, avoid: Collection[str]) -> bool:
         """Whether there are replicas that take calls, beside these."""
-        return any(each.usable and each.replica not in avoid for each in self.backends)
+        return any(each.usable and each.name not in avoid for each in self.backends)
 
     def arrived(self, session: str, route: Route) -> None:
         """A call on `session` was answered there."""
@@ -228,7 +228,7 @@ class Router:
         reachable = [
             each
             for each in (*self.backends[turn:], *self.backends[:turn])
-            if each.connected and not each.leaving and not each.conflicting and each.replica not in avoid
+            if each.connected and not each.leaving and not each.conflicting and each.name not in avoid
         ]
         if not reachable:
             raise NoBackend(self.section, backend_count=count, retry_after_s=self.retry_after_s)
@@ -238,11 +238,10 @@ class Router:
             fit = [each for each, is_fit in zip(taking, fits, strict=True) if is_fit]
         # where all say they are full, one of them shall say so itself: it knows for how long
         candidates = fit or taking or reachable
-        named = [each for each in candidates if each.replica is not None]
-        if method.start_fields is not None and self._start_load_factor and len(named) > 1:
+        if method.start_fields is not None and self._start_load_factor and len(candidates) > 1:
             start = balancing.start_of(request, *method.start_fields)
             if start is not None:
-                backend, is_first = balancing.by_start(start, named, self._start_load_factor)
+                backend, is_first = balancing.by_start(start, candidates, self._start_load_factor)
                 return backend, "start" if is_first else "overflow"
         self._turn += 1
         choose = balancing.emptiest if method.opens_session else balancing.least_loaded

@@ -17,7 +17,7 @@ METHODS = {path.rpartition("/")[2]: method for service in SERVICES for path, met
 
 @dataclass
 class Replica:
-    replica: str
+    name: str
     load: int = 0
     share: float = 1.0
     held: int = 0
@@ -81,15 +81,15 @@ def test_one_start_stays_at_one_replica_until_that_has_its_share_and_comes_back(
     for _ in range(400):
         chosen, is_first = by_start(key, fleet, 1.25)
         chosen.load += 1
-        placed.append((chosen.replica, is_first))
+        placed.append((chosen.name, is_first))
         total = sum(each.load for each in fleet)
         assert max(each.load for each in fleet) <= max(4, 1.25 * total / 4 + 1), "no replica has more than its share"
     first = placed[0][0]
     counts = Counter(name for name, _ in placed)
     assert counts[first] == max(counts.values()) == 125
     assert all((name == first) == is_first for name, is_first in placed)
-    next(each for each in fleet if each.replica == first).load -= 10
-    assert by_start(key, fleet, 1.25)[0].replica == first
+    next(each for each in fleet if each.name == first).load -= 10
+    assert by_start(key, fleet, 1.25)[0].name == first
 
 
 def test_a_few_worlds_that_begin_alike_stay_together_though_others_have_nothing_to_do() -> None:
@@ -105,12 +105,12 @@ def test_all_gateways_choose_alike_in_whatever_order_they_know_the_replicas() ->
     for number in range(50):
         key = start(create(f"start-{number}"))
         assert key is not None
-        assert by_start(key, replicas(5), 1.25)[0].replica == by_start(key, replicas(5)[::-1], 1.25)[0].replica
+        assert by_start(key, replicas(5), 1.25)[0].name == by_start(key, replicas(5)[::-1], 1.25)[0].name
 
 
 def test_many_starts_spread_over_all_replicas() -> None:
     keys = [start(create(f"start-{number}")) for number in range(400)]
-    counts = Counter(by_start(key, replicas(4), 1.25)[0].replica for key in keys if key is not None)
+    counts = Counter(by_start(key, replicas(4), 1.25)[0].name for key in keys if key is not None)
     assert all(70 < count < 130 for count in counts.values()), counts
 
 
@@ -139,7 +139,7 @@ class Watched:
     """A replica as a gateway sees it whose calls all have ended."""
 
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
-        self.replica = name
+        self.name = name
         self.load = Load(ramp_s=0, clock=clock)
 
     @property

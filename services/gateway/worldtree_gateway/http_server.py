@@ -78,6 +78,7 @@ class HttpServer:
         self._room = BodyRoom(buffer_bytes)
         self._max_connections = max_connections
         self._server: asyncio.Server | None = None
+        self._stopping = False
         self._busy: set[asyncio.Task[None]] = set()
         self._idle: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -89,6 +90,7 @@ class HttpServer:
 
     async def stop(self, timeout_s: float) -> None:
         """No new requests; those under way get so long."""
+        self._stopping = True
         if self._server is not None:
             self._server.close()
         for task in self._idle:
@@ -149,6 +151,8 @@ class HttpServer:
                 response = await self._respond(connection, reader, writer)
             except h11.RemoteProtocolError as error:
                 response = self._refuse(error.error_status_hint, f"the request is no HTTP/1.1: {error}")
+            if self._stopping:  # a connection that was busy takes no other request
+                response = replace(response, headers={**response.headers, "Connection": "close"})
             if response.stream is None:
                 await _write(connection, writer, response)
             else:
@@ -157,6 +161,8 @@ class HttpServer:
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
                 if connection.their_state is h11.SEND_BODY:
                     await _linger(reader)
+                return
+            if self._stopping:
                 return
             connection.start_next_cycle()
             self._busy.discard(task)

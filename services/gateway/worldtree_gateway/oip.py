@@ -6,6 +6,7 @@ each model takes and gives.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from importlib.metadata import version
@@ -51,7 +52,8 @@ EXTENSIONS = (
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _STATUS_OF_ERRORS = "triton_grpc_error"  # a caller's metadata: an error ends the stream, with its status
 _REAP_S = 0.5
-_DRAIN_S = 5.0
+_DRAIN_S = 5.0  # what calls under way get, at most
+_CLOSE_SHARE, _CLOSE_MIN_S = 0.9, 1.0  # of a gateway's drain: all of the end here, so that its server ends in time too
 _LEASE_S = 60.0  # of a sequence's session, beyond what a sequence may wait: it is deleted before
 
 _log = logging.getLogger(__name__)
@@ -122,9 +124,10 @@ class InferenceEndpoint:
                 self._served = None
                 reaping.cancel()
                 await asyncio.wait([reaping])
-                await self._drain()
-                await inference.give_up_all()
-                await sessions.close()
+                within_s = max(_CLOSE_MIN_S, _CLOSE_SHARE * self._settings.drain_timeout_s)
+                ends_s = time.monotonic() + within_s
+                await self._drain(min(_DRAIN_S, within_s / 2) if self._settings.drain_timeout_s else 0.0)
+                await _close(inference, sessions, ends_s - time.monotonic())
 
     def _handlers(self) -> Iterator[tuple[str, Handler]]:
         answers: dict[str, Callable[[Any, Context], Awaitable[Any]]] = {
@@ -251,18 +254,16 @@ class InferenceEndpoint:
             if not self._running_count:
                 self._idle.set()
 
-    async def _drain(self) -> None:
+    async def _drain(self, within_s: float) -> None:
         for stream in self._streams:
             stream.drain()
-        ends_s = min(_DRAIN_S, self._settings.drain_timeout_s)
-        while self._running_count:
-            self._idle.clear()
-            try:
-                async with asyncio.timeout(ends_s):
+        try:
+            async with asyncio.timeout(within_s):
+                while self._running_count:
+                    self._idle.clear()
                     await self._idle.wait()
-            except TimeoutError:
-                _log.warning("%d calls still infer; their server ends them", self._running_count)
-                return
+        except TimeoutError:
+            _log.warning("%d calls still infer; their server ends them", self._running_count)
 
     def _serving_now(self) -> "_Served":
         if self._served is None:
@@ -276,6 +277,16 @@ class _Served:
     def __init__(self, catalog: Catalog, inference: Inference) -> None:
         self.catalog = catalog
         self.inference = inference
+
+
+async def _close(inference: Inference, sessions: Sessions, within_s: float) -> None:
+    """Gives back what sequences hold."""
+    try:
+        async with asyncio.timeout(within_s):
+            await inference.give_up_all()
+            await sessions.close()
+    except TimeoutError:
+        _log.warning("not all sessions of sequences could be deleted; their leases will end them")
 
 
 async def _reap(inference: Inference) -> None:

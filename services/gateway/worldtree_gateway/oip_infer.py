@@ -1,5 +1,6 @@
 """Inference: a request is given to the service of its model, and what that says becomes the answers."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -81,8 +82,7 @@ class Inference:
             await self._give_back(sequence)
 
     async def give_up_all(self) -> None:
-        for sequence in self._sequences.all():
-            await self._give_back(sequence)
+        await asyncio.gather(*(self._give_back(sequence) for sequence in self._sequences.all()))
 
     async def _answered(
         self,

@@ -47,20 +47,29 @@ class PlayFailover:
         self._drain_s = drain_s
         self._left = left
         self._clock = clock
-        self._draining = False
+        self._draining = self._closed = False
         self._plays: set[_Play] = set()
         self._late: asyncio.Task[None] | None = None  # held until it ends
 
-    async def drain(self) -> None:
-        """Ends the plays whose client goes on at another gateway, with the chunk that they are at. Returns when they
-        have ended, or soon: one whose reader takes nothing holds up nobody. The others may end well by themselves, and
-        are ended so near the end of the drain.
+    def begin_drain(self) -> None:
+        """Ends the plays whose client goes on at another gateway, with the chunk that they are at, and lets in no more
+        of them. The others may end well by themselves, and are ended so near the end of the drain.
         """
         self._draining = True
-        leaving_s = min(_LEAVING_S, self._drain_s / 2)
-        self._late = asyncio.create_task(self._leave_late(self._drain_s - leaving_s), name="plays: leave late")
+        late_s = self._drain_s - self._leaving_s
+        self._late = asyncio.create_task(self._leave_late(late_s), name="plays: leave late")
         self._leave([play for play in self._plays if play.resumes])
-        await self._end_of(lambda play: play.resumes, leaving_s)
+
+    async def drain(self) -> None:
+        """Lets nobody in any more. Returns when those who go on elsewhere have left, or soon: one whose reader takes
+        nothing holds up nobody.
+        """
+        self._closed = True
+        await self._end_of(lambda play: play.resumes, self._leaving_s)
+
+    @property
+    def _leaving_s(self) -> float:
+        return min(_LEAVING_S, self._drain_s / 2)
 
     async def _leave_late(self, after_s: float) -> None:
         await self._end_of(lambda _: True, after_s)
@@ -84,11 +93,11 @@ class PlayFailover:
             # whatever it is, the video service says what is wrong with it
             await self._relay.pass_streams(method, first, context)
             return
-        if self._draining:
-            raise GatewayDraining
-        note_session(request.session)
         log = PlayLog(first, request)
         play = _Play(self._relay, method, context, log, first, log_bytes=self._log_bytes, clock=self._clock)
+        if self._closed or (self._draining and play.resumes):
+            raise GatewayDraining
+        note_session(request.session)
         self._plays.add(play)
         try:
             await play.pass_on()

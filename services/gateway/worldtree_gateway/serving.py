@@ -24,6 +24,7 @@ from worldtree_gateway.config import GatewaySettings
 from worldtree_gateway.digests import ModelDigests
 from worldtree_gateway.discovery import Discovery
 from worldtree_gateway.domain import GATEWAY, SERVICES, Service
+from worldtree_gateway.doors import Doors
 from worldtree_gateway.flights import Flights
 from worldtree_gateway.metrics import GatewayMetrics
 from worldtree_gateway.oip import SERVICE_NAME as INFERENCE_SERVICE
@@ -175,8 +176,13 @@ async def start_gateway(
         inference = InferenceEndpoint(settings, list(relays), ready=lambda: _ready(routers))
         metrics.watch_sequences(lambda: inference.sequence_count)
 
+        doors = Doors()
+
         async def drain() -> None:
-            await asyncio.gather(*(each.drain() for each in plays.values()))
+            for play in plays.values():
+                play.begin_drain()
+            await doors.close()  # what came in by them is still answered here
+            await asyncio.gather(*(play.drain() for play in plays.values()))
 
         def register(server: grpc.aio.Server) -> Sequence[str]:
             sessions = _open_session_quota(settings, relays, redis, metrics)
@@ -205,17 +211,16 @@ async def start_gateway(
                 believes=False,  # a caller is whom the guard finds it to be
             )
         )
-        # ends before the server, through which it gives back the sessions of its sequences
-        await stack.enter_async_context(inference.serving(server.inside_address))
+        if not settings.drain_timeout_s:
+            stack.push_async_callback(doors.close)
+        await doors.open(inference.serving(server.inside_address))
         rest_address = None
         if settings.http_port is not None and first:
             rest = serve_rest(settings, settings.http_port, server.inside_address, security, services, metrics)
-            rest_address = await stack.enter_async_context(rest)
+            rest_address = await doors.open(rest)
         openpi_address = None
         if "navigator" in relays and first:
-            # ends before the server, whose drain would wait for the navigations of robots
-            openpi = serve_openpi(settings, server.inside_address, metrics, security)
-            openpi_address = await stack.enter_async_context(openpi)
+            openpi_address = await doors.open(serve_openpi(settings, server.inside_address, metrics, security))
         # started last, so that they end first: a drain needs nobody who looks for new backends
         watching = [asyncio.create_task(router.watch(), name=f"watch {router.section}") for router in routers]
         watching.append(asyncio.create_task(quotas.run(), name="settle quotas"))

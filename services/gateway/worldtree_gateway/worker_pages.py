@@ -48,7 +48,7 @@ class WorkerPages(Collector):
             async with asyncio.timeout(_TIMEOUT_S):
                 _, page = await _get(address, "/metrics")
                 status, _ = await _get(address, "/readyz")
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError) as error:
             _log.warning("a worker does not tell its metrics", extra={"address": address, "reason": str(error)})
             return None, False
         return page, status == "200"
@@ -62,7 +62,9 @@ async def _get(address: str, path: str) -> tuple[str, str]:
         asked = (f"GET {path} HTTP/1.1", f"Host: {address}", f"Accept: {CONTENT_TYPE_LATEST}", "", "")
         writer.write("\r\n".join(asked).encode("latin-1"))
         await writer.drain()
-        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        head, whole, body = (await reader.read()).partition(b"\r\n\r\n")
+        if not whole:
+            raise ValueError("it ended before its answer did")
         return head.split(b" ", 2)[1].decode(), body.decode()
     finally:
         writer.close()

@@ -157,7 +157,9 @@ class MetricsServer:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _READ_TIMEOUT_S)
-            if self._before is not None:
+            if (
+                self._before is not None and b" /healthz" not in head.partition(b"\r\n")[0]
+            ):  # which says it by answering
                 await self._before()
             writer.write(self._response(head))
             await asyncio.wait_for(writer.drain(), _READ_TIMEOUT_S)

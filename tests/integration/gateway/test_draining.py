@@ -1,6 +1,7 @@
 """A gateway that stops ends plays in a way that says to go on elsewhere: at once those that can, the others late."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
 from worldtree_gateway import play_failover
@@ -24,12 +27,13 @@ RESUMES = (("worldtree-resumes", "1"),)
 class Gateway:
     """One that a test stops under its calls, and a stub of it."""
 
-    def __init__(self, address: str, *, drain_timeout_s: float = 20.0) -> None:
+    def __init__(self, address: str, *, drain_timeout_s: float = 20.0, http_port: int | None = None) -> None:
         self._settings = GatewaySettings(
             video=[address],
             port=0,
             metrics_port=0,
             openpi_port=0,
+            http_port=http_port,
             drain_timeout_s=drain_timeout_s,
             probe_interval_s=0.1,
         )
@@ -39,7 +43,8 @@ class Gateway:
         self.running = await self._stack.enter_async_context(start_gateway(self._settings))
         await self.running.wait_ready()
         channel = grpc.aio.insecure_channel(self.running.server.address)
-        self.stub: Any = VideoGeneratorStub(await self._channels.enter_async_context(channel))
+        self.channel = await self._channels.enter_async_context(channel)
+        self.stub: Any = VideoGeneratorStub(self.channel)
         return self
 
     async def stop(self) -> None:
@@ -158,3 +163,34 @@ async def test_a_play_that_can_not_go_on_elsewhere_is_told_so_before_time_is_up(
         stopping = asyncio.ensure_future(gateway.stop())
         assert "about to stop" in await draining_reason(stock)
         await asyncio.wait_for(stopping, 30)
+
+
+async def test_health_and_plays_hear_of_a_stop_at_once_though_others_are_under_way_by_other_doors(
+    start_backend,
+) -> None:
+    backend = await start_backend("a")
+    async with Gateway(backend.address, drain_timeout_s=4.0, http_port=0) as gateway:
+        host, _, port = gateway.running.rest_address.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        body = b'{"session": "s.a", "actions": [{"instruction": "sleep:30"}]}'
+        writer.write(b"POST /v1/video/Step HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        play = gateway.stub.Play(metadata=RESUMES)
+        await play.write(BEGIN)
+        for _ in range(2):
+            await play.read()
+        health = HealthStub(gateway.channel)
+        watch = health.Watch(HealthCheckRequest())
+        assert (await watch.read()).status == HealthCheckResponse.SERVING
+        while not backend.calls["Step"]:  # noqa: ASYNC110 - a backend tells nobody
+            await asyncio.sleep(0.01)
+
+        began_s = time.monotonic()
+        stopping = asyncio.ensure_future(gateway.stop())
+        assert (await asyncio.wait_for(watch.read(), 30)).status == HealthCheckResponse.NOT_SERVING
+        assert "about to stop" in await draining_reason(play)
+        told_s = time.monotonic() - began_s
+        await asyncio.wait_for(stopping, 30)
+        ended_s = time.monotonic() - began_s
+        writer.close()
+    assert told_s < 3.0, "while the request by HTTP still was under way"
+    assert told_s < ended_s < 4.0 + 4.0, "the drain, and what a busy machine takes"

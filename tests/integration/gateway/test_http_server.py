@@ -49,12 +49,11 @@ class Bodies:
         return HttpResponse(200, (b"%d" % len(request.body),))
 
 
-@asynccontextmanager
-async def serving(streams: Streams | Bodies) -> AsyncIterator[Any]:
+def server_of(streams: Streams | Bodies) -> HttpServer:
     async def admit(head: HttpRequest) -> int | HttpResponse:
         return 1024 if head.headers.get("x-key") != "wrong" else HttpResponse(401)
 
-    server = HttpServer(
+    return HttpServer(
         admit,
         streams.answer,
         lambda status, _: HttpResponse(status),
@@ -62,6 +61,11 @@ async def serving(streams: Streams | Bodies) -> AsyncIterator[Any]:
         buffer_bytes=1500,
         max_connections=8,
     )
+
+
+@asynccontextmanager
+async def serving(streams: Streams | Bodies) -> AsyncIterator[Any]:
+    server = server_of(streams)
     await server.start("127.0.0.1", 0, None)
     try:
         yield lambda: asyncio.open_connection("127.0.0.1", server.port)
@@ -112,6 +116,27 @@ async def test_a_server_that_stops_ends_what_streams_for_ever() -> None:
         writer.write(ASKED % b"endless")
         await reader.readline()
     assert streams.ended.is_set()
+    writer.close()
+
+
+async def test_a_server_that_stops_answers_what_it_was_asked_and_nothing_more() -> None:
+    bodies = Bodies()
+    server = server_of(bodies)
+    await server.start("127.0.0.1", 0, None)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(ASKED % b"one")
+    async with asyncio.timeout(10):
+        while not bodies.asked:  # noqa: ASYNC110 - a server tells nobody here
+            await asyncio.sleep(0.01)
+        stopping = asyncio.ensure_future(server.stop(60.0))
+        await asyncio.sleep(0.01)
+        writer.write(ASKED % b"two")
+        bodies.go.set()
+        answer = await reader.read()  # to the end of the connection
+        await stopping
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer.lower()
+    assert answer.count(b"HTTP/1.1") == bodies.asked == 1
     writer.close()
 
 

@@ -221,7 +221,9 @@ class _Play:
                         chunks.passed(came_s, self._clock())
                     await self._relay.quotas.pace()
                     message = await receive(call)
-                pass_trailers(await call.initial_metadata(), await call.trailing_metadata(), context)
+                trailers = await call.trailing_metadata()
+                backend.told(trailers)
+                pass_trailers(await call.initial_metadata(), trailers, context)
         finally:
             self._flowing = False
             writing.cancel()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -195,6 +195,14 @@ async def start_gateway(
                 names.append(CHANNELZ_SERVICE)
             return [*names, GATEWAY.full_name]
 
+        watching = [asyncio.create_task(router.watch(), name=f"watch {router.section}") for router in routers]
+        watching.append(asyncio.create_task(quotas.run(), name="settle quotas"))
+        if purges.reaches_all:
+            watching.append(asyncio.create_task(purges.run(), name="hear of purges"))
+        stack.push_async_callback(_end, watching)
+        if worker is not None:
+            # others answer on this port already: it takes no share of their connections before it knows a backend
+            await _wait_ready(routers, settings.probe_timeout_s)
         server = await stack.enter_async_context(
             start_server(
                 settings,
@@ -221,12 +229,7 @@ async def start_gateway(
         openpi_address = None
         if "navigator" in relays and first:
             openpi_address = await doors.open(serve_openpi(settings, server.inside_address, metrics, security))
-        # started last, so that they end first: a drain needs nobody who looks for new backends
-        watching = [asyncio.create_task(router.watch(), name=f"watch {router.section}") for router in routers]
-        watching.append(asyncio.create_task(quotas.run(), name="settle quotas"))
-        if purges.reaches_all:
-            watching.append(asyncio.create_task(purges.run(), name="hear of purges"))
-        stack.push_async_callback(_end, watching)
+        stack.push_async_callback(_end, watching)  # first of all: a drain needs nobody who looks for new backends
         yield RunningGateway(
             server, tuple(routers), cache, flights, quotas, tuple(watching), openpi_address, rest_address
         )
@@ -246,6 +249,13 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+
+
+async def _wait_ready(routers: Sequence[Router], within_s: float) -> None:
+    """Returns when each has a backend, or after so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await asyncio.gather(*(router.wait_ready() for router in routers))
 
 
 def _ready(routers: Sequence[Router]) -> bool:

@@ -11,7 +11,7 @@ from worldtree_runtime.batch_engine import BatchEngine
 from worldtree_runtime.futures import deliver
 
 from worldtree_multitask.domain import Answer, Blend
-from worldtree_multitask.errors import PoisonedAnswer
+from worldtree_multitask.errors import EngineStopped, PoisonedAnswer
 from worldtree_multitask.metrics import MultitaskMetrics
 from worldtree_multitask.model import Model, Weights
 from worldtree_multitask.package import Images
@@ -53,7 +53,8 @@ class Engine(BatchEngine[_Request]):
     async def predict(self, blend: Blend, images: Images, tasks: Sequence[str]) -> Answer:
         """Probabilities of `tasks` for `images` [n, height, width, 3] uint8.
 
-        Raises TooManyWaiting, and PoisonedAnswer where the weights answer with NaN. One who is cancelled is dropped.
+        Raises TooManyWaiting, PoisonedAnswer where the weights answer with NaN, and EngineStopped. One who is cancelled
+        is dropped.
         """
         request = _Request(
             blend.digest,
@@ -65,6 +66,8 @@ class Engine(BatchEngine[_Request]):
             arrived_s=time.perf_counter(),
         )
         with self._wake:
+            if self._stopping:
+                raise EngineStopped
             self._scheduler.add(request)
             self._metrics.waiting_images.labels(self._name).set(self._scheduler.waiting_images)
             self._wake.notify()

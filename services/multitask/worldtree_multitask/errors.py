@@ -79,6 +79,13 @@ class MakingStopped(Unavailable):
         super().__init__("MAKING_STOPPED", "the service stops: the merge was not made", retry_after_s=1.0)
 
 
+class EngineStopped(Unavailable):
+    """The service stops, and with it what waits."""
+
+    def __init__(self) -> None:
+        super().__init__("PREDICTING_STOPPED", "the service stops: nothing was predicted", retry_after_s=1.0)
+
+
 class TooManyMerges(Exhausted):
     """No more names."""
 

@@ -378,8 +378,13 @@ async def test_a_gateway_learns_from_trailers_what_others_have_under_way(start_b
         answer = client.stub.Get(pb.GetRequest(session="s.a"))
         await answer
         assert "worldtree-load" not in dict(await answer.trailing_metadata()), "that is between gateway and replica"
+        play = client.stub.Play()
+        await play.write(pb.PlayRequest(session="s.a", begin=pb.PlayRequest.Begin(actions=[pb.Action(id=1)])))
+        await play.done_writing()
         a.hold.set()
         await asyncio.gather(*holding)
+        assert [message async for message in play]
+        assert router.backends[0].load == 0, "a play tells it too"
 
 
 async def test_a_replica_that_joins_is_given_its_share_little_by_little(start_backend, open_gateway, tmp_path) -> None:

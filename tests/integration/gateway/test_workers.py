@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from worldtree.common.v1 import common_pb2
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree.video.v1.video_generator_pb2_grpc import VideoGeneratorStub
+from worldtree_gateway.config import GatewaySettings
+from worldtree_gateway.serving import start_gateway
 
 CONNECTIONS = 24  # two workers share them but once in eight million times
 ONE_EACH = (("grpc.use_local_subchannel_pool", 1),)
@@ -169,3 +172,23 @@ async def test_a_worker_that_can_not_begin_ends_the_start(start_backend, valkey)
         _, errors = await asyncio.wait_for(process.communicate(), SECONDS)
     assert process.returncode == 1
     assert "before it was ready" in errors.decode()
+
+
+async def test_one_takes_no_connection_before_it_knows_a_backend(start_backend) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    own = {"video": [f"127.0.0.1:{port}"], "port": 0, "metrics_port": 0, "drain_timeout_s": 0}
+    async with AsyncExitStack() as stack:
+        opening = start_gateway(GatewaySettings(**own, probe_timeout_s=30.0, probe_interval_s=0.1), worker=1)
+        entering = asyncio.ensure_future(stack.enter_async_context(opening))
+        await asyncio.sleep(0.3)
+        assert not entering.done()
+        await start_backend("a", port=port)
+        gateway = await asyncio.wait_for(entering, 30)
+        assert all(router.ready for router in gateway.routers)
+
+
+async def test_one_that_finds_no_backend_says_so_itself_after_a_while() -> None:
+    own = {"video": ["127.0.0.1:1"], "port": 0, "metrics_port": 0, "drain_timeout_s": 0, "probe_timeout_s": 0.2}
+    async with asyncio.timeout(30), start_gateway(GatewaySettings(**own), worker=1) as gateway:
+        assert not any(router.ready for router in gateway.routers)

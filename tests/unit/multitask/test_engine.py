@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from worldtree_multitask.config import MultitaskSettings
 from worldtree_multitask.creations import Creations
 from worldtree_multitask.domain import blend_of
-from worldtree_multitask.errors import PoisonedAnswer, TooManyCreations, TooManyWaiting
+from worldtree_multitask.errors import EngineStopped, PoisonedAnswer, TooManyCreations, TooManyWaiting
 from worldtree_multitask.merging import Cancelled, Step
 from worldtree_multitask.metrics import MultitaskMetrics
 from worldtree_multitask.served import Served
@@ -91,6 +91,8 @@ async def test_a_stop_answers_what_waits(served: Served) -> None:
     served.engine.start()
     served.engine.stop()
     assert (await waiting).batch_size == 2
+    with pytest.raises(EngineStopped):
+        await served.engine.predict(plain(served), pixels(2), ["hue"])
 
 
 async def collected(creations: Creations[int], key: str, work: Any) -> list[Step | int]:

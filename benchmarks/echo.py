@@ -1,6 +1,7 @@
 """Servers that answer at once, to measure what stands before them. Run by `gateway.py` as processes of their own.
 
-`plain`: grpc.aio and nothing else, which is the most that a server in Python can do here. `video`: a backend that the
+`plain`: grpc.aio and nothing else, which is the most that a server in Python can do here. `told`: the same with what
+every answer of a gateway has: an interceptor, and two trailers. `video`: a backend that the
 gateway takes for a replica of the video service; it looks at no request. `bare ADDRESS`: passes on the bytes of unary
 calls and does nothing else, which is the most that a gateway made with grpc.aio can do.
 """
@@ -96,8 +97,25 @@ class Bare(grpc.GenericRpcHandler):
         return self._handlers[method]
 
 
-async def serve_bytes(handlers: grpc.GenericRpcHandler) -> None:
-    server = grpc.aio.server()
+class Told(Echo):
+    """Says with its answer whose it is and where it is from."""
+
+    async def _get_model(self, _: bytes, context: Any) -> bytes:
+        context.set_trailing_metadata((("x-request-id", "0" * 36), ("worldtree-cache", "hit")))
+        return self._model
+
+
+class Passing(grpc.aio.ServerInterceptor):
+    """Does nothing."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return await continuation(handler_call_details)
+
+
+async def serve_bytes(
+    handlers: grpc.GenericRpcHandler, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+) -> None:
+    server = grpc.aio.server(interceptors=interceptors)
     server.add_generic_rpc_handlers((handlers,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -107,6 +125,10 @@ async def serve_bytes(handlers: grpc.GenericRpcHandler) -> None:
 
 async def serve_plain() -> None:
     await serve_bytes(grpc.method_handlers_generic_handler(SERVICE, Echo().handlers()))
+
+
+async def serve_told() -> None:
+    await serve_bytes(grpc.method_handlers_generic_handler(SERVICE, Told().handlers()), [Passing()])
 
 
 async def serve_bare(address: str) -> None:
@@ -122,5 +144,5 @@ async def serve_video() -> None:
 
 
 if __name__ == "__main__":
-    kinds: dict[str, Any] = {"plain": serve_plain, "video": serve_video, "bare": serve_bare}
+    kinds: dict[str, Any] = {"plain": serve_plain, "told": serve_told, "video": serve_video, "bare": serve_bare}
     asyncio.run(kinds[sys.argv[1]](*sys.argv[2:]))

@@ -149,6 +149,25 @@ def test_nobody_there_says_how_to_start_a_server() -> None:
     assert "worldtree up" in str(error)
 
 
+def test_a_call_that_the_other_side_gives_up_has_lost_its_server() -> None:
+    error = error_from_call("CANCELLED", "CANCELLED", ())
+    assert isinstance(error, worldtree.Unavailable)
+    assert (error.code, error.reason) == ("UNAVAILABLE", "CONNECTION_FAILED")
+
+
+@pytest.mark.parametrize(
+    "message", ["Locally cancelled by application!", "Channel closed!", "Channel closed due to invocation"]
+)
+def test_a_call_that_we_cancel_is_cancelled(message: str) -> None:
+    error = error_from_call("CANCELLED", message, ())
+    assert isinstance(error, worldtree.Cancelled)
+    assert error.reason != "CONNECTION_FAILED"
+
+
+def test_a_server_that_says_itself_that_a_call_is_cancelled_is_believed() -> None:
+    assert isinstance(error_from_call("CANCELLED", "", status_of(info("GIVEN_UP"))), worldtree.Cancelled)
+
+
 def test_errors_are_one_family() -> None:
     family = [getattr(worldtree, name) for name in worldtree.__all__]
     errors = [kind for kind in family if isinstance(kind, type) and issubclass(kind, Exception)]

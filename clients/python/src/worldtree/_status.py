@@ -30,6 +30,7 @@ from worldtree.errors import (
 
 STATUS_TRAILER = "grpc-status-details-bin"
 REQUEST_ID_TRAILER = "x-request-id"
+_OWN_CANCELLATIONS = ("Locally cancelled", "Channel")  # as grpcio words them: of the call, of its channel
 
 KINDS: tuple[type[WorldtreeError], ...] = (
     InvalidRequest,
@@ -76,9 +77,9 @@ def error_from_call(code: str, message: str, trailers: Trailers) -> WorldtreeErr
     request = _detail(status, error_details_pb2.RequestInfo())
     help_ = _detail(status, error_details_pb2.Help())
     reason = info.reason if info else ""
-    if not reason and code == "UNAVAILABLE" and not status.code:
-        # No server wrote this status: the channel itself found nobody.
-        reason = "CONNECTION_FAILED"
+    if not reason and not status.code and (code == "UNAVAILABLE" or _is_cut(code, message)):
+        # No server wrote this status: the channel itself found nobody, or lost whom it had.
+        code, reason = "UNAVAILABLE", "CONNECTION_FAILED"
     error = _error_class(code, reason)(
         status.message or message or f"the call ended with {code}",
         code=code,
@@ -89,6 +90,11 @@ def error_from_call(code: str, message: str, trailers: Trailers) -> WorldtreeErr
     )
     _add_details(error, status)
     return error
+
+
+def _is_cut(code: str, message: str) -> bool:
+    """Whether the other side gave the call up, as a server does that stops while a call reaches it."""
+    return code == "CANCELLED" and not message.startswith(_OWN_CANCELLATIONS)
 
 
 def _error_class(code: str, reason: str) -> type[WorldtreeError]:

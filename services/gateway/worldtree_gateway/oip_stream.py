@@ -31,18 +31,33 @@ class _Room:
     def __init__(self, count: int, size_bytes: int) -> None:
         self._count, self._bytes = count, size_bytes
         self._sizes: deque[int] = deque()
-        self._left = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._closed = False
 
-    async def enter(self, size_bytes: int) -> None:
-        while self._sizes and (len(self._sizes) >= self._count or sum(self._sizes) + size_bytes > self._bytes):
-            self._left.clear()
-            await self._left.wait()
+    async def enter(self, size_bytes: int) -> bool:
+        """Waits until it fits. False: the room is closed, also while somebody waits here."""
+        while not self._closed and not self._fits(size_bytes):
+            self._changed.clear()
+            await self._changed.wait()
+        if self._closed:
+            return False
         self._sizes.append(size_bytes)
+        return True
 
     def leave(self) -> None:
         """Whoever came first leaves first."""
         self._sizes.popleft()
-        self._left.set()
+        self._changed.set()
+
+    def close(self) -> None:
+        """Nobody enters any more."""
+        self._closed = True
+        self._changed.set()
+
+    def _fits(self, size_bytes: int) -> bool:
+        if not self._sizes:
+            return True
+        return len(self._sizes) < self._count and sum(self._sizes) + size_bytes <= self._bytes
 
 
 class InferStream(Generic[Request, Response]):
@@ -85,6 +100,7 @@ class InferStream(Generic[Request, Response]):
                 )
             await reading
         finally:
+            self._room.close()  # before anything is waited for: the reader would begin what nobody then ends
             let_end(reading)
             for task in self._tasks:
                 task.cancel()
@@ -94,13 +110,13 @@ class InferStream(Generic[Request, Response]):
     def drain(self) -> None:
         """Ends the stream as soon as what has been asked so far is answered."""
         self._draining = True
+        self._room.close()
         self._order.put_nowait(None)
 
     async def _read(self, requests: AsyncIterator[Request]) -> None:
         try:
             async for request in requests:
-                await self._room.enter(self._size_of(request))
-                if self._draining:
+                if not await self._room.enter(self._size_of(request)):
                     return
                 answers: asyncio.Queue[Response | None] = asyncio.Queue(_AHEAD_COUNT)
                 task = asyncio.create_task(self._work(request, answers), name="infer stream: answer")

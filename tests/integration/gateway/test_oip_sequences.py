@@ -305,6 +305,35 @@ def test_clients_that_leave_in_the_middle_leave_nothing(servers: Servers) -> Non
     until(lambda: len(servers.loop.tasks()) <= task_count)
 
 
+def test_a_stream_that_is_over_leaves_no_request_of_it_behind(servers: Servers) -> None:
+    gateway = servers.gateway(oip_stream_requests=2)
+    with triton.InferenceServerClient(gateway.server.address) as client:
+        client.infer("tiny", [actions(0)])
+    task_count = len(servers.loop.tasks())
+
+    def stream(*, errors_end: bool) -> tuple[triton.InferenceServerClient, list[Any]]:
+        client, told = triton.InferenceServerClient(gateway.server.address), list[Any]()
+        headers = {"triton_grpc_error": "true"} if errors_end else {}
+        client.start_stream(lambda result, error: told.append(error or result), headers=headers)
+        return client, told
+
+    for _ in range(5):
+        leaving, told = stream(errors_end=False)
+        for _ in range(9):
+            leaving.async_stream_infer("tiny", [actions(*WALK * 200)])
+        until(lambda told=told: told)  # type: ignore[misc]
+        leaving.stop_stream(cancel_requests=True)
+        leaving.close()
+        refused, told = stream(errors_end=True)
+        for place in range(9):
+            refused.async_stream_infer("tiny", [actions(*[77 if place == 0 else 0] * 9)])
+        until(lambda told=told: told)  # type: ignore[misc]
+        assert told[0].status() == "StatusCode.INVALID_ARGUMENT"
+        refused.stop_stream()
+        refused.close()
+    until(lambda: len(servers.loop.tasks()) <= task_count)
+
+
 async def test_many_asyncio_clients_each_walk_their_own_world(
     gateway: RunningGateway, servers: Servers, expected: Any
 ) -> None:

@@ -176,3 +176,68 @@ async def test_large_requests_wait_for_one_another() -> None:
     go_on.set()
     await collecting
     assert told == [0, 1, 2, 3, 99, 0]
+
+
+async def test_requests_that_wait_for_room_wait_no_longer_than_the_stream() -> None:
+    begun: list[int] = []
+
+    async def answer(request: int) -> AsyncGenerator[int]:
+        begun.append(request)
+        await asyncio.Event().wait()
+        yield request
+
+    before, told = tasks(), list[int]()
+    collecting = asyncio.create_task(collect(open_stream(answer, limit=2).responses(each(range(9))), told))
+    await until_idle()
+    collecting.cancel()  # as gRPC does where the client leaves
+    await asyncio.wait([collecting])
+    await until_idle()
+    assert tasks() == before
+    assert begun == [0, 1]
+
+
+async def test_nothing_is_begun_once_the_stream_is_over() -> None:
+    under_way: list[int] = []
+
+    async def requests() -> AsyncIterator[int]:
+        for request in range(6):
+            await asyncio.sleep(0)
+            yield request
+
+    async def answer(request: int) -> AsyncGenerator[int]:
+        if request == 0:
+            raise ZeroDivisionError
+        under_way.append(request)
+        try:
+            for part in range(5):
+                yield part
+        finally:
+            under_way.remove(request)
+
+    before, told = tasks(), list[int]()
+    with pytest.raises(ZeroDivisionError):
+        await collect(open_stream(answer, limit=32).responses(requests()), told)
+    await until_idle()
+    assert under_way == told == []
+    assert tasks() == before
+
+
+async def test_a_drain_does_not_wait_for_what_waits_for_room() -> None:
+    go_on = asyncio.Event()
+
+    async def answer(request: int) -> AsyncGenerator[int]:
+        await go_on.wait()
+        yield request
+
+    before, told = tasks(), list[int]()
+    stream = open_stream(answer, limit=2)
+    collecting = asyncio.create_task(collect(stream.responses(each(range(9))), told))
+    await until_idle()
+    stream.drain()
+    await until_idle()
+    go_on.set()
+    with pytest.raises(Unavailable):
+        await collecting
+    assert told == [0, 1]
+    await until_idle()
+    assert tasks() == before

@@ -177,7 +177,10 @@ class GatewaySettings(ServiceSettings):
     )
 
     http_json_bytes: int = Field(
-        1024 * 1024, ge=1024, le=2**31, description="JSON of one request by HTTP; tensors in binary are beside it"
+        1024 * 1024,
+        ge=1024,
+        le=2**31,
+        description="JSON of one request or inference answer by HTTP; tensors in binary are beside it",
     )
     http_buffer_bytes: int = Field(
         256 * 1024 * 1024,

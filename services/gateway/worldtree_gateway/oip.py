@@ -23,6 +23,7 @@ from worldtree_runtime.status import is_known, to_status
 
 from worldtree_gateway.config import GatewaySettings
 from worldtree_gateway.identity import current_caller
+from worldtree_gateway.json_thread import JsonThread
 from worldtree_gateway.metadata import Context, clean
 from worldtree_gateway.oip_calls import Asker, Calls
 from worldtree_gateway.oip_catalog import Catalog
@@ -101,6 +102,8 @@ class InferenceEndpoint:
             for channel in channels:
                 await stack.enter_async_context(channel)
             calls = Calls(*channels)
+            thread = JsonThread()
+            stack.callback(thread.close)
             catalog = Catalog(
                 calls, self._sections, hold_s=self._settings.digest_ttl_s, timeout_s=self._settings.probe_timeout_s
             )
@@ -115,7 +118,7 @@ class InferenceEndpoint:
             steering = Steering(
                 calls, timeout_s=self._settings.openpi_timeout_s, limit=self._settings.max_connection_streams
             )
-            inference = Inference(calls, catalog, self._sequences, walks, steering, self._statistics)
+            inference = Inference(calls, catalog, self._sequences, walks, steering, self._statistics, thread)
             reaping = asyncio.create_task(_reap(inference), name="give up idle sequences")
             self._served = _Served(catalog, inference)
             try:

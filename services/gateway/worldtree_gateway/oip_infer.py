@@ -5,11 +5,13 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from tritonclient.grpc import service_pb2 as pb
 from worldtree_runtime.errors import InvalidRequest
 
 from worldtree_gateway import oip_experts, oip_judges, oip_planners, oip_worlds
+from worldtree_gateway.json_thread import JsonThread
 from worldtree_gateway.oip_answer import Answer, Answers, is_cached, seconds
 from worldtree_gateway.oip_calls import Asker, Calls, explained
 from worldtree_gateway.oip_catalog import Catalog
@@ -22,7 +24,7 @@ from worldtree_gateway.oip_walks import Walks
 
 
 class Inference:
-    """Nothing of a sequence is left behind after `give_up_all`."""
+    """Nothing of a sequence is left behind after `give_up_all`. `thread`: where typed contents are written."""
 
     def __init__(
         self,
@@ -32,6 +34,7 @@ class Inference:
         walks: Walks,
         steering: Steering,
         statistics: Statistics,
+        thread: JsonThread,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -41,6 +44,7 @@ class Inference:
         self._walks = walks
         self._steering = steering
         self._statistics = statistics
+        self._thread = thread
         self._clock = clock
 
     async def answers(
@@ -104,8 +108,14 @@ class Inference:
                     answered = model if answer.version is None else replace(model, version=answer.version)
                     model = answered if answered.version else model
                     ready_s = self._clock()
-                    final = answer.final if stream else None
-                    response = request.response(answered, answer.outputs, final=final, session=answer.session)
+                    made = partial(
+                        request.response,
+                        answered,
+                        answer.outputs,
+                        final=answer.final if stream else None,
+                        session=answer.session,
+                    )
+                    response = await self._thread.work(made, request.element_bytes(answer.outputs))
                     output_s += self._clock() - ready_s
                     yield response
         except Exception:

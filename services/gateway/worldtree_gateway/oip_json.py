@@ -6,7 +6,7 @@ In binary, tensors follow the JSON, one after the other, raw; how many bytes eac
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as pb
 from worldtree_runtime.errors import InvalidRequest
 
-from worldtree_gateway.oip_tensors import BYTES, NUMBERS, Tensor, from_texts
+from worldtree_gateway.oip_tensors import BYTES, NUMBERS, STEP_COUNT, Tensor, from_texts
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _BINARY, _BINARY_SIZE, _BINARY_OUTPUT = "binary_data", "binary_data_size", "binary_data_output"
 _DEPTH = 8
+ELEMENT_BYTES = 4  # of a UINT8 as JSON, at most, with its comma
 
 
 class JsonAnswer:
@@ -28,28 +29,46 @@ class JsonAnswer:
         self._named = named
         self._others = others
 
-    def body(self, response: pb.ModelInferResponse) -> tuple[tuple[bytes, ...], dict[str, str]]:
-        """The parts of the body, and its headers."""
-        outputs, blobs = [], []
-        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-            told: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
-            if self._named.get(output.name, self._others):
-                told["parameters"] = {_BINARY_SIZE: len(raw)}
-                blobs.append(raw)
-            else:
-                told["data"] = _elements(Tensor(output.datatype, tuple(output.shape), raw))
-            outputs.append(told)
-        answer: dict[str, Any] = {"model_name": response.model_name, "outputs": outputs}
+    def json_bytes(self, response: pb.ModelInferResponse) -> int:
+        """How many bytes of tensors become JSON."""
+        sizes = zip(response.outputs, map(len, response.raw_output_contents), strict=True)
+        return sum(size for output, size in sizes if not self.is_binary(output.name))
+
+    def body(self, response: pb.ModelInferResponse, *, limit_bytes: int) -> tuple[tuple[bytes, ...], dict[str, str]]:
+        """The parts of the body, and its headers. Raises InvalidRequest for more JSON than `limit_bytes`, as soon as
+        there is so much.
+        """
+        answer: dict[str, Any] = {"model_name": response.model_name}
         if response.model_version:
             answer["model_version"] = response.model_version
         if response.id:
             answer["id"] = response.id
         if response.parameters:
             answer["parameters"] = {name: _parameter(value) for name, value in sorted(response.parameters.items())}
-        head = to_json(answer)
+        head, blobs = bytearray(to_json(answer)), []
+        head[-1:] = b',"outputs":['
+        for place, (output, raw) in enumerate(zip(response.outputs, response.raw_output_contents, strict=True)):
+            told: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
+            head += b"," if place else b""
+            if self.is_binary(output.name):
+                head += to_json({**told, "parameters": {_BINARY_SIZE: len(raw)}})
+                blobs.append(raw)
+                continue
+            head += to_json(told)
+            head[-1:] = b',"data":['
+            for step, part in enumerate(_written(Tensor(output.datatype, tuple(output.shape), raw))):
+                head += b"," if step else b""
+                head += part
+                check_answer(len(head), limit_bytes)
+            head += b"]}"
+        head += b"]}"
+        check_answer(len(head), limit_bytes)
         if not blobs:
-            return (head,), {"Content-Type": "application/json"}
-        return (head, *blobs), {"Content-Type": "application/octet-stream", LENGTH_HEADER: str(len(head))}
+            return (bytes(head),), {"Content-Type": "application/json"}
+        return (bytes(head), *blobs), {"Content-Type": "application/octet-stream", LENGTH_HEADER: str(len(head))}
+
+    def is_binary(self, name: str) -> bool:
+        return self._named.get(name, self._others)
 
 
 def read_infer(body: bytes, json_length: str | None) -> tuple[pb.ModelInferRequest, JsonAnswer]:
@@ -90,6 +109,18 @@ def read_object(body: bytes) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("body", f"the body must be JSON: {str(error)[:80]}", reason="NOT_JSON") from error
     return _object(document, "body")
+
+
+def check_answer(size_bytes: int, limit_bytes: int) -> None:
+    """Refuses an answer of so much JSON, where that is too much."""
+    if size_bytes > limit_bytes:
+        raise InvalidRequest(
+            f"parameters[{_BINARY_OUTPUT}]",
+            f"an answer must have {limit_bytes} bytes of JSON at most (setting gateway.http_json_bytes): ask for "
+            f"binary data, with the parameter {_BINARY_OUTPUT} of the request or {_BINARY} of an output, or for less",
+            reason="ANSWER_TOO_LARGE",
+            limit=limit_bytes,
+        )
 
 
 def to_json(document: Any) -> bytes:
@@ -209,14 +240,19 @@ def _flatten(data: list[Any], flat: list[Any], name: str, *, depth: int) -> None
             flat.append(each)
 
 
-def _elements(tensor: Tensor) -> list[Any]:
-    """Flat, row by row. What JSON has no word for (NaN, infinities) is null."""
+def _written(tensor: Tensor) -> Iterator[bytes]:
+    """The elements as JSON, flat, row by row, some at a time. What JSON has no word for (NaN, infinities) is null."""
     if tensor.datatype == BYTES:
-        return [each.decode(errors="replace") for each in tensor.texts]
-    values: list[Any] = tensor.array.ravel().tolist()
-    if tensor.datatype.startswith("FP"):
-        return [each if math.isfinite(each) else None for each in values]
-    return values
+        texts = tensor.texts
+        for begin in range(0, len(texts), STEP_COUNT):
+            yield to_json([each.decode(errors="replace") for each in texts[begin : begin + STEP_COUNT]])[1:-1]
+        return
+    elements = tensor.array.ravel()
+    for begin in range(0, len(elements), STEP_COUNT):
+        values: list[Any] = elements[begin : begin + STEP_COUNT].tolist()
+        if tensor.datatype.startswith("FP"):
+            values = [each if math.isfinite(each) else None for each in values]
+        yield to_json(values)[1:-1]
 
 
 def _set_parameters(target: Any, parameters: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """A served model as the Open Inference Protocol tells of it: its inputs, its outputs, and how it answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 from worldtree_runtime.errors import InvalidRequest
 
-from worldtree_gateway.oip_tensors import BYTES, Tensor
+from worldtree_gateway.oip_tensors import BYTES, Head
 
 ANY_SIZE = -1  # of a side: it is the request's to choose
 
@@ -27,19 +27,19 @@ class Spec:
     also: tuple[str, ...] = ()
     bare: bool = False
 
-    def check(self, tensor: Tensor) -> None:
+    def check(self, head: Head) -> None:
         """Raises InvalidRequest where an input is not as it must be."""
         field = f"inputs[{self.name}]"
-        if tensor.datatype not in (self.datatype, *self.also):
+        if head.datatype not in (self.datatype, *self.also):
             wanted = " or ".join((self.datatype, *self.also))
-            raise InvalidRequest(f"{field}.datatype", f"input {self.name} must be {wanted}, got {tensor.datatype[:40]}")
-        shapes = [self._shape_of(tensor.datatype)]
+            raise InvalidRequest(f"{field}.datatype", f"input {self.name} must be {wanted}, got {head.datatype[:40]}")
+        shapes = [self._shape_of(head.datatype)]
         if self.bare:
             shapes.append(shapes[0][1:])
-        if not any(_fits(tensor.shape, shape) for shape in shapes):
+        if not any(_fits(head.shape, shape) for shape in shapes):
             wanted = " or ".join(_words(shape) for shape in shapes)
             raise InvalidRequest(
-                f"{field}.shape", f"input {self.name} must have the shape {wanted}, got {list(tensor.shape)}"
+                f"{field}.shape", f"input {self.name} must have the shape {wanted}, got {list(head.shape)}"
             )
 
     def _shape_of(self, datatype: str) -> tuple[int, ...]:
@@ -75,19 +75,19 @@ class Model:
     def output_names(self) -> list[str]:
         return [each.name for each in self.outputs]
 
-    def check(self, inputs: Mapping[str, Tensor]) -> None:
+    def check(self, inputs: Mapping[str, Head]) -> None:
         """Raises InvalidRequest for inputs that the model does not have, or that are not as they must be."""
         known = {each.name: each for each in self.inputs}
-        for name, tensor in inputs.items():
+        for name, head in inputs.items():
             if name not in known:
                 raise InvalidRequest(
                     f"inputs[{name[:80]}]",
                     f'input must be one of {", ".join(known)}, got "{name[:80]}"',
                     reason="UNKNOWN_INPUT",
                 )
-            known[name].check(tensor)
+            known[name].check(head)
 
-    def check_complete(self, inputs: Mapping[str, Tensor]) -> None:
+    def check_complete(self, inputs: Collection[str]) -> None:
         """Raises InvalidRequest where an input is missing that has to be there."""
         for each in self.inputs:
             if not each.optional and each.name not in inputs:

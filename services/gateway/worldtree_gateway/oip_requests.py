@@ -12,6 +12,7 @@ from worldtree_gateway.oip_models import Model
 from worldtree_gateway.oip_tensors import Tensor, add_outputs, from_texts, read_inputs, requested_outputs
 
 FINAL = "triton_final_response"
+JSON_BYTES = "worldtree_json_bytes"  # what the REST side says of the JSON that frames become
 # What begins so is Triton's own affair. Whether an empty final answer is wanted need not be heeded: the last answer of
 # a request is known as such here, and says so itself.
 _TRITON = "triton_"
@@ -24,6 +25,7 @@ _PARAMETERS = {
     "timeout": ("int64_param", "uint64_param"),
     "priority": ("int64_param", "uint64_param"),  # all are alike
     "binary_data_output": ("bool_param",),
+    JSON_BYTES: ("int64_param",),
 }
 _ID_CHARS = 256
 
@@ -32,7 +34,8 @@ _ID_CHARS = 256
 class Options:
     """What a request says beside its tensors. `sequence`: None where it is of none. `timeout_s`: None where unlimited.
 
-    `raw`: whether tensors of the answer are raw, which is what Triton always sends.
+    `raw`: whether tensors of the answer are raw, which is what Triton always sends. `json_bytes`: the most JSON that
+    its frames may become; None where they do not.
     """
 
     sequence: int | str | None = None
@@ -40,6 +43,7 @@ class Options:
     end: bool = False
     timeout_s: float | None = None
     raw: bool = True
+    json_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,10 @@ class InferRequest:
         if final is not None:
             response.parameters[FINAL].bool_param = final
         return response
+
+    def element_bytes(self, outputs: Mapping[str, Tensor]) -> int:
+        """How many bytes of the wanted ones are written element by element."""
+        return 0 if self.options.raw else sum(len(outputs[name].data) for name in self.outputs if name in outputs)
 
     @property
     def version(self) -> str:
@@ -119,6 +127,7 @@ def read_options(message: pb.ModelInferRequest) -> Options:
         end=end,
         timeout_s=timeout_us / 1e6 if timeout_us else None,
         raw=said.get("binary_data_output", True),
+        json_bytes=said.get(JSON_BYTES),
     )
 
 
@@ -129,8 +138,7 @@ def read_request(message: pb.ModelInferRequest, model: Model, options: Options) 
             "parameters[sequence_id]",
             f"model {model.name} keeps nothing from one request to the next: it takes no sequence_id",
         )
-    inputs = read_inputs(message)
-    model.check(inputs)
+    inputs = read_inputs(message, model.check)
     outputs = requested_outputs(message, model.output_names)
     return InferRequest(message, options, inputs, outputs, _classes(message, model))
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from worldtree_gateway.http_door import HttpDoor
 from worldtree_gateway.http_server import HttpRequest, HttpResponse
 from worldtree_gateway.json_thread import JsonThread
 from worldtree_gateway.oip_json import LENGTH_HEADER, plain, read_infer, read_object, to_json
+from worldtree_gateway.oip_requests import JSON_BYTES
 
 _MODEL = re.compile(
     r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>infer|ready|config|stats))?"
@@ -24,8 +26,8 @@ _OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})  # to all, as by gRPC
 
 
 class Rest:
-    """`stub`: of the gRPC side. `json_bytes`: of the JSON of one request; `message_bytes`: with tensors in binary.
-    `timeout_s`: for one request.
+    """`stub`: of the gRPC side. `json_bytes`: of the JSON of one request or inference answer; `message_bytes`: of a
+    request with tensors in binary. `timeout_s`: for one request.
     """
 
     def __init__(
@@ -111,8 +113,11 @@ class Rest:
         length = request.headers.get(LENGTH_HEADER.lower())
         message, form = await self._thread.run(read_infer, request.body, length)
         message.model_name, message.model_version = names["name"], names["version"]
-        body, headers = form.body(await self._ask(self._stub.ModelInfer, message, request))
-        return HttpResponse(200, body, headers)
+        if not form.is_binary("frames"):
+            message.parameters[JSON_BYTES].int64_param = self._json_bytes  # so that it is refused before it is made
+        answer = await self._ask(self._stub.ModelInfer, message, request)
+        made = partial(form.body, answer, limit_bytes=self._json_bytes)
+        return HttpResponse(200, *await self._thread.work(made, form.json_bytes(answer)))
 
     async def _ask(self, call: Any, message: Any, request: HttpRequest) -> Any:
         return await call(message, metadata=metadata_of(request), timeout=self._timeout_s)

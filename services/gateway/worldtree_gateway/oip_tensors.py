@@ -5,7 +5,7 @@ Raw is row-major and little endian; an element of BYTES is four bytes of length 
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from worldtree_runtime.errors import InvalidRequest, Unimplemented
 BYTES = "BYTES"
 MAX_DIMENSIONS = 8
 MAX_INPUTS = 64
+MAX_TEXTS = 65_536  # elements of BYTES in one input: each is a step of Python
+MAX_TYPED = 1 << 20  # elements of an answer in typed contents
+STEP_COUNT = 8192  # elements that become Python's at once: who takes them has the interpreter to himself
 _MAX_ELEMENTS = 1 << 40  # far beyond any message: what a shape says is multiplied before it is believed
 _LENGTH = struct.Struct("<I")
 _SHARED = "shared_memory_region"
@@ -53,6 +56,14 @@ NUMBERS = {name: kind.dtype for name, kind in _KINDS.items()}  # by datatype, ho
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """What an input says of itself."""
+
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """`data` is the raw form, whichever way it came."""
 
@@ -82,8 +93,13 @@ def from_texts(texts: Sequence[str], shape: tuple[int, ...] | None = None) -> Te
     return Tensor(BYTES, (len(texts),) if shape is None else shape, data)
 
 
-def read_inputs(request: pb.ModelInferRequest) -> dict[str, Tensor]:
-    """The inputs of a request by name. Raises InvalidRequest, which names the input, its value and the limit."""
+def read_inputs(
+    request: pb.ModelInferRequest, check: Callable[[Mapping[str, Head]], None] | None = None
+) -> dict[str, Tensor]:
+    """The inputs of a request by name. `check`: refuses them by their heads, before any element is looked at.
+
+    Raises InvalidRequest, which names the input, its value and the limit.
+    """
     if len(request.inputs) > MAX_INPUTS:
         count = len(request.inputs)
         raise InvalidRequest("inputs", f"inputs must be {MAX_INPUTS} at most, got {count}", limit=MAX_INPUTS)
@@ -94,25 +110,37 @@ def read_inputs(request: pb.ModelInferRequest) -> dict[str, Tensor]:
             f"raw_input_contents must hold one element for each of the {len(request.inputs)} inputs, got {len(raw)}",
             limit=len(request.inputs),
         )
-    found: dict[str, Tensor] = {}
+    heads: dict[str, Head] = {}
     for place, given in enumerate(request.inputs):
         field = f"inputs[{given.name[:80]}]"
-        if not given.name or given.name in found:
+        if not given.name or given.name in heads:
             got = f"{given.name[:80]} twice" if given.name else f"one without a name at place {place}"
             raise InvalidRequest(field, f"each input must be given once, by its name; got {got}")
         _check_not_shared(given.parameters, field)
-        shape = _shape(given.shape, field)
+        _check_known(given.datatype, field)
+        heads[given.name] = Head(given.datatype, _shape(given.shape, field))
         if raw and given.HasField("contents"):
             raise InvalidRequest(
                 f"{field}.contents",
                 f"input {given.name} has typed contents beside raw_input_contents: a request must be all raw or all "
                 "typed",
             )
+    if check is not None:
+        check(heads)
+    found: dict[str, Tensor] = {}
+    for place, (given, head) in enumerate(zip(request.inputs, heads.values(), strict=True)):
+        field = f"inputs[{given.name[:80]}]"
+        if head.datatype == BYTES and math.prod(head.shape) > MAX_TEXTS:
+            raise InvalidRequest(
+                f"{field}.shape",
+                f"{field} is BYTES: it must hold {MAX_TEXTS} elements at most, got {math.prod(head.shape)}",
+                limit=MAX_TEXTS,
+            )
         if raw:
-            data = _checked(raw[place], given.datatype, shape, field)
+            data = _checked(raw[place], head.datatype, head.shape, field)
         else:
-            data = _from_typed(given.contents, given.datatype, shape, field)
-        found[given.name] = Tensor(given.datatype, shape, data)
+            data = _from_typed(given.contents, head.datatype, head.shape, field)
+        found[given.name] = Tensor(head.datatype, head.shape, data)
     return found
 
 
@@ -133,8 +161,15 @@ def requested_outputs(request: pb.ModelInferRequest, known: Sequence[str]) -> li
 
 
 def add_outputs(response: pb.ModelInferResponse, outputs: Iterable[tuple[str, Tensor]], *, raw: bool) -> None:
-    """Writes outputs into a response. Not `raw`: as typed contents, which FP16 has none of."""
+    """Writes outputs into a response. Not `raw`: as typed contents, which FP16 has none of.
+
+    Raises InvalidRequest for more than typed contents should carry.
+    """
+    typed_count = 0
     for name, tensor in outputs:
+        if not raw:
+            typed_count += math.prod(tensor.shape)
+            check_typed(typed_count)
         added = response.outputs.add(name=name, datatype=tensor.datatype, shape=tensor.shape)
         if raw:
             response.raw_output_contents.append(tensor.data)
@@ -143,7 +178,22 @@ def add_outputs(response: pb.ModelInferResponse, outputs: Iterable[tuple[str, Te
         else:
             contents = _KINDS[tensor.datatype].contents
             assert contents is not None, f"{name} is {tensor.datatype}, which has no typed contents"
-            getattr(added.contents, contents).extend(tensor.array.ravel().tolist())
+            field, elements = getattr(added.contents, contents), tensor.array.ravel()
+            for begin in range(0, len(elements), STEP_COUNT):
+                field.extend(elements[begin : begin + STEP_COUNT].tolist())
+
+
+def check_typed(count: int) -> None:
+    """Refuses an answer in typed contents of so many elements, where that are too many."""
+    if count > MAX_TYPED:
+        raise InvalidRequest(
+            "parameters[binary_data_output]",
+            f"an answer must have {MAX_TYPED} elements at most to go as typed contents, got {count} or more: ask for "
+            "it raw, without the parameter binary_data_output, or for fewer outputs",
+            reason="ANSWER_TOO_LARGE",
+            limit=MAX_TYPED,
+            count=count,
+        )
 
 
 def _check_not_shared(parameters: Any, field: str) -> None:
@@ -174,13 +224,14 @@ def _checked(data: bytes, datatype: str, shape: tuple[int, ...], field: str) -> 
     """Raw contents that fit their shape."""
     count = math.prod(shape)
     if datatype == BYTES:
-        got = _count(data, field)
+        got = _count(data, field, limit=count)
         if got != count:
+            shown = "more" if got > count else got
             raise InvalidRequest(
-                field, f"{field} must hold {count} elements for its shape {list(shape)}, got {got}", expected=count
+                field, f"{field} must hold {count} elements for its shape {list(shape)}, got {shown}", expected=count
             )
         return data
-    kind = _known(datatype, field)
+    kind = _KINDS[datatype]
     expected = count * kind.dtype.itemsize
     if len(data) != expected:
         raise InvalidRequest(
@@ -194,20 +245,18 @@ def _checked(data: bytes, datatype: str, shape: tuple[int, ...], field: str) -> 
     return data
 
 
-def _known(datatype: str, field: str) -> _Kind:
-    kind = _KINDS.get(datatype)
-    if kind is None:
+def _check_known(datatype: str, field: str) -> None:
+    if datatype not in DATATYPES:
         known = ", ".join(DATATYPES)
         raise InvalidRequest(
             f"{field}.datatype",
             f'{field}.datatype must be one of {known}, got "{datatype[:40]}"',
         )
-    return kind
 
 
 def _from_typed(contents: pb.InferTensorContents, datatype: str, shape: tuple[int, ...], field: str) -> bytes:
     """Typed contents in the raw form."""
-    wanted = "bytes_contents" if datatype == BYTES else _known(datatype, field).contents
+    wanted = "bytes_contents" if datatype == BYTES else _KINDS[datatype].contents
     if wanted is None:
         raise InvalidRequest(
             f"{field}.contents", f"{field} is {datatype}, which typed contents cannot hold: use raw_input_contents"
@@ -242,10 +291,12 @@ def _from_typed(contents: pb.InferTensorContents, datatype: str, shape: tuple[in
     return array.astype(dtype).tobytes()
 
 
-def _count(data: bytes, field: str) -> int:
-    """How many elements the raw form of BYTES holds."""
+def _count(data: bytes, field: str, *, limit: int) -> int:
+    """How many elements the raw form of BYTES holds; of more than `limit`, only that there are more."""
     count = offset = 0
     while offset < len(data):
+        if count == limit:
+            return count + 1
         if offset + _LENGTH.size > len(data):
             break
         offset += _LENGTH.size + _LENGTH.unpack_from(data, offset)[0]

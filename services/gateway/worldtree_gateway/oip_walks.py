@@ -12,11 +12,13 @@ from worldtree_runtime.errors import InvalidRequest, Kind, WorldtreeError
 from worldtree_gateway import oip_worlds
 from worldtree_gateway.oip_answer import Answer, Answers, is_cached, seconds
 from worldtree_gateway.oip_calls import Asker, Calls, explained, next_of
+from worldtree_gateway.oip_json import ELEMENT_BYTES, check_answer
 from worldtree_gateway.oip_models import Model
 from worldtree_gateway.oip_requests import InferRequest
 from worldtree_gateway.oip_sequences import Sequence as Turn
 from worldtree_gateway.oip_sessions import Sessions
 from worldtree_gateway.oip_statistics import Spent
+from worldtree_gateway.oip_tensors import check_typed
 
 _ANSWER_BYTES = 64 * 1024  # of an answer, beside its frames
 _CHUNK_BYTES = 128  # of what comes with each chunk's frames
@@ -40,7 +42,7 @@ class Walks:
         """A request of no sequence: the same inputs, the same frames. In a `stream` each chunk as it is made."""
         message = oip_worlds.generate_request(model, request.inputs, version=request.version)
         if not stream:
-            self._check_fits(len(message.actions), model)
+            self._check_fits(len(message.actions), model, request)
         version = "" if not request.version and model.name in self._chosen_for else None
         start: common.Frames | None = None
         chunks: list[pb.Chunk] = []
@@ -72,7 +74,7 @@ class Walks:
             if not options.end:
                 model.check_complete(inputs)
         if not stream:
-            self._check_fits(len(actions), model)
+            self._check_fits(len(actions), model, request)
         begun: common.Frames | None = None
         try:
             async with explained(oip_worlds.WORDS):
@@ -117,8 +119,13 @@ class Walks:
         turn.model = replace(model, version=created.session.model.version)
         return created.frames
 
-    def _check_fits(self, count: int, model: Model) -> None:
+    def _check_fits(self, count: int, model: Model, request: InferRequest) -> None:
         """Refuses what one message cannot answer, before it is made."""
+        frames_bytes = count * oip_worlds.chunk_bytes(model) if "frames" in request.outputs else 0
+        if not request.options.raw:
+            check_typed(frames_bytes)
+        if request.options.json_bytes is not None:
+            check_answer(frames_bytes * ELEMENT_BYTES, request.options.json_bytes)
         each = oip_worlds.chunk_bytes(model) + _CHUNK_BYTES
         limit = max(0, self._message_bytes - _ANSWER_BYTES) // each
         if count > limit:

@@ -95,7 +95,7 @@ BAD_INPUTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "too many names": (
         {"inputs": [tensor("actions", "BYTES", [1])], "raw": [2 * (struct.pack("<I", 4) + b"left")]},
-        ["1 elements", "got 2"],
+        ["1 elements", "got more"],
     ),
     "no text": ({"inputs": [texts("actions", b"\xff\xfe")]}, ["actions[0]", "UTF-8"]),
     "two scalars": ({"inputs": [ids(0), tensor("seed", "INT64", [2], int64_contents=[1, 2])]}, ["seed", "[1]", "[2]"]),
@@ -129,6 +129,14 @@ BAD_INPUTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a vector that is not finite": (
         {"model": "tiny-arm", "inputs": [tensor("actions", "FP32", [1, 2], fp32_contents=[0.0, float("nan")])]},
         ["actions[0]", "finite"],
+    ),
+    "text of another shape, whatever its bytes are": (
+        {"inputs": [tensor("start", "BYTES", [1 << 20])], "raw": [bytes(64)]},
+        ["start", "[1] or []", "1048576"],
+    ),
+    "more names than anyone takes": (
+        {"inputs": [tensor("actions", "BYTES", [1 << 20])], "raw": [bytes(64)]},
+        ["actions", "65536", "1048576"],
     ),
     "half floats as typed contents": (
         {"model": "tiny-arm", "inputs": [tensor("actions", "FP16", [1, 2], fp32_contents=[0.0, 0.0])]},
@@ -251,6 +259,13 @@ async def test_a_clip_that_no_message_holds_is_refused_before_it_is_made(servers
         assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
         assert "400" in refusal.message
         assert "ModelStreamInfer" in refusal.message
+
+
+async def test_a_clip_that_typed_contents_should_not_hold_is_refused_before_it_is_made(refuse: Refuse) -> None:
+    refusal = await refuse(ids(*[0] * 20_000), parameters={"binary_data_output": False})
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "ANSWER_TOO_LARGE")
+    assert "1440000" in refusal.message
+    assert "1048576" in refusal.message
 
 
 async def test_a_request_gets_no_more_time_than_it_says(refuse: Refuse) -> None:

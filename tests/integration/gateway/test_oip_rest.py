@@ -17,6 +17,7 @@ from credentials import Authority, KeysFile
 from inference_servers import Servers, until
 from server_loop import ServerLoop
 from tritonclient.utils import InferenceServerException
+from worldtree_gateway import oip_json
 from worldtree_gateway.serving import RunningGateway
 
 triton = pytest.importorskip("tritonclient.http")
@@ -211,6 +212,41 @@ def test_a_body_beyond_the_limit_is_not_read(servers: Servers) -> None:
     status, answer = ask(gateway, "POST", "/v2/models/tiny/infer", b"x" * (70 * 1024))
     assert status == 413
     assert str(64 * 1024) in answer["error"]
+
+
+def test_an_answer_beyond_the_limit_goes_in_binary_only(servers: Servers) -> None:
+    gateway = servers.gateway(http_port=0, http_json_bytes=8192)
+    actions = told("actions", "INT64", [60], [0] * 60)
+    status, answer = infer(gateway, actions)
+    assert status == 400
+    assert "8192 bytes of JSON" in answer["error"]
+    assert "http_json_bytes" in answer["error"]
+    assert "binary_data_output" in answer["error"]
+    assert infer(gateway, actions, outputs=[{"name": "chunk_index"}])[0] == 200
+    parameters = {"sequence_id": "large", "sequence_start": True}
+    for place, count in enumerate((2, 60, 3)):
+        status, answer = infer(gateway, told("actions", "INT64", [count], [0] * count), parameters=parameters)
+        assert status == (400 if place == 1 else 200), answer
+        parameters = {"sequence_id": "large"}
+    assert answer["outputs"][2]["data"] == [2, 3, 4]  # what was refused was not done
+    infer(gateway, parameters={"sequence_id": "large", "sequence_end": True})
+    with triton.InferenceServerClient(gateway.rest_address) as client:
+        frames = client.infer("tiny", [given("actions", [0] * 60, "INT64")]).as_numpy("frames")
+    assert frames.shape == (60, 4, 6, 3)
+
+
+def test_the_json_of_a_long_answer_is_not_written_by_the_event_loop(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, threads = oip_json._written, list[str]()
+
+    def watched(tensor: Any) -> Iterator[bytes]:
+        threads.append(threading.current_thread().name)
+        return written(tensor)
+
+    monkeypatch.setattr(oip_json, "_written", watched)
+    assert infer(gateway, told("actions", "INT64", [60], [0] * 60), outputs=[{"name": "frames"}])[0] == 200
+    assert [name.split("_")[0] for name in threads] == ["json"]
 
 
 def test_one_connection_asks_many_times_and_nonsense_ends_it(gateway: RunningGateway) -> None:

@@ -21,6 +21,14 @@ async def test_the_loop_goes_on_while_a_body_is_read() -> None:
     thread.close()
 
 
+async def test_what_is_short_is_done_at_once_and_what_is_long_beside_the_loop() -> None:
+    thread = JsonThread()
+    here = threading.get_ident()
+    assert await thread.work(threading.get_ident, 100) == here
+    assert await thread.work(threading.get_ident, 100_000) != here
+    thread.close()
+
+
 @pytest.mark.parametrize("size", [1, 5000])
 async def test_what_is_wrong_with_a_body_is_raised(size: int) -> None:
     thread = JsonThread()

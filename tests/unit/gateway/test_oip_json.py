@@ -1,6 +1,7 @@
 """The REST form of the inference protocol: what is written as JSON or binary is read as the same tensors, and back."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
+from worldtree_gateway import oip_json
 from worldtree_gateway.oip_json import LENGTH_HEADER, plain, read_infer, to_json
 from worldtree_gateway.oip_tensors import BYTES, NUMBERS, from_array, from_texts, read_inputs
 from worldtree_runtime.errors import InvalidRequest
@@ -19,6 +21,7 @@ ARRAYS = st.sampled_from(list(NUMBERS)).flatmap(
         np.dtype(triton_to_np_dtype(name)), hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4)
     )
 )
+LIMIT = 1 << 20
 KEYS = st.sampled_from(
     ["id", "inputs", "outputs", "parameters", "name", "shape", "datatype", "data", "binary_data", "binary_data_size"]
 )
@@ -62,7 +65,7 @@ def test_texts_are_read_and_written(texts: list[str]) -> None:
     assert [each.decode() for each in read_inputs(request)["x"].texts] == texts
     response = pb.ModelInferResponse(outputs=[{"name": "x", "datatype": BYTES, "shape": [len(texts)]}])
     response.raw_output_contents.append(from_texts(texts).data)
-    (body,), headers = form.body(response)
+    (body,), headers = form.body(response, limit_bytes=LIMIT)
     assert headers == {"Content-Type": "application/json"}
     assert json.loads(body)["outputs"][0]["data"] == texts
 
@@ -92,7 +95,7 @@ def test_outputs_are_binary_where_that_is_asked_for(asked: dict[str, Any], binar
     for name in ("a", "b"):
         response.outputs.add(name=name, datatype="FP32", shape=[3])
         response.raw_output_contents.append(from_array(array, "FP32").data)
-    body, headers = form.body(response)
+    body, headers = form.body(response, limit_bytes=LIMIT)
     answer = json.loads(body[0])
     assert (answer["model_name"], answer["model_version"], answer["id"]) == ("m", "3", "i")
     assert [each["name"] for each in answer["outputs"] if "data" not in each] == binary
@@ -100,6 +103,67 @@ def test_outputs_are_binary_where_that_is_asked_for(asked: dict[str, Any], binar
     assert all(each["parameters"] == {"binary_data_size": 12} for each in answer["outputs"] if "data" not in each)
     assert body[1:] == (array.tobytes(),) * len(binary)
     assert headers.get(LENGTH_HEADER) == (str(len(body[0])) if binary else None)
+
+
+@given(st.lists(ARRAYS, max_size=3), st.integers(1, 5))
+def test_answers_are_what_json_itself_would_write(arrays: list[Any], step_count: int) -> None:
+    response = pb.ModelInferResponse(model_name="m")
+    for place, array in enumerate(arrays):
+        datatype = np_to_triton_dtype(array.dtype)
+        response.outputs.add(name=str(place), datatype=datatype, shape=array.shape)
+        response.raw_output_contents.append(from_array(array, datatype).data)
+    _, form = read_infer(b"{}", None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(oip_json, "STEP_COUNT", step_count)
+        (body,), _ = form.body(response, limit_bytes=LIMIT)
+    outputs = [
+        {
+            **written(array),
+            "name": str(place),
+            "data": [None if not np.isfinite(each) else each for each in array.ravel().tolist()],
+        }
+        for place, array in enumerate(arrays)
+    ]
+    assert json.loads(body) == {
+        "model_name": "m",
+        "outputs": [{key: each[key] for key in ("name", "datatype", "shape", "data")} for each in outputs],
+    }
+    assert form.json_bytes(response) == sum(array.nbytes for array in arrays)
+
+
+def answer_of(count: int) -> pb.ModelInferResponse:
+    response = pb.ModelInferResponse(model_name="m")
+    response.outputs.add(name="frames", datatype="UINT8", shape=[count])
+    response.raw_output_contents.append(b"\xff" * count)
+    return response
+
+
+def test_an_answer_has_so_much_json_and_no_more() -> None:
+    _, form = read_infer(b"{}", None)
+    (body,), _ = form.body(answer_of(100), limit_bytes=LIMIT)
+    assert form.body(answer_of(100), limit_bytes=len(body))[0] == (body,)
+    with pytest.raises(InvalidRequest, match=f"{len(body) - 1} bytes of JSON .*http_json_bytes.* binary") as caught:
+        form.body(answer_of(100), limit_bytes=len(body) - 1)
+    assert caught.value.reason == "ANSWER_TOO_LARGE"
+
+
+def test_an_answer_that_is_too_large_is_not_written_to_its_end() -> None:
+    _, form = read_infer(b"{}", None)
+    response = answer_of(48 << 20)
+    tracemalloc.start()
+    with pytest.raises(InvalidRequest, match="binary"):
+        form.body(response, limit_bytes=LIMIT)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 64 << 20  # the bytes themselves are copied once
+
+
+def test_what_goes_in_binary_has_no_part_in_the_limit() -> None:
+    _, form = read_infer(json.dumps({"parameters": {"binary_data_output": True}}).encode(), None)
+    response = answer_of(4096)
+    assert form.json_bytes(response) == 0
+    body, _ = form.body(response, limit_bytes=1024)
+    assert body[1] == response.raw_output_contents[0]
 
 
 @given(ANYTHING, st.none() | st.integers(-3, 90).map(str) | st.text(max_size=3))

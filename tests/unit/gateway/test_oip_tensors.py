@@ -1,6 +1,8 @@
 """Tensors on the wire: what the stock client packs is read here and the other way round, raw and typed alike."""
 
 import struct
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,9 @@ from worldtree_gateway.oip_tensors import (
     BYTES,
     DATATYPES,
     MAX_INPUTS,
+    MAX_TEXTS,
+    MAX_TYPED,
+    Head,
     Tensor,
     add_outputs,
     from_array,
@@ -153,6 +158,50 @@ def test_inputs_have_an_end() -> None:
     assert len(read_inputs(pb.ModelInferRequest(inputs=made[:-1]))) == MAX_INPUTS
     with pytest.raises(InvalidRequest, match=str(MAX_INPUTS)):
         read_inputs(pb.ModelInferRequest(inputs=made))
+
+
+@pytest.mark.parametrize("count", [1, 0, MAX_TEXTS])
+def test_texts_are_counted_no_further_than_their_shape(count: int) -> None:
+    made = pb.ModelInferRequest.InferInputTensor(name="x", datatype=BYTES, shape=[count])
+    request = pb.ModelInferRequest(inputs=[made], raw_input_contents=[bytes(64 << 20)])
+    began_s = time.process_time()
+    with pytest.raises(InvalidRequest, match=f"must hold {count} elements .* got more"):
+        read_inputs(request)
+    assert time.process_time() - began_s < 1
+
+
+def test_an_input_has_so_many_texts_and_no_more() -> None:
+    def read(count: int) -> Tensor:
+        made = pb.ModelInferRequest.InferInputTensor(name="x", datatype=BYTES, shape=[count])
+        return read_inputs(pb.ModelInferRequest(inputs=[made], raw_input_contents=[bytes(4 * count)]))["x"]
+
+    assert read(MAX_TEXTS).texts == [b""] * MAX_TEXTS
+    with pytest.raises(InvalidRequest, match=f"{MAX_TEXTS} elements at most, got {MAX_TEXTS + 1}"):
+        read(MAX_TEXTS + 1)
+
+
+def test_inputs_are_refused_by_what_they_say_of_themselves_before_their_elements_are_looked_at() -> None:
+    def check(heads: Mapping[str, Head]) -> None:
+        assert heads == {"x": Head(BYTES, (2,)), "y": Head("UINT8", (1, 3))}
+        raise InvalidRequest("inputs[y]", "by its head")
+
+    made = [
+        pb.ModelInferRequest.InferInputTensor(name="x", datatype=BYTES, shape=[2]),
+        pb.ModelInferRequest.InferInputTensor(name="y", datatype="UINT8", shape=[1, 3]),
+    ]
+    with pytest.raises(InvalidRequest, match="by its head"):
+        read_inputs(pb.ModelInferRequest(inputs=made, raw_input_contents=[b"nonsense", b""]), check)
+
+
+def test_typed_contents_carry_so_much_and_no_more() -> None:
+    most = from_array(np.arange(MAX_TYPED, dtype=np.uint32), "UINT32")
+    response = pb.ModelInferResponse()
+    add_outputs(response, [("x", most)], raw=False)
+    assert list(response.outputs[0].contents.uint_contents) == list(range(MAX_TYPED))
+    one = from_array(np.zeros(1, np.uint8), "UINT8")
+    with pytest.raises(InvalidRequest, match=f"{MAX_TYPED} elements at most .*raw"):
+        add_outputs(pb.ModelInferResponse(), [("x", most), ("y", one)], raw=False)
+    add_outputs(pb.ModelInferResponse(), [("x", most), ("y", one)], raw=True)
 
 
 def test_shared_memory_is_not_read() -> None:

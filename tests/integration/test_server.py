@@ -158,7 +158,7 @@ ERRORS: list[tuple[WorldtreeError, grpc.StatusCode, dict[str, str], str]] = [
     (
         errors.NotFound("model", "minigird", known=["minigrid", "maze"]),
         grpc.StatusCode.NOT_FOUND,
-        {"resource_type": "model", "name": "minigird"},
+        {"resource_type": "model", "name": "minigird", "known_count": "2", "known": "minigrid, maze"},
         "ResourceInfo",
     ),
     (

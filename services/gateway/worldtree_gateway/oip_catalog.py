@@ -1,7 +1,7 @@
 """The models of all services behind the gateway, asked of them and held for a moment."""
 
 import asyncio
-import re
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from worldtree_gateway.oip_calls import Asker, Calls, explained, told
 from worldtree_gateway.oip_models import Model
 
 _NO_MODEL = "MODEL_NOT_FOUND"  # what a service says that serves none, or several of which none was named
-_KNOWN = re.compile(r'^model "" not found; known: ([a-z0-9-]+(?:, [a-z0-9-]+)*)$')
 
+_log = logging.getLogger(__name__)
 
 _Ask = Callable[[Asker], Awaitable[list[Model]]]
 
@@ -60,8 +60,6 @@ class _Service:
             return Listed(tuple(await self._ask(asker.within(self._timeout_s))))
         except grpc.aio.AioRpcError as error:
             known = told(error, {})
-            if known is not None and known.reason == _NO_MODEL:
-                return Listed()
             reason = known.message if known is not None else f"{error.code().name}: {error.details()}"
             return Listed(self.listed.models, reason)
 
@@ -165,17 +163,22 @@ class Catalog:
 
 
 async def _names(about: Callable[[common.ModelRef, Asker], Awaitable[Any]], asker: Asker) -> list[str]:
-    """All models of a service that tells of one at a time. It takes no name for the only one there is; where there are
-    several, its refusal is the one place that lists them.
+    """All models of a service that tells of one at a time, and of the names of all with it. It takes no name for the
+    only one there is; where there are several, its refusal names some, or at least one.
     """
     try:
         answer = await about(common.ModelRef(), asker)
     except grpc.aio.AioRpcError as error:
-        known = told(error, {})
-        listed = None if known is None or known.reason != _NO_MODEL else _KNOWN.fullmatch(known.message)
-        if listed is None:
+        refusal = told(error, {})
+        if refusal is None or refusal.reason != _NO_MODEL:
             raise
-        return listed[1].split(", ")
+        if refusal.metadata.get("known_count") == "0":
+            return []
+        known = refusal.metadata.get("known", "")
+        if not known:
+            _log.warning("a service refused to say what it serves, and names no model: %s", refusal.message)
+            raise
+        answer = await about(common.ModelRef(name=known.split(", ")[0]), asker)
     return list(answer.models)
 
 

@@ -55,7 +55,7 @@ class Catalog(Generic[S]):
         Raises NotFound, with the names that there are.
         """
         if not self._served:
-            raise NotFound("model", f"of kind {self._kind} in {self._folder}", reason="MODEL_NOT_FOUND")
+            raise NotFound("model", f"of kind {self._kind} in {self._folder}", reason="MODEL_NOT_FOUND", known=[])
         digests = {key: each.stored.digest for key, each in self._served.items()}
         if not name:
             holders = sorted({held for (held, _), each in digests.items() if each == digest}) or self.names()

@@ -9,6 +9,7 @@ from enum import Enum, auto
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,61}[A-Z0-9]")
 _KNOWN_NAMES_SHOWN = 10
 _NAME_CHARS_SHOWN = 100
+_KNOWN_BYTES = 160  # of the names in the metadata, which takes no more of one value
 
 
 class Kind(Enum):
@@ -69,17 +70,25 @@ class InvalidRequest(WorldtreeError):
 
 
 class NotFound(WorldtreeError):
-    """Nothing has this name. With `known`, the message lists the names that exist, or the closest of many."""
+    """Nothing has this name. With `known`, the message lists the names that exist, or the closest of many; the metadata
+    has their count, and as many of them as there is room for.
+    """
 
     def __init__(
-        self, resource_type: str, name: str, *, known: Sequence[str] = (), reason: str | None = None, **metadata: object
+        self,
+        resource_type: str,
+        name: str,
+        *,
+        known: Sequence[str] | None = None,
+        reason: str | None = None,
+        **metadata: object,
     ) -> None:
         shown = name if len(name) <= _NAME_CHARS_SHOWN else name[:_NAME_CHARS_SHOWN] + "…"
-        texts = {"resource_type": resource_type, "name": shown, **_texts(metadata)}
+        texts = {"resource_type": resource_type, "name": shown, **_texts(metadata), **_known(known)}
         super().__init__(
             Kind.NOT_FOUND,
             reason or re.sub(r"[^A-Z0-9]+", "_", resource_type.upper()) + "_NOT_FOUND",
-            f'{resource_type} "{shown}" not found{_suggestion(shown, known)}',
+            f'{resource_type} "{shown}" not found{_suggestion(shown, known or ())}',
             metadata=texts,
             resource_type=resource_type,
             resource_name=name,
@@ -155,6 +164,17 @@ class PermissionDenied(WorldtreeError):
 
 def _texts(metadata: dict[str, object]) -> dict[str, str]:
     return {key: str(value) for key, value in metadata.items()}
+
+
+def _known(names: Sequence[str] | None) -> dict[str, str]:
+    if names is None:
+        return {}
+    listed = ""
+    for name in names:
+        longer = f"{listed}, {name}" if listed else name
+        if len(longer.encode(errors="replace")) <= _KNOWN_BYTES:
+            listed = longer
+    return {"known_count": str(len(names)), **({"known": listed} if listed else {})}
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:

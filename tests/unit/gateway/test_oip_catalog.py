@@ -1,6 +1,7 @@
 """The models of all services: asked of each, held for a moment, and none held up by a service that is not its own."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from worldtree.reward.v1 import reward_scorer_pb2 as reward_pb
 from worldtree.video.v1 import video_generator_pb2 as video_pb
 from worldtree_gateway.oip_calls import Asker
 from worldtree_gateway.oip_catalog import Catalog
+from worldtree_runtime.catalog import Catalog as ServedModels
 from worldtree_runtime.errors import InvalidRequest, NotFound, Unavailable, WorldtreeError
 from worldtree_runtime.status import to_status
 
@@ -29,12 +31,13 @@ def refused(error: WorldtreeError) -> grpc.aio.AioRpcError:
 
 class Services:
     """Stands for all stubs. `worlds`, `networks`, `judges`: names; `down`: sections that answer UNAVAILABLE, `hung`:
-    that do not answer."""
+    that do not answer; `nameless`: that say of no model that it is known."""
 
     def __init__(self) -> None:
         self.worlds, self.networks, self.judges = ["grid", "maze"], ["eyes"], ["critic"]
         self.down: set[str] = set()
         self.hung: set[str] = set()
+        self.nameless: set[str] = set()
         self.asked: list[str] = []
         self.video = self.multitask = self.reward = self.navigator = self
 
@@ -43,15 +46,21 @@ class Services:
         if section in self.hung:
             await asyncio.sleep(1.0 if timeout is None else timeout)
             raise refused(Unavailable("TOO_SLOW", "no answer", retry_after_s=1))
+        if section in self.nameless:
+            raise refused(NotFound("model", "", reason="MODEL_NOT_FOUND"))
         if section in self.down:
             raise refused(Unavailable("BACKEND_DOWN", f"a {section} replica does not answer", retry_after_s=1))
 
     @staticmethod
     def _ref(ref: common.ModelRef, names: list[str]) -> common.ModelRef:
-        name = ref.name or (names[0] if len(names) == 1 else "")
-        if name not in names or ref.version not in ("", "1", "2"):
-            raise refused(NotFound("model", name, known=names, reason="MODEL_NOT_FOUND"))
-        return common.ModelRef(name=name, version=ref.version or "2")
+        """As the services find it, each model in two versions."""
+        served = [SimpleNamespace(name=name, version=version, digest="") for name in names for version in ("1", "2")]
+        catalog: Any = ServedModels([SimpleNamespace(stored=each) for each in served], kind="any", folder="models")
+        try:
+            found = catalog.get(ref.name, ref.version).stored
+        except WorldtreeError as error:
+            raise refused(error) from error
+        return common.ModelRef(name=found.name, version=found.version)
 
     async def ListModels(self, request: Any, *, metadata: Any, timeout: Any) -> Any:
         await self._answer("video", timeout)
@@ -115,7 +124,17 @@ async def test_all_models_of_all_services_are_listed(catalog: Catalog) -> None:
     }
 
 
-@pytest.mark.parametrize("networks", [[], ["eyes"], ["ears", "eyes", "hands"]], ids=len)
+@pytest.mark.parametrize(
+    "networks",
+    [
+        [],
+        ["eyes"],
+        ["ears", "eyes", "hands"],
+        [f"net-{n:02}" for n in range(11)],
+        [f"{n:03}-{'x' * 60}" for n in range(200)],
+    ],
+    ids=len,
+)
 async def test_a_service_that_tells_of_one_at_a_time_may_have_none_or_several(
     catalog: Catalog, services: Services, networks: list[str]
 ) -> None:
@@ -123,6 +142,21 @@ async def test_a_service_that_tells_of_one_at_a_time_may_have_none_or_several(
     assert (await names(catalog))["multitask"] == networks
     for name in networks:
         assert (await catalog.find(name, "", NOBODY)).section == "multitask"
+
+
+async def test_a_refusal_that_names_no_model_is_no_empty_list(
+    catalog: Catalog, services: Services, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    services.networks = ["ears", "eyes"]
+    assert (await names(catalog))["multitask"] == ["ears", "eyes"]
+    clock.now_s += 2.1
+    services.nameless.add("multitask")
+    listed = (await catalog.listed(NOBODY))["multitask"]
+    assert [each.name for each in listed.models] == ["ears", "eyes"]
+    assert "not found" in listed.reason
+    assert "names no model" in caplog.text
+    with pytest.raises(Unavailable, match="multitask"):
+        await catalog.find("eyes", "", NOBODY)
 
 
 async def test_what_was_asked_is_held_for_a_moment(catalog: Catalog, services: Services, clock: Clock) -> None:

@@ -138,6 +138,20 @@ def test_a_name_that_is_not_found_lists_few_known_names_and_the_closest_of_many(
     assert len(errors.NotFound("model", "m" * 10_000).message) < 200
 
 
+@given(st.lists(st.text("abc-", min_size=1, max_size=200), max_size=30))
+def test_the_metadata_tells_how_many_names_are_known_and_as_many_of_them_as_fit(known: list[str]) -> None:
+    info = details_of(to_status(errors.NotFound("model", "x", known=known), request_id="r"))["ErrorInfo"]
+    told = dict(info.metadata)  # type: ignore[attr-defined]
+    assert told["known_count"] == str(len(known))
+    listed = told["known"].split(", ") if "known" in told else []
+    assert set(listed) <= set(known)
+    assert len(", ".join(listed)) <= 160
+    if len(", ".join(known)) <= 160:
+        assert listed == known
+    assert listed or all(len(name) > 160 for name in known)
+    assert "known_count" not in errors.NotFound("model", "x").metadata
+
+
 @pytest.mark.parametrize("reason", ["lower", "", "A", "A" * 64, "A-B", "_A"])
 def test_a_reason_that_programs_could_not_match_is_our_own_mistake(reason: str) -> None:
     with pytest.raises(AssertionError, match="reason must be UPPER_SNAKE"):

@@ -131,6 +131,7 @@ class InferenceEndpoint:
                 ends_s = time.monotonic() + within_s
                 await self._drain(min(_DRAIN_S, within_s / 2) if self._settings.drain_timeout_s else 0.0)
                 await _close(inference, sessions, ends_s - time.monotonic())
+                await catalog.close()
 
     def _handlers(self) -> Iterator[tuple[str, Handler]]:
         answers: dict[str, Callable[[Any, Context], Awaitable[Any]]] = {

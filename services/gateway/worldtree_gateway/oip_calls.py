@@ -51,10 +51,14 @@ class Asker:
         return Asker(self.metadata, ends_s if self.ends_s is None else min(ends_s, self.ends_s))
 
     @property
+    def left_s(self) -> float | None:
+        """How long it still waits."""
+        return None if self.ends_s is None else max(0.0, self.ends_s - time.monotonic())
+
+    @property
     def options(self) -> dict[str, Any]:
         """What a call of a stub is given beside its request."""
-        left_s = None if self.ends_s is None else max(0.0, self.ends_s - time.monotonic())
-        return {"metadata": self.metadata, "timeout": left_s}
+        return {"metadata": self.metadata, "timeout": self.left_s}
 
 
 class Calls:

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import grpc.aio
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.multitask.v1 import multi_task_pb2 as multitask_pb
@@ -20,6 +22,12 @@ from worldtree_gateway.oip_calls import Asker, Calls, explained, told
 from worldtree_gateway.oip_models import Model
 
 _NO_MODEL = "MODEL_NOT_FOUND"  # what a service says that serves none, or several of which none was named
+_FAILED_HOLD_S = 0.5  # what is down may be back at any moment, and who asks meanwhile need not wait for it again
+_OF_ASKER = (
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +43,9 @@ class Listed:
 
 
 class _Service:
-    """One service's models, asked for again after `hold_s`. One that does not answer holds up nobody else's."""
+    """One service's models, asked for again after `hold_s`; after a failure a moment later. All who need them then wait
+    for one look at them, each no longer than it would.
+    """
 
     def __init__(self, ask: _Ask, *, hold_s: float, timeout_s: float, clock: Callable[[], float]) -> None:
         self.listed = Listed()
@@ -43,25 +53,48 @@ class _Service:
         self._hold_s = hold_s
         self._timeout_s = timeout_s
         self._clock = clock
-        self._asked_s: float | None = None  # None: it has to be asked
-        self._lock = asyncio.Lock()
+        self._held_until_s = -math.inf
+        self._looking: asyncio.Task[tuple[Listed, bool]] | None = None
 
     async def look(self, asker: Asker) -> Listed:
         """What it serves now."""
-        async with self._lock:
-            if self._asked_s is None or self._clock() - self._asked_s > self._hold_s:
-                asked_s = self._clock()
-                self.listed = await self._look(asker)
-                self._asked_s = None if self.listed.reason else asked_s  # what is down may be back at any moment
-            return self.listed
+        while self._clock() >= self._held_until_s:
+            own = self._looking is None
+            if self._looking is None:
+                # it is for all, so it ends when it ends, whoever of them has left by then
+                first = Asker(asker.metadata).within(self._timeout_s)
+                self._looking = asyncio.create_task(self._look(first), name="look at models")
+            try:
+                async with asyncio.timeout(asker.left_s):
+                    listed, of_asker = await asyncio.shield(self._looking)
+            except TimeoutError:
+                return Listed(self.listed.models, "it has not answered within the time that the request had")
+            if own or not of_asker:
+                return listed
+        return self.listed
 
-    async def _look(self, asker: Asker) -> Listed:
+    async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+
+    async def _look(self, asker: Asker) -> tuple[Listed, bool]:
+        """What it serves, and whether it refused whoever asks, which tells nobody else anything."""
+        asked_s = self._clock()
         try:
-            return Listed(tuple(await self._ask(asker.within(self._timeout_s))))
+            listed = Listed(tuple(await self._ask(asker)))
+            self._held_until_s = asked_s + self._hold_s
         except grpc.aio.AioRpcError as error:
             known = told(error, {})
             reason = known.message if known is not None else f"{error.code().name}: {error.details()}"
-            return Listed(self.listed.models, reason)
+            listed = Listed(self.listed.models, reason)
+            if error.code() in _OF_ASKER:
+                return listed, True
+            self._held_until_s = self._clock() + min(self._hold_s, _FAILED_HOLD_S)
+        finally:
+            self._looking = None
+        self.listed = listed
+        return listed, False
 
 
 class Catalog:
@@ -88,6 +121,11 @@ class Catalog:
             for section in sections
             if section in known
         }
+
+    async def close(self) -> None:
+        """Ends what is being asked."""
+        for service in self._services.values():
+            await service.close()
 
     async def listed(self, asker: Asker) -> dict[str, Listed]:
         """By section."""

@@ -1,6 +1,7 @@
 """The models of all services: asked of each, held for a moment, and none held up by a service that is not its own."""
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from worldtree.video.v1 import video_generator_pb2 as video_pb
 from worldtree_gateway.oip_calls import Asker
 from worldtree_gateway.oip_catalog import Catalog
 from worldtree_runtime.catalog import Catalog as ServedModels
-from worldtree_runtime.errors import InvalidRequest, NotFound, Unavailable, WorldtreeError
+from worldtree_runtime.errors import Exhausted, InvalidRequest, NotFound, Unavailable, WorldtreeError
 from worldtree_runtime.status import to_status
 
 NOBODY = Asker()
@@ -31,18 +32,24 @@ def refused(error: WorldtreeError) -> grpc.aio.AioRpcError:
 
 class Services:
     """Stands for all stubs. `worlds`, `networks`, `judges`: names; `down`: sections that answer UNAVAILABLE, `hung`:
-    that do not answer; `nameless`: that say of no model that it is known."""
+    that do not answer; `nameless`: that say of no model that it is known. `poor`: keys that have used up what they may.
+    """
 
     def __init__(self) -> None:
         self.worlds, self.networks, self.judges = ["grid", "maze"], ["eyes"], ["critic"]
         self.down: set[str] = set()
         self.hung: set[str] = set()
         self.nameless: set[str] = set()
+        self.poor: set[str] = set()
+        self.slow_s = 0.0
         self.asked: list[str] = []
         self.video = self.multitask = self.reward = self.navigator = self
 
-    async def _answer(self, section: str, timeout: float | None) -> None:
+    async def _answer(self, section: str, timeout: float | None, metadata: Any = ()) -> None:
         self.asked.append(section)
+        await asyncio.sleep(self.slow_s)
+        if any(value in self.poor for _, value in metadata):
+            raise refused(Exhausted("QUOTA_EXCEEDED", "its calls are used up", retry_after_s=1))
         if section in self.hung:
             await asyncio.sleep(1.0 if timeout is None else timeout)
             raise refused(Unavailable("TOO_SLOW", "no answer", retry_after_s=1))
@@ -63,7 +70,7 @@ class Services:
         return common.ModelRef(name=found.name, version=found.version)
 
     async def ListModels(self, request: Any, *, metadata: Any, timeout: Any) -> Any:
-        await self._answer("video", timeout)
+        await self._answer("video", timeout, metadata)
         refs = [common.ModelRef(name=name, version="2") for name in self.worlds]
         return video_pb.ListModelsResponse(models=[video_pb.Model(ref=ref) for ref in refs])
 
@@ -71,15 +78,15 @@ class Services:
         return video_pb.GetModelResponse(model=video_pb.Model(ref=self._ref(request.model, self.worlds)))
 
     async def ListTasks(self, request: Any, *, metadata: Any, timeout: Any) -> Any:
-        await self._answer("multitask", timeout)
+        await self._answer("multitask", timeout, metadata)
         return multitask_pb.ListTasksResponse(model=self._ref(request.model, self.networks), models=self.networks)
 
     async def ListRubrics(self, request: Any, *, metadata: Any, timeout: Any) -> Any:
-        await self._answer("reward", timeout)
+        await self._answer("reward", timeout, metadata)
         return reward_pb.ListRubricsResponse(model=self._ref(request.model, self.judges), models=self.judges)
 
     async def ListPlanners(self, request: Any, *, metadata: Any, timeout: Any) -> Any:
-        await self._answer("navigator", timeout)
+        await self._answer("navigator", timeout, metadata)
         planners = [navigator_pb.Planner(name=name, height_px=size) for name, size in (("joint", 8), ("mlm_u", 0))]
         return navigator_pb.ListPlannersResponse(planners=[*planners, navigator_pb.Planner(name="mpc")])
 
@@ -211,6 +218,7 @@ async def test_a_service_that_is_down_keeps_its_models_and_the_others_answer(
     assert [each.name for each in listed.models] == ["eyes"]
     assert "does not answer" in listed.reason
     services.down.clear()
+    clock.now_s += 0.6
     assert (await catalog.find("eyes", "", NOBODY)).name == "eyes"
     with pytest.raises(NotFound):
         await catalog.find("nobody", "", NOBODY)
@@ -228,3 +236,65 @@ async def test_a_service_that_hangs_holds_up_nobody_else_s_models(
             await catalog.find(name, "", NOBODY)
     assert not waiting.done()
     assert (await waiting)["reward"].reason
+
+
+async def test_all_who_wait_for_a_service_that_hangs_wait_for_one_look_at_it(
+    catalog: Catalog, services: Services, clock: Clock
+) -> None:
+    services.hung.add("reward")
+    began_s = time.monotonic()
+    answers = await asyncio.gather(*(catalog.listed(NOBODY) for _ in range(20)))
+    assert time.monotonic() - began_s < 0.4  # it hangs for 0.2 s
+    assert all(listed["reward"].reason for listed in answers)
+    assert services.asked.count("reward") == 1
+    await catalog.listed(NOBODY)  # a failure is held for a moment
+    assert services.asked.count("reward") == 1
+    clock.now_s += 0.6
+    services.hung.clear()
+    assert not (await catalog.listed(NOBODY))["reward"].reason
+
+
+async def test_nobody_waits_for_models_longer_than_it_would(catalog: Catalog, services: Services) -> None:
+    services.hung.add("reward")
+    patient = asyncio.create_task(catalog.listed(NOBODY))
+    await asyncio.sleep(0)
+    began_s = time.monotonic()
+    listed = await catalog.listed(NOBODY.within(0.05))
+    assert time.monotonic() - began_s < 0.15
+    assert "within the time" in listed["reward"].reason
+    assert not patient.done()
+    await patient
+
+
+async def test_a_look_goes_on_for_others_when_who_asked_first_leaves(catalog: Catalog, services: Services) -> None:
+    services.slow_s = 0.05
+    first = asyncio.create_task(catalog.find("grid", "", NOBODY))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(catalog.find("grid", "", NOBODY))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    assert (await second).name == "grid"
+    assert services.asked.count("video") == 1
+
+
+async def test_a_refusal_of_one_who_asks_is_no_answer_to_another(catalog: Catalog, services: Services) -> None:
+    services.slow_s = 0.01
+    services.poor.add("p")
+    poor, rich = Asker((("x-api-key", "p"),)), Asker((("x-api-key", "r"),))
+    refused_one = asyncio.create_task(catalog.find("grid", "", poor))
+    await asyncio.sleep(0)
+    found = await asyncio.gather(*(catalog.find("grid", "", rich) for _ in range(5)))
+    assert {each.name for each in found} == {"grid"}
+    with pytest.raises(Unavailable, match="used up"):
+        await refused_one
+    assert services.asked.count("video") == 2
+
+
+async def test_a_catalog_that_is_closed_asks_no_more(catalog: Catalog, services: Services) -> None:
+    services.hung.add("reward")
+    before = len(asyncio.all_tasks())
+    waiting = asyncio.create_task(catalog.listed(NOBODY))
+    await asyncio.sleep(0.01)
+    await catalog.close()
+    await asyncio.wait([waiting])
+    assert len(asyncio.all_tasks()) == before

@@ -508,6 +508,48 @@ async def test_a_stream_whose_reader_left_is_closed_although_it_never_waits(capl
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.parametrize("kind", ["a generator", "a coroutine that writes"])
+async def test_a_stream_whose_reader_takes_nothing_is_over_here_and_its_status_waits_for_the_reader(kind: str) -> None:
+    handlers = FourKinds()
+
+    async def generate(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield bytes(1 << 20)
+
+    async def write(request: bytes, context: Any) -> None:
+        for _ in range(64):
+            await context.write(bytes(1 << 20))
+
+    handlers.unary_stream = generate if kind == "a generator" else write  # type: ignore[assignment, method-assign]
+    async with serving(handlers, settings={"unread_s": 0.2}) as (server, channel):
+        call = start_call(channel, "unary_stream")
+        assert len(await anext(aiter(call))) == 1 << 20
+
+        async def over() -> bool:
+            found = await series(server)
+            ended = count(found, "unary_stream", "DEADLINE_EXCEEDED")
+            return ended == 1 and found['worldtree_rpc_in_flight{service="echo"}'] == 0
+
+        await eventually(over)
+        assert dict(await start_call(channel, "unary_unary").trailing_metadata())["worldtree-load"] == "1", "its own"
+        await asyncio.sleep(1.2)  # nobody holds the call any more that sent the status
+        _, details = await refusal(call)
+        assert details["ErrorInfo"].reason == "UNREAD"
+
+
+async def test_a_stream_that_has_nothing_to_say_is_not_unread() -> None:
+    handlers = FourKinds()
+
+    async def write(request: bytes, context: Any) -> None:
+        await context.write(b"first")
+        await asyncio.sleep(0.5)
+        await context.write(b"second")
+
+    handlers.unary_stream = write  # type: ignore[assignment, method-assign]
+    async with serving(handlers, settings={"unread_s": 0.1}) as (_, channel):
+        assert await answers(start_call(channel, "unary_stream")) == [b"first", b"second"]
+
+
 async def test_a_deadline_that_passes_is_counted_as_such_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
     async def behave(request: bytes) -> bytes:
         await asyncio.Event().wait()

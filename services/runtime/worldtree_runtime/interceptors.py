@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -20,17 +20,19 @@ from grpc_status import rpc_status
 
 from worldtree_runtime import access_log
 from worldtree_runtime.call_notes import CallNotes, set_notes
-from worldtree_runtime.errors import DeadlineExceeded, InvalidRequest
+from worldtree_runtime.errors import InvalidRequest
 from worldtree_runtime.logs import set_request_id
 from worldtree_runtime.messages import COST_KEY, HELD_KEY, LOAD_KEY, TENANT, TENANT_KEY
 from worldtree_runtime.metrics import METHOD_COUNT_MAX, RpcMetrics
 from worldtree_runtime.status import is_known, to_status
+from worldtree_runtime.stream_context import StreamContext
 from worldtree_runtime.tracing import TRACEPARENT_KEY, Span, TraceContext, Tracer, set_trace
 
 REQUEST_ID_KEY = "x-request-id"
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"([A-Za-z0-9._:/+=@-]{1,128})")
+_ABORT_S = 1.0  # a status that is not taken by then is not waited for
 _PROBES = ("grpc.health.", "grpc.reflection.")  # neither traced nor in the access log
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # a known error of these codes is ours to repair, so it shows at the default log level
@@ -122,27 +124,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _stream(self, method: str, call: _Call) -> _Call:
         async def answer(request: Any, context: Context, notes: CallNotes | None) -> None:
-            responses = call(_decoded(request, notes), context)
+            bounded = StreamContext(context, self._unread_s)
+            responses = call(_decoded(request, notes), bounded)
             if not hasattr(responses, "__aiter__"):
                 await responses  # a coroutine that writes to the context itself
             elif hasattr(responses, "aclose"):
                 # closed here and now, not by the garbage collector: a handler's `finally` gives back its blocks
                 async with aclosing(responses):
-                    await self._send(responses, context)
+                    await _send(responses, bounded)
             else:
-                await self._send(responses, context)
+                await _send(responses, bounded)
 
         return self._around(method, answer)
-
-    async def _send(self, responses: AsyncIterator[Any], context: Context) -> None:
-        async for response in responses:
-            try:
-                async with asyncio.timeout(self._unread_s):
-                    await context.write(response)
-            except TimeoutError as error:
-                raise DeadlineExceeded(
-                    "UNREAD", f"nothing was read for {self._unread_s:g} s", limit_s=f"{self._unread_s:g}"
-                ) from error
 
     def _around(self, method: str, answer: _Noted) -> _Call:
         counts = not method.startswith(_PROBES)
@@ -183,10 +176,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 _log_error(error, method, code)
                 details = dict(rpc_status.to_status(status).trailing_metadata)
                 trailers = _trailers(context, {**details, **self._told(request_id)})
-                try:
-                    await context.abort(code, status.message, trailers)
-                except grpc.aio.InternalError as gone:
-                    raise asyncio.CancelledError from gone
             finally:
                 self._under_way -= counts
                 seconds = self._clock() - started_s
@@ -195,6 +184,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._metrics.finished(method, code=code.name, seconds=seconds, trace_id=trace_id)
                 if notes is not None:
                     self._tell(method, context, code, seconds, notes, request_id, trace, span, description)
+            # it is over here, whenever its caller takes the status
+            return await _abort(context, code, description, trailers)
 
         return handle
 
@@ -248,6 +239,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         notes = CallNotes(tenant=tenant if isinstance(tenant, str) and TENANT.fullmatch(tenant) else None)
         set_notes(notes)
         return None if self._tracer is None else self._tracer.begin(method, caller), notes
+
+
+async def _send(responses: AsyncIterator[Any], context: StreamContext) -> None:
+    async for response in responses:
+        await context.write(response)
+
+
+async def _abort(
+    context: Context, code: grpc.StatusCode, description: str, trailers: tuple[tuple[str, str | bytes], ...]
+) -> NoReturn:
+    """Sends the status. Where it stands behind what nobody reads it goes when that is read, and nobody waits here."""
+    try:
+        async with asyncio.timeout(_ABORT_S):
+            await context.abort(code, description, trailers)
+    except (grpc.aio.InternalError, TimeoutError) as gone:
+        raise asyncio.CancelledError from gone
+    raise AssertionError("abort always raises")
 
 
 class _Undecodable:

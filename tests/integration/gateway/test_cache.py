@@ -36,6 +36,11 @@ def control(value: str) -> dict[str, Any]:
     return {"metadata": (("cache-control", value),)}
 
 
+async def _read_all(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
 async def test_a_repeated_stream_is_replayed_message_by_message(start_backend, open_gateway) -> None:
     backend = await start_backend()
     async with open_gateway(backend.address) as client:
@@ -376,6 +381,24 @@ async def test_a_reader_who_stops_in_a_large_answer_stops_the_backend_too(start_
         await asyncio.sleep(0.3)
         assert backend.written["Generate"] == written_count < 150
         call.cancel()
+
+
+@pytest.mark.parametrize("cache_control", ["max-age=60", "no-store"])
+async def test_a_reader_who_takes_nothing_holds_neither_a_flight_nor_a_replica(
+    start_backend, open_gateway, cache_control: str
+) -> None:
+    backend = await start_backend()
+    request = generate(7, *["size:400000"] * 60)
+    async with open_gateway(backend.address, unread_s=0.3) as client:
+        call = client.stub.Generate(request, **control(cache_control))
+        await call.read()
+        (replica,) = client.gateway.routers[0].backends
+        assert replica.in_flight == 1
+        await client.until(lambda: replica.in_flight == 0)
+        await client.landed()
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await asyncio.wait_for(_read_all(call), 8)
+        assert client.details(raised.value)["ErrorInfo"].reason == "UNREAD"
 
 
 async def test_two_gateways_share_what_they_keep_in_redis(start_backend, open_gateway, valkey) -> None:

@@ -207,7 +207,8 @@ class CachedCalls:
     async def _fly(self, asked: _Asked, context: Context, write: _Write) -> bool:
         """False: the digest we filled in was refused before anything was written."""
         metadata = forwarded(context, asked.method)
-        timeout_s = context.time_remaining()
+        streams = asked.method.server_streaming
+        timeout_s = context.time_remaining() if streams else self._relay.unary_left_s(context)
         with self._ride(asked, metadata, timeout_s) as rider:
             span = current_span()
             if span is not None and not rider.leads and rider.flight.trace is not None:

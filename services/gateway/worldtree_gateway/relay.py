@@ -76,7 +76,7 @@ class Relay:
         self._rehome_timeout_s = rehome_timeout_s
 
     async def unary_unary(self, method: Method, request: bytes, context: Context) -> bytes:
-        left_s = self._timeout_s(context)
+        left_s = self.unary_left_s(context)
         ends_s = time.monotonic() + left_s
         journey = self.journey(method, request, "unary", left_s)
         route = await journey.begin()
@@ -157,7 +157,7 @@ class Relay:
     async def stream_unary(self, method: Method, _requests: object, context: Context) -> bytes:
         first = await context.read()
         backend = self.router.route(method, _or_empty(first)).backend
-        timeout_s, span = self._timeout_s(context), backend.span(method)
+        timeout_s, span = self.unary_left_s(context), backend.span(method)
         call = backend.callable(method)(timeout=timeout_s, metadata=forwarded(context, method, span=span))
         requests = asyncio.create_task(_pass_requests(first, context, call), name="requests")
         try:
@@ -241,7 +241,8 @@ class Relay:
         pass_trailers(await call.initial_metadata(), trailers, context)
         return _heard(backend, trailers)
 
-    def _timeout_s(self, context: Context) -> float:
+    def unary_left_s(self, context: Context) -> float:
+        """How long a call with one answer may take."""
         left_s = context.time_remaining()
         return self._unary_timeout_s if left_s is None else left_s
 

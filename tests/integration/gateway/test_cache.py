@@ -65,6 +65,14 @@ async def test_a_repeated_unary_call_is_answered_from_the_cache(start_backend, o
     assert backend.calls["GetModel"] == 1
 
 
+async def test_a_call_with_one_answer_has_no_more_time_for_being_cacheable(start_backend, open_gateway) -> None:
+    backend = await start_backend()
+    async with open_gateway(backend.address, unary_timeout_s=7.0) as client:
+        for metadata in ("max-age=60", "no-store"):
+            await model(client, **control(metadata))
+            assert backend.deadlines_s[-1] == pytest.approx(7.0, abs=1.0)
+
+
 async def test_an_answer_expires(start_backend, open_gateway) -> None:
     backend = await start_backend()
     async with open_gateway(backend.address, cache_ttl_max_s=0.3) as client:

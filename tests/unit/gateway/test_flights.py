@@ -8,6 +8,8 @@ import grpc
 import grpc.aio
 import pytest
 from worldtree_gateway.flights import Flights, LeftBehind, Source
+from worldtree_runtime.errors import DeadlineExceeded
+from worldtree_runtime.status import to_status
 
 
 class Backend:
@@ -21,6 +23,7 @@ class Backend:
         self.gate = asyncio.Event()
         self.begun = asyncio.Event()
         self.errors: list[Exception] = []  # of the calls to come, in order; each after a first message
+        self.raised: Exception | None = None
         self.sent_count = 0
         if not gated:
             self.gate.set()
@@ -33,7 +36,8 @@ class Backend:
                 if index == 1:
                     await self.gate.wait()
                     if self.errors:
-                        raise self.errors.pop(0)
+                        self.raised = self.errors.pop(0)
+                        raise self.raised
                 await asyncio.sleep(0)
                 self.sent_count += 1
                 self.begun.set()
@@ -50,8 +54,20 @@ class Log:
         self.landed.append(messages)
 
 
-def flights(flight_bytes: int = 10_000, total_bytes: int = 10_000, window_bytes: int = 100) -> Flights:
-    return Flights(flight_bytes=flight_bytes, total_bytes=total_bytes, window_bytes=window_bytes)
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def flights(
+    flight_bytes: int = 10_000, total_bytes: int = 10_000, window_bytes: int = 100, clock: Clock | None = None
+) -> Flights:
+    return Flights(
+        flight_bytes=flight_bytes, total_bytes=total_bytes, window_bytes=window_bytes, clock=clock or Clock()
+    )
 
 
 async def ride(
@@ -70,8 +86,10 @@ async def ride(
     return got
 
 
-def deadline_exceeded() -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata())
+def deadline_exceeded(said: grpc.aio.Metadata | None = None) -> grpc.aio.AioRpcError:
+    """`said`: by a backend; None: the transport made it up."""
+    trailers = grpc.aio.Metadata() if said is None else said
+    return grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), trailers)
 
 
 async def test_all_who_ask_while_it_flies_share_one_call_and_one_recording() -> None:
@@ -109,7 +127,8 @@ async def test_a_failure_reaches_every_rider_and_is_not_kept_for_the_next() -> N
 
 
 async def test_the_call_has_the_time_of_its_leader_and_goes_on_for_those_with_more() -> None:
-    sky, log, backend = flights(), Log(), Backend([b"a", b"b", b"c"], gated=True)
+    clock = Clock()
+    sky, log, backend = flights(clock=clock), Log(), Backend([b"a", b"b", b"c"], gated=True)
     backend.errors = [deadline_exceeded()]
     hurried = asyncio.create_task(ride(sky, backend.source, log, timeout_s=5))
     await backend.begun.wait()
@@ -117,10 +136,32 @@ async def test_the_call_has_the_time_of_its_leader_and_goes_on_for_those_with_mo
     await asyncio.sleep(0)
     hurried.cancel()
     await asyncio.wait([hurried])
+    clock.now_s += 5
     backend.gate.set()
     assert await patient == [b"a", b"b", b"c"]
-    assert backend.timeouts_s == [pytest.approx(5, abs=0.5), None]
+    assert backend.timeouts_s == [5, None]
     assert log.landed == [(b"a", b"b", b"c")], "no message twice"
+    sky.check_integrity()
+
+
+@pytest.mark.parametrize("timeout_s", [None, 5, 60])
+@pytest.mark.parametrize("worded", [False, True])
+async def test_a_deadline_that_is_not_the_calls_own_is_a_failure_like_any(
+    timeout_s: float | None, worded: bool
+) -> None:
+    clock = Clock()
+    sky, log, backend = flights(clock=clock), Log(), Backend([b"a", b"b"], gated=True)
+    status = to_status(DeadlineExceeded("UNREAD", "nothing was read for 300 s"), request_id="r")
+    details = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
+    backend.errors = [deadline_exceeded(details if worded else None)]
+    first = asyncio.create_task(ride(sky, backend.source, log, timeout_s=timeout_s))
+    await backend.begun.wait()
+    patient = asyncio.create_task(ride(sky, backend.source, log))
+    await asyncio.sleep(0)
+    clock.now_s += 5 if worded else 4
+    backend.gate.set()
+    assert await asyncio.gather(first, patient, return_exceptions=True) == [backend.raised] * 2
+    assert backend.call_count == 1
     sky.check_integrity()
 
 

@@ -1,6 +1,7 @@
 -- One call for all gateways: who makes it, and what of it has come. KEYS: the lock, the recording of its holder; for
 -- "retry" who comes after the one that has failed.
--- ARGV: what to do, the holder's token, milliseconds to live; for "add" and "fail" how many entries came before, and the next ones.
+-- ARGV: what to do, the holder's token, milliseconds to live; for "add" and "fail" how many entries came before, and the next ones;
+-- for "look" how many the reader has had, and how many it takes.
 -- The token fences: what a holder that was thought dead still writes goes nowhere.
 local lock, log = KEYS[1], KEYS[2]
 local what, token, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -21,6 +22,12 @@ if what == "retry" then
   end
   redis.call("SET", last, holder, "PX", ttl, "NX")
   return holder
+end
+if what == "look" then
+  local had, last = tonumber(ARGV[4]), redis.call("LINDEX", log, -1)
+  local failure = last and string.sub(last, 1, 1) == "f" and last -- an entry may be large: no other is sent twice
+  local entries = redis.call("LRANGE", log, had, had + tonumber(ARGV[5]) - 1)
+  return { redis.call("GET", lock) == token and 1 or 0, redis.call("LLEN", log), entries, failure }
 end
 if redis.call("GET", lock) ~= token then
   return 0

@@ -46,8 +46,8 @@ _PASSING = frozenset(
 _OWN = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})  # says nothing of the others' calls
 FLIGHTS = "worldtree:flight:"  # what the names of locks and recordings begin with
 _POLL_FIRST_S, _POLL_MAX_S = 0.01, 0.1
-_READ_COUNT = 4  # entries at a time
-_WRITE_BYTES = 1 << 20  # at a time, so that each is answered within its timeout
+_READ_COUNT = 4  # entries at a time, one where they are large
+_TRIP_BYTES = 1 << 20  # at a time, so that each is answered within its timeout
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -115,13 +115,16 @@ class SharedFlights:
         await self._writes.close()
 
     async def _entries(self, key: bytes, holder: str, had: int) -> AsyncGenerator[bytes]:
-        """What another gateway records, after the first `had`. Ends where its holder has failed or died."""
-        poll_s = _POLL_FIRST_S
+        """What another gateway records, after the first `had`. Ends where its holder has failed or died, and with
+        _ALONE where Redis does not say.
+        """
+        poll_s, count = _POLL_FIRST_S, 1  # nobody knows how large they are
         while True:
             try:
-                held, entries = await self._reads.call(partial(self._look, key, holder, had))
+                held, entries = await self._reads.call(partial(self._look, key, holder, had, count))
             except StoreUnavailable as error:
                 self._failed(error)
+                yield _ALONE
                 return
             if entries is None:
                 return
@@ -130,24 +133,21 @@ class SharedFlights:
                 yield entry
             if entries:
                 poll_s = _POLL_FIRST_S
+                count = _READ_COUNT if _READ_COUNT * len(entries[-1]) <= _TRIP_BYTES else 1
             elif held:
                 await asyncio.sleep(poll_s)
                 poll_s = min(2 * poll_s, _POLL_MAX_S)
             else:
                 return
 
-    async def _look(self, key: bytes, holder: str, had: int) -> tuple[bool, list[bytes] | None]:
-        """Whether `holder` still has the lock, and what its recording has after the first `had`; None: it was lost."""
-        lock, log = _names(key, holder)
-        pipeline = self._reads.redis.pipeline(transaction=False)
-        pipeline.get(lock)
-        pipeline.llen(log)
-        pipeline.lrange(log, had, had + _READ_COUNT - 1)
-        pipeline.lindex(log, -1)
-        held, length, entries, last = await pipeline.execute()
-        if not entries and last is not None and last[:1] == _FAILED:
-            return False, [last]  # before it had come so far
-        return held is not None and held.decode() == holder, entries if length >= had else None
+    async def _look(self, key: bytes, holder: str, had: int, count: int) -> tuple[bool, list[bytes] | None]:
+        """Whether `holder` still has the lock, and at most `count` entries of its recording after the first `had`;
+        None: it was lost.
+        """
+        held, length, entries, failure = await self._run(self._reads, key, holder, "look", had, count)
+        if not entries and failure is not None:
+            return False, [failure]  # before it had come so far
+        return bool(held), entries if length >= had else None
 
     async def _claimed(self, key: bytes, token: str, failed: str | None) -> str | None:
         """Who makes the call: the one with this token. `failed`: who has made it and failed, so that all who waited for
@@ -278,7 +278,7 @@ class _Recording:
         count = size = 0
         for entry in self._entries:
             size += len(entry)
-            if count and size > _WRITE_BYTES:
+            if count and size > _TRIP_BYTES:
                 break
             count += 1
         found, self._entries = self._entries[:count], self._entries[count:]

@@ -4,27 +4,32 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import CollectorRegistry
+from valkeys import slow_before
 from worldtree.common.v1 import common_pb2
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_gateway.breaker import CircuitBreaker
 from worldtree_gateway.metrics import GatewayMetrics
-from worldtree_gateway.shared_flights import SharedFlights
+from worldtree_gateway.shared_flights import SharedFlights, Source
 from worldtree_gateway.verdicts import error_info
 from worldtree_runtime.stores.redis_connection import RedisConnection
 
 TTL_S = 0.6
 
 
-def flights_of(valkey: Any, *, ttl_s: float = TTL_S, recording_bytes: int = 1 << 20) -> SharedFlights:
+def flights_of(
+    valkey: Any, *, ttl_s: float = TTL_S, recording_bytes: int = 1 << 20, url: str | None = None, timeout_s: float = 0.5
+) -> SharedFlights:
+    """`url`: another way to it, of whose answers each may take `timeout_s`."""
     breaker = CircuitBreaker(failure_count=3, retry_s=0.2)
     metrics = GatewayMetrics(CollectorRegistry())
-    reads, writes = RedisConnection(valkey.url, 0.5), RedisConnection(valkey.url, 0.5)
+    reads, writes = RedisConnection(url or valkey.url, timeout_s), RedisConnection(valkey.url, 0.5)
     return SharedFlights(reads, writes, breaker, metrics, ttl_s=ttl_s, recording_bytes=recording_bytes)
 
 
@@ -50,7 +55,7 @@ class Calls:
             self.ended += 1
 
 
-async def collected(flights: SharedFlights, calls: Calls, key: bytes = b"k") -> list[bytes]:
+async def collected(flights: SharedFlights, calls: Source, key: bytes = b"k") -> list[bytes]:
     return [message async for message in flights.messages(key, calls, None)]
 
 
@@ -208,6 +213,40 @@ async def test_without_redis_each_makes_its_own(valkey: Any) -> None:
     valkey.restart()
     await one.close()
     await other.close()
+
+
+@pytest.mark.parametrize(("message_mib", "own_calls"), [(3, 0), (15, 1)])
+async def test_large_messages_come_one_by_one_or_not_from_there_at_all(
+    valkey: Any, message_mib: int, own_calls: int
+) -> None:
+    begun = 0
+
+    async def source(_timeout_s: float | None) -> AsyncGenerator[bytes]:
+        nonlocal begun
+        begun += 1
+        is_leader = begun == 1
+        for index in range(4):
+            yield bytes([index]) * (message_mib << 20)
+        if is_leader:
+            made.set()
+            await leaves.wait()
+
+    made, leaves = asyncio.Event(), asyncio.Event()
+    port = urlsplit(valkey.url).port
+    async with slow_before(port, 0.005) as slow:  # 64 KiB take so long, 1 MiB a tenth of a second
+        one = flights_of(valkey, recording_bytes=64 << 20)
+        other = flights_of(valkey, url=f"redis://127.0.0.1:{slow}/0", timeout_s=1.0)
+        leader = asyncio.create_task(collected(one, source))
+        await made.wait()
+        following = other.messages(b"k", source, None)
+        got = [await asyncio.wait_for(anext(following), 5) for _ in range(4)]
+        assert [(message[0], len(message) >> 20) for message in got] == [(index, message_mib) for index in range(4)]
+        assert begun == 1 + own_calls
+        leaves.set()
+        assert await leader == got
+        assert [message async for message in following] == []
+        await one.close()
+        await other.close()
 
 
 async def test_many_clients_of_two_gateways_make_one_generation(start_backend, open_gateway, valkey) -> None:

@@ -6,17 +6,18 @@ nodes of a Rollout and a request whose replica went away, to know what to do aga
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from worldtree.navigator.v1 import navigator_pb2 as navigator_pb
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_runtime.errors import DeadlineExceeded
-from worldtree_runtime.messages import CHARGED_KEY
+from worldtree_runtime.messages import CHARGED_KEY, COST_KEY
 from worldtree_runtime.tracing import Span
 
 from worldtree_gateway.backends import Backend
@@ -137,7 +138,7 @@ class Relay:
                     made.told(await self._end(call, context, backend))
                 return
             except grpc.aio.AioRpcError as error:
-                made.told(cost_in(error.trailing_metadata()))
+                made.told(error.trailing_metadata())
                 lasting = passing and (nodes is None or not nodes.resumable)
                 failure = (
                     None
@@ -164,7 +165,7 @@ class Relay:
             with backend.serving(span):
                 response: bytes = await call
                 await pass_head(await call.initial_metadata(), context)
-                self.quotas.owe(await self._end(call, context, backend))
+                self.quotas.owe(cost_in(await self._end(call, context, backend)))
                 return response
         except grpc.aio.AioRpcError as error:
             await self.fail(error, backend, context, timeout_s)
@@ -193,7 +194,7 @@ class Relay:
                         owed += cost
                         await self.quotas.pace()
                     await context.write(message)
-                self.quotas.owe(await self._end(call, context, backend) - owed)
+                self.quotas.owe(cost_in(await self._end(call, context, backend)) - owed)
         except grpc.aio.AioRpcError as error:
             await self.fail(error, backend, context, timeout_s)
         finally:
@@ -235,11 +236,12 @@ class Relay:
         await context.abort(error.code(), error.details() or "", trailers)
         raise AssertionError("abort always raises")
 
-    async def _end(self, call: Any, context: Context, backend: Backend) -> float:
-        """What the call has cost."""
+    async def _end(self, call: Any, context: Context, backend: Backend) -> Any:
+        """The trailers of a call that has ended well: its backend has told them, and its caller gets them."""
         trailers = await call.trailing_metadata()
         pass_trailers(await call.initial_metadata(), trailers, context)
-        return _heard(backend, trailers)
+        backend.told(trailers)
+        return trailers
 
     def unary_left_s(self, context: Context) -> float:
         """How long a call with one answer may take."""
@@ -267,7 +269,7 @@ class Relay:
                 if not method.server_streaming:
                     answer, route = await self._hedging.answer(method, request, route, send)
                     journey.arrived(route)
-                    made.told(cost_in(answer.trailers))
+                    made.told(answer.trailers)
                     yield answer.message
                     return
                 left_s = None if ends_s is None else max(0.0, ends_s - time.monotonic())
@@ -280,10 +282,12 @@ class Relay:
                             journey.arrived(route)
                         made.passed(message)
                         yield message
-                    made.told(_heard(backend, await call.trailing_metadata()))
+                    trailers = await call.trailing_metadata()
+                    backend.told(trailers)
+                    made.told(trailers)
                     return
             except grpc.aio.AioRpcError as error:
-                made.told(cost_in(error.trailing_metadata()))
+                made.told(error.trailing_metadata())
                 repeatable = partial(is_repeatable, method, request)
                 failure = None if passing else journey.allows(error, route, repeatable=repeatable)
                 if failure is None:
@@ -313,12 +317,6 @@ async def _send(
     return answer
 
 
-def _heard(backend: Backend, trailers: Any) -> float:
-    """What a call has cost whose trailers these are."""
-    backend.told(trailers)
-    return cost_in(trailers)
-
-
 _STREAMS_OF_CHUNKS: Mapping[type | None, Any] = {
     pb.GenerateRequest: pb.GenerateResponse,
     pb.RolloutRequest: pb.RolloutResponse,
@@ -326,8 +324,8 @@ _STREAMS_OF_CHUNKS: Mapping[type | None, Any] = {
 
 
 class _Made:
-    """What one try of a call has cost: as its trailers tell it; of a stream that was left before they came, by what
-    has passed.
+    """What one try of a call has cost: as its trailers tell it; of a stream that was left before they came, or whose
+    replica died, by what has passed.
     """
 
     def __init__(self, method: Method) -> None:
@@ -341,13 +339,20 @@ class _Made:
         self._count += 1
         self._last = message
 
-    def told(self, cost: float) -> None:
-        self._told = cost
+    def told(self, trailers: Iterable[tuple[str, Any]] | None) -> None:
+        if any(key == COST_KEY for key, _ in trailers or ()):
+            self._told = cost_in(trailers)
 
     @property
     def cost(self) -> float:
         if self._told is not None:
             return self._told
+        try:
+            return self._reckoned()
+        except DecodeError:
+            return 0.0  # no message of ours; its reader will say so
+
+    def _reckoned(self) -> float:
         if self._imagines and self._last:
             return float(navigator_pb.ImagineResponse.FromString(self._last).spent.cost)
         if self._response is None or not self._last:

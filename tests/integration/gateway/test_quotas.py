@@ -192,6 +192,21 @@ async def test_a_stream_that_is_left_before_its_end_costs_what_has_passed(start_
         assert await client.metric("worldtree_charged_frames_total") == 3 * backend.cost_of_chunk
 
 
+@pytest.mark.parametrize("cached", [True, False])
+async def test_a_stream_whose_replica_dies_costs_what_has_passed(spawn_backend, open_gateway, cached) -> None:
+    backend = spawn_backend("a")
+    metadata = () if cached else (("cache-control", "no-store"),)
+    async with open_gateway(backend.address, frames_per_s=100) as client:
+        call = client.stub.Generate(clip("", "", "hold"), metadata=metadata)
+        for _ in range(3):
+            await call.read()
+        backend.kill()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call.read()
+        await client.landed()
+        assert await client.metric("worldtree_charged_frames_total") == 3 * 2
+
+
 async def test_a_call_that_fails_costs_what_it_has_made(start_backend, open_gateway) -> None:
     backend = await start_backend()
     async with open_gateway(backend.address, frames_per_s=100) as client:

@@ -33,6 +33,10 @@ class AnswerCache:
         self._answers.move_to_end(key)
         return answer
 
+    def holds(self, key: bytes, answer: Answer) -> bool:
+        """Whether it is this very one that is kept."""
+        return self._answers.get(key) is answer
+
     def put(self, key: bytes, answer: Answer) -> None:
         if key in self._answers:
             self._drop(key)

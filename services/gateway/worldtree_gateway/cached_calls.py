@@ -25,6 +25,7 @@ from worldtree_gateway.keys import RequestReader
 from worldtree_gateway.metadata import Context, Metadata, forwarded
 from worldtree_gateway.metrics import GatewayMetrics
 from worldtree_gateway.relay import Relay
+from worldtree_gateway.replays import Replays
 from worldtree_gateway.shared_answers import SharedAnswers
 from worldtree_gateway.shared_flights import SharedFlights
 from worldtree_gateway.sharing import Sharing
@@ -68,6 +69,7 @@ class CachedCalls:
         self,
         relay: Relay,
         cache: AnswerCache,
+        replays: Replays,
         shared: SharedAnswers | None,
         flights: Flights,
         shared_flights: SharedFlights | None,
@@ -80,6 +82,7 @@ class CachedCalls:
     ) -> None:
         self._relay = relay
         self._cache = cache
+        self._replays = replays
         self._shared = shared
         self._flights = flights
         self._shared_flights = shared_flights
@@ -116,25 +119,33 @@ class CachedCalls:
     async def unary_stream(self, method: Method, request: bytes, context: Context) -> None:
         asked = await self._asked(method, request, context)
         held = await self._found(asked, context)
-        if held is not None:
-            for message in held.messages:
-                await context.write(message)
+        if asked is not None and held is not None:
+            with self._replays.reading(asked.key, held):
+                for message in held.messages:
+                    await context.write(message)
         elif not await self._flown(asked, context, context.write):
             await self._relay.unary_stream(method, request, context)
             _tell(context, "bypass")
 
     async def _found(self, asked: _Asked | None, context: Context) -> Answer | None:
-        """What is recorded already, here or in the store that gateways share; the caller is told."""
-        if asked is None or asked.age_max_s == 0:
+        """What is recorded already, here or in the store that gateways share; the caller is told. As good as nothing is
+        a stream for which slow readers of others have left no room.
+        """
+        if asked is None or asked.age_max_s == 0 or not self._has_room(asked):
             return None
         answer = self._held(asked, context)
         if answer is None and not self._flights.under_way(asked.flight_key):
             answer = await self._look_up(asked)
+            if not self._has_room(asked):
+                return None
             if answer is not None:
                 self._hit(context, "hit")
             else:
                 answer = self._held(asked, context)  # it may have come meanwhile
         return answer
+
+    def _has_room(self, asked: _Asked) -> bool:
+        return not asked.method.server_streaming or self._replays.has_room
 
     def _held(self, asked: _Asked, context: Context) -> Answer | None:
         """What this process has in its own cache. One whose time is over is asked for anew meanwhile."""

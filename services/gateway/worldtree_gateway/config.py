@@ -126,7 +126,8 @@ class GatewaySettings(ServiceSettings):
         256 * 1024 * 1024,
         ge=0,
         le=2**40,
-        description="room for answers under way, recorded for the cache and for whoever asks the same meanwhile",
+        description="room for answers under way, recorded for the cache and for whoever asks the same meanwhile; "
+        "and as much for those that slow readers still have to take when the cache holds them no more",
     )
     flight_ttl_s: float = Field(
         3.0,

@@ -38,6 +38,7 @@ from worldtree_gateway.purges import Purges
 from worldtree_gateway.quotas import Limits, Quotas
 from worldtree_gateway.rate import Rate
 from worldtree_gateway.relay import Relay
+from worldtree_gateway.replays import Replays
 from worldtree_gateway.rest import serve_rest
 from worldtree_gateway.retry_budget import RetryBudget
 from worldtree_gateway.routing import Router
@@ -112,6 +113,7 @@ async def start_gateway(
         opening = open_security(settings, services, metrics, shares_port=worker is not None)
         security = await stack.enter_async_context(opening)
         cache = AnswerCache(settings.cache_bytes, stale_s=settings.cache_stale_s)
+        replays = Replays(cache, settings.flight_bytes)
         flights = Flights(
             flight_bytes=min(settings.cache_entry_bytes, settings.flight_bytes),
             total_bytes=settings.flight_bytes,
@@ -163,6 +165,7 @@ async def start_gateway(
                 cached_calls[service.section] = CachedCalls(
                     relay,
                     cache,
+                    replays,
                     shared,
                     flights,
                     shared_flights,

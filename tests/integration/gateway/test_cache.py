@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from redis import Redis
 from worldtree.common.v1 import common_pb2
 from worldtree.video.v1 import video_generator_pb2 as pb
 
@@ -407,6 +408,25 @@ async def test_a_reader_who_takes_nothing_holds_neither_a_flight_nor_a_replica(
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await asyncio.wait_for(_read_all(call), 8)
         assert client.details(raised.value)["ErrorInfo"].reason == "UNREAD"
+
+
+async def test_what_idle_readers_hold_of_answers_from_redis_is_bounded(start_backend, open_gateway, valkey) -> None:
+    backend = await start_backend()
+    requests = [generate(seed, *["size:400000"] * 60) for seed in range(4)]  # of 24 MB each
+    settings = {"cache_bytes": 0, "flight_bytes": 30_000_000, "redis_read_timeout_s": 5.0, "redis_url": valkey.url}
+    async with open_gateway(backend.address, **settings) as client:
+        answers = [(await clip(client, request))[0] for request in requests]
+        with Redis.from_url(valkey.url) as redis:
+            await client.until(lambda: len(redis.keys("worldtree:answer:*")) == len(requests))
+            await client.until(lambda: not redis.keys("worldtree:flight:*"))
+        least = [("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0)]  # so that no line holds an answer
+        async with grpc.aio.insecure_channel(client.gateway.server.address, options=least) as channel:
+            idle = [type(client.stub)(channel).Generate(request) for request in requests]
+            for call in idle:
+                await call.read()
+            assert backend.calls["Generate"] == len(requests) + 2, "two are held, the others are made anew"
+        await client.landed()
+        assert await clip(client, requests[0]) == (answers[0], "hit"), "there is room again"
 
 
 async def test_two_gateways_share_what_they_keep_in_redis(start_backend, open_gateway, valkey) -> None:

@@ -16,8 +16,8 @@ class ReloadedFiles(Generic[T]):
     """What `read` makes of some files, made again when one of them has changed.
 
     They are looked at when the value is asked for, and at most each `every_s`: a few microseconds, in whatever thread
-    asks. What can't be read (somebody is in the middle of writing it) is logged once, and the last value stays.
-    Constructing it reads them, and raises what `read` raises: OSError or ValueError.
+    asks. What can't be read (somebody is in the middle of writing it) is logged once, the last value stays, and each
+    look tries again. Constructing it reads them, and raises what `read` raises: OSError or ValueError.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class ReloadedFiles(Generic[T]):
         self._seen = self._state()
         self._looked_s = clock()
         self._value = read()
+        self._failed: tuple[object, str] | None = None  # what was there, and why it couldn't be read: already logged
 
     def get(self) -> T:
         now_s = self._clock()
@@ -43,19 +44,25 @@ class ReloadedFiles(Generic[T]):
             self._looked_s = now_s
             state = self._state()
             if state != self._seen:
-                self._seen = state
-                self._reload()
+                self._reload(state)
         return self._value
 
-    def _reload(self) -> None:
+    def _reload(self, state: tuple[object, ...]) -> None:
         names = [str(path) for path in self._paths]
         try:
             self._value = self._read()
         except (OSError, ValueError) as error:
-            _log.error(
-                "files that changed can't be read, so what they said before stays: %s", error, extra={"files": names}
-            )
+            # only what was read is seen: what failed for a moment would else stay unread until the next change
+            failed = (state, str(error))
+            if failed != self._failed:
+                _log.error(
+                    "files that changed can't be read, so what they said before stays: %s",
+                    error,
+                    extra={"files": names},
+                )
+            self._failed = failed
         else:
+            self._seen, self._failed = state, None
             _log.info("files that changed were read again", extra={"files": names})
 
     def _state(self) -> tuple[object, ...]:
@@ -67,4 +74,4 @@ def _state_of(path: Path) -> object:
         found = os.stat(path)  # of what a link leads to: mounted secrets change by their links
     except OSError as error:
         return error.errno
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

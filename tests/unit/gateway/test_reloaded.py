@@ -1,5 +1,6 @@
 """Files that change while they are in use."""
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -63,6 +64,41 @@ def test_what_cannot_be_read_is_told_once_and_the_last_value_stays(
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     path.write_text("22")
     assert file.get() == 22
+
+
+def test_a_read_that_fails_for_a_moment_is_tried_again_though_nothing_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, fails = tmp_path / "file", False
+
+    def read() -> str:
+        if fails:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return path.read_text()
+
+    path.write_text("1")
+    file = ReloadedFiles([path], read, every_s=0.0)
+    path.write_text("22")
+    fails = True
+    assert [file.get(), file.get()] == ["1", "1"]
+    fails = False
+    assert file.get() == "22"
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_a_new_mode_is_a_change(tmp_path: Path) -> None:
+    path, reads = tmp_path / "file", 0
+
+    def read() -> int:
+        nonlocal reads
+        reads += 1
+        return reads
+
+    path.write_text("1")
+    file = ReloadedFiles([path], read, every_s=0.0)
+    assert file.get() == 1
+    path.chmod(0o400)
+    assert file.get() == 2
 
 
 def test_a_file_that_cannot_be_read_at_first_is_an_error(tmp_path: Path) -> None:

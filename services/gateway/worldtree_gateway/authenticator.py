@@ -23,24 +23,36 @@ class Authenticator:
         self._keys = keys
         self._tokens = tokens
 
-    async def identify(self, metadata: Iterable[tuple[str, Any]]) -> Caller:
-        """Whoever shows the credentials in `metadata` (or in headers, their names in lower case).
-
-        Raises Unauthenticated, Unavailable or Exhausted. No message repeats what was shown, but for a key's public id.
-        """
+    def recognize(self, metadata: Iterable[tuple[str, Any]]) -> Caller | None:
+        """As `identify`, but None for an API key that is yet to be verified, which takes a while."""
         credential = _credential(metadata)
         if credential.startswith(PREFIX):
-            if self._keys is None:
-                raise NotOffered("API keys", "gateway.keys_file")
-            presented = PresentedKey.parse(credential)
-            if presented is None:
-                raise CredentialsUnreadable("an API key is wt_, 8 hexadecimal digits, _ and 43 characters")
-            return await self._keys.find(presented)
+            keys, presented = self._presented(credential)
+            return keys.recognize(presented)
         if credential.count(".") == 2:
             if self._tokens is None:
                 raise NotOffered("JSON Web Tokens", "gateway.jwks_file")
             return self._tokens.find(credential)
         raise CredentialsUnreadable("they are neither an API key (wt_...) nor a JSON Web Token")
+
+    async def identify(self, metadata: Iterable[tuple[str, Any]]) -> Caller:
+        """Whoever shows the credentials in `metadata` (or in headers, their names in lower case).
+
+        Raises Unauthenticated, Unavailable or Exhausted. No message repeats what was shown, but for a key's public id.
+        """
+        caller = self.recognize(metadata)
+        if caller is not None:
+            return caller
+        keys, presented = self._presented(_credential(metadata))
+        return await keys.find(presented)
+
+    def _presented(self, credential: str) -> tuple[KeyRing, PresentedKey]:
+        if self._keys is None:
+            raise NotOffered("API keys", "gateway.keys_file")
+        presented = PresentedKey.parse(credential)
+        if presented is None:
+            raise CredentialsUnreadable("an API key is wt_, 8 hexadecimal digits, _ and 43 characters")
+        return self._keys, presented
 
     def close(self) -> None:
         if self._keys is not None:

@@ -239,10 +239,11 @@ class KeysUnread(Unavailable):
 class AuthenticationBusy(Exhausted):
     """So many keys wait to be hashed that one more would wait too long."""
 
-    def __init__(self, limit: int, retry_after_s: float) -> None:
+    def __init__(self, limit: int, retry_after_s: float, *, key_id: str | None = None) -> None:
+        keys = "keys" if key_id is None else f"keys of the id {key_id}"
         super().__init__(
             "AUTHENTICATION_BUSY",
-            f"{limit} keys that were not seen before are being verified, the most at a time; "
+            f"{limit} {keys} that were not seen before are being verified, the most at a time; "
             f"try again in {retry_after_s:g} s",
             retry_after_s=retry_after_s,
             limit=limit,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -15,12 +15,11 @@ from worldtree_gateway.access import Access
 from worldtree_gateway.audit import AuditLog, Entry
 from worldtree_gateway.authenticator import Authenticator
 from worldtree_gateway.errors import CredentialsChanged, OperatorsOnly
-from worldtree_gateway.identity import Caller, set_caller
+from worldtree_gateway.handlers import Handler, MaybeHandler, request_of, responses_to
+from worldtree_gateway.identity import Caller, Role, set_caller
 from worldtree_gateway.metrics import GatewayMetrics
 from worldtree_gateway.tokens import EXPIRED
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 _Shown = tuple[tuple[str, str | bytes], ...]
 _Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[MaybeHandler]]
 
@@ -55,25 +54,52 @@ class Guard(grpc.aio.ServerInterceptor):
         needed = self._access.needed(method)
         if needed is None:
             return await continuation(handler_call_details)
+        metadata = tuple(handler_call_details.invocation_metadata or ())
         caller: Caller | None = None
         try:
-            caller = await self._authenticator.identify(handler_call_details.invocation_metadata or ())
-            if caller.role < needed:
-                raise OperatorsOnly(method, caller.role.name.lower())
+            caller = self._authenticator.recognize(metadata)
+            if caller is not None:
+                _check_role(caller, needed, method)
         except WorldtreeError as error:
-            self._metrics.refused_callers.labels(error.reason).inc()
             return self._refusal(caller, method, error)
         handler = await continuation(handler_call_details)
-        metadata = tuple(handler_call_details.invocation_metadata or ())
+        if caller is None:
+            return self._verifying(handler or _UNKNOWN, needed, method, metadata)
         return None if handler is None else self._guarded(handler, caller, method, metadata)
 
     def _refusal(self, caller: Caller | None, method: str, error: WorldtreeError) -> Handler:
         async def refuse(_requests: object, context: Context) -> None:
-            self._audit.refused(caller, method, context.peer(), error)
+            self._refused(caller, method, context, error)
             raise error
 
         # it reads nothing by itself, so it can end a call of any kind
         return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def _refused(self, caller: Caller | None, method: str, context: Context, error: WorldtreeError) -> None:
+        self._metrics.refused_callers.labels(error.reason).inc()
+        self._audit.refused(caller, method, context.peer(), error)
+
+    def _verifying(self, handler: Handler, needed: Role, method: str, metadata: _Shown) -> Handler:
+        """A call with a key that is yet to be verified. That is done where the calls of its address are counted, and as
+        a stream whatever its kind is, so that nothing is read before."""
+
+        async def verified(requests: Any, context: Context) -> AsyncIterator[Any]:
+            caller: Caller | None = None
+            try:
+                caller = await self._authenticator.identify(metadata)
+                _check_role(caller, needed, method)
+            except WorldtreeError as error:
+                self._refused(caller, method, context, error)
+                raise
+            guarded = self._guarded(handler, caller, method, metadata)
+            request = await request_of(guarded, requests)
+            async with aclosing(responses_to(guarded, request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        return grpc.stream_stream_rpc_method_handler(
+            verified, handler.request_deserializer, handler.response_serializer
+        )
 
     def _guarded(self, handler: Handler, caller: Caller, method: str, metadata: _Shown) -> Handler:
         decode, encode = handler.request_deserializer, handler.response_serializer
@@ -157,3 +183,16 @@ class Guard(grpc.aio.ServerInterceptor):
         except WorldtreeError as error:
             return error if error.kind is Kind.UNAUTHENTICATED and error.reason != EXPIRED else None
         return None if now == caller else CredentialsChanged()
+
+
+def _check_role(caller: Caller, needed: Role, method: str) -> None:
+    """Raises OperatorsOnly."""
+    if caller.role < needed:
+        raise OperatorsOnly(method, caller.role.name.lower())
+
+
+async def _not_found(_requests: object, context: Context) -> None:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")  # as grpc says it
+
+
+_UNKNOWN: Handler = grpc.stream_stream_rpc_method_handler(_not_found)

@@ -16,7 +16,9 @@ from worldtree_gateway.identity import Caller
 from worldtree_gateway.reloaded import ReloadedFiles
 
 REDIS_KEYS = "worldtree:keys"  # a hash: the id of each key, and its line
-_WAITING_COUNT_MAX = 16  # looks that wait for the one thread: more is somebody who guesses
+# What waits for the one thread: ids, and guesses at one id, so that who guesses at it keeps nobody else out.
+_ID_COUNT_MAX = 16
+_GUESS_COUNT_MAX = 3
 _RETRY_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -101,8 +103,8 @@ def _parsed(lines: Iterable[tuple[bytes, bytes]]) -> dict[str, KnownKey]:
 class KeyRing:
     """Finds whose a key is. `file` and `shared` are where keys are kept; of one id in both, the file's counts.
 
-    A key is hashed once, at its first use. From then on it is known by its SHA-256, for as long as its line stays what
-    it was: so a look costs microseconds, and a key whose line is gone is refused at once.
+    A key is hashed once, at its first use, for all who show it meanwhile. From then on it is known by its SHA-256, for
+    as long as its line stays what it was: a look costs microseconds, and a key whose line is gone is refused at once.
     """
 
     def __init__(self, file: ReloadedFiles[dict[str, KnownKey]] | None, shared: RedisKeys | None) -> None:
@@ -110,18 +112,25 @@ class KeyRing:
         self._shared = shared
         self._verified: dict[str, tuple[KnownKey, bytes]] = {}  # by id: the line, and the SHA-256 of its key
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="keys")
-        self._waiting_count = 0
+        # hashes under way: by id, then by the line and the SHA-256 of what was shown
+        self._hashing: dict[str, dict[tuple[KnownKey, bytes], asyncio.Task[bool]]] = {}
+
+    def recognize(self, presented: PresentedKey) -> Caller | None:
+        """None: it is yet to be verified. Raises KeyRefused; KeysUnread while Redis has not told its keys."""
+        known = self._known(presented.key_id)
+        line, fingerprint = self._verified.get(known.key_id, (None, b""))
+        if line != known:
+            return None
+        if hmac.compare_digest(fingerprint, presented.fingerprint()):
+            return known.caller
+        raise KeyRefused(presented.key_id)
 
     async def find(self, presented: PresentedKey) -> Caller:
-        """Raises KeyRefused; KeysUnread while Redis has not told its keys; AuthenticationBusy while many guess."""
+        """As `recognize`, and verifies what has to be. Raises AuthenticationBusy while many guess."""
+        caller = self.recognize(presented)
+        if caller is not None:
+            return caller
         known = self._known(presented.key_id)
-        if known is None:
-            raise KeyRefused(presented.key_id)
-        line, fingerprint = self._verified.get(known.key_id, (None, b""))
-        if line == known:
-            if hmac.compare_digest(fingerprint, presented.fingerprint()):
-                return known.caller
-            raise KeyRefused(presented.key_id)
         if not await self._is_key(known, presented):
             raise KeyRefused(presented.key_id)
         self._verified[known.key_id] = (known, presented.fingerprint())
@@ -130,19 +139,34 @@ class KeyRing:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _known(self, key_id: str) -> KnownKey | None:
+    def _known(self, key_id: str) -> KnownKey:
         known = self._file.get().get(key_id) if self._file is not None else None
         if known is None and self._shared is not None:
             if self._shared.keys is None:
                 raise KeysUnread(_RETRY_S)
             known = self._shared.keys.get(key_id)
+        if known is None:
+            raise KeyRefused(key_id)
         return known
 
     async def _is_key(self, known: KnownKey, presented: PresentedKey) -> bool:
-        if self._waiting_count >= _WAITING_COUNT_MAX:
-            raise AuthenticationBusy(_WAITING_COUNT_MAX, _RETRY_S)
-        self._waiting_count += 1
+        shown = known, presented.fingerprint()
+        guesses = self._hashing.get(known.key_id, {})
+        hashing = guesses.get(shown)
+        if hashing is None:
+            if len(guesses) >= _GUESS_COUNT_MAX:
+                raise AuthenticationBusy(_GUESS_COUNT_MAX, _RETRY_S, key_id=known.key_id)
+            if not guesses and len(self._hashing) >= _ID_COUNT_MAX:
+                raise AuthenticationBusy(_ID_COUNT_MAX, _RETRY_S)
+            hashing = asyncio.create_task(self._hashed(shown, presented), name="verify a key")
+            self._hashing.setdefault(known.key_id, guesses)[shown] = hashing
+        return await asyncio.shield(hashing)  # others may wait for it when this one leaves
+
+    async def _hashed(self, shown: tuple[KnownKey, bytes], presented: PresentedKey) -> bool:
+        known, _ = shown
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, known.is_key, presented)
         finally:
-            self._waiting_count -= 1
+            del self._hashing[known.key_id][shown]
+            if not self._hashing[known.key_id]:
+                del self._hashing[known.key_id]

@@ -130,7 +130,8 @@ class _Endpoint:
         if authenticator is None:
             return None
         try:
-            self._callers[connection] = await authenticator.identify(shown)
+            with self._security.peers.counted(_host(connection)):
+                self._callers[connection] = await authenticator.identify(shown)
         except WorldtreeError as error:
             self._metrics.refused_callers.labels(error.reason).inc()
             self._security.audit.refused(None, _METHOD, f"{connection.remote_address}", error)
@@ -146,7 +147,7 @@ class _Endpoint:
             await connection.close(_TRY_AGAIN_LATER, reason)
             return
         try:
-            with self._security.peers.counted(str((connection.remote_address or ("",))[0])):
+            with self._security.peers.counted(_host(connection)):
                 await self._serve(connection)
         except TooManyPeerCalls as error:
             await connection.close(_TRY_AGAIN_LATER, error.message)
@@ -245,6 +246,10 @@ def _owner(metadata: Metadata, caller: Caller | None) -> str:
         return caller.tenant
     key = str(dict(metadata).get(AUTHORIZATION_KEY, ""))
     return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+
+
+def _host(connection: ServerConnection) -> str:
+    return str((connection.remote_address or ("",))[0])
 
 
 def _request_id(connection: ServerConnection) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import unquote
 
 import grpc
@@ -13,10 +13,9 @@ import grpc.aio
 from worldtree_runtime.interceptors import Context
 
 from worldtree_gateway.errors import TooManyPeerCalls
+from worldtree_gateway.handlers import Handler, MaybeHandler, responses_to
 from worldtree_gateway.metrics import GatewayMetrics
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 _Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[MaybeHandler]]
 _NETWORK = ("ipv4:", "ipv6:")
 _IPV6_PREFIX = 64  # what one subscriber has: it may take any address in there
@@ -63,7 +62,10 @@ def network_of(address: str) -> str:
 
 
 class PeerLimit(grpc.aio.ServerInterceptor):
-    """In front of all that looks at a call. What comes over the gateway's own socket is counted where it came in."""
+    """In front of all that handles a call. What comes over the gateway's own socket is counted where it came in.
+
+    An address is known only where a call is handled, so what takes long before that (a key's hash) is left until then.
+    """
 
     def __init__(self, peers: PeerCalls) -> None:
         self._peers = peers
@@ -97,21 +99,11 @@ class PeerLimit(grpc.aio.ServerInterceptor):
                 return grpc.stream_unary_rpc_method_handler(answer, decode, encode)
             return grpc.unary_unary_rpc_method_handler(answer, decode, encode)
 
-        streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
-
-        async def written(context: Context, writing: Awaitable[None]) -> None:
+        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             with self._counted(context):
-                await writing
-
-        async def iterated(context: Context, responses: Any) -> AsyncIterator[Any]:
-            with self._counted(context):
-                async with aclosing(responses):
+                async with aclosing(responses_to(handler, request, context)) as responses:
                     async for response in responses:
                         yield response
-
-        def stream(request: Any, context: Context) -> Any:
-            responses = streaming(request, context)
-            return (iterated if hasattr(responses, "__aiter__") else written)(context, responses)
 
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(stream, decode, encode)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -339,6 +340,50 @@ async def test_who_guesses_keeps_others_waiting_no_longer_than_so_much(guarded: 
     assert time.monotonic() - began_s < 2
     reasons = {refusal.reason for refusal in await asyncio.gather(*tries)}
     assert reasons == {"KEY_REFUSED", "AUTHENTICATION_BUSY"}
+
+
+async def test_who_guesses_at_one_key_keeps_nobody_from_the_first_use_of_another(guarded: Any, keys: KeysFile) -> None:
+    guessed, unseen = keys.add("acme"), keys.add("globex")
+    client = await guarded()
+    tries = [asyncio.ensure_future(shown(client, bearer(f"{guessed[:-6]}{number:06d}"))) for number in range(60)]
+    await client.until(lambda: any(each.done() for each in tries))
+    assert await who(client, bearer(unseen)) == "globex"
+    await asyncio.gather(*tries)
+
+
+async def test_many_calls_at_once_are_let_in_by_a_key_that_was_not_seen_before(guarded: Any, keys: KeysFile) -> None:
+    key = keys.add("acme")
+    client = await guarded()
+    assert set(await asyncio.gather(*(who(client, bearer(key)) for _ in range(40)))) == {"acme"}
+
+
+async def test_guesses_count_among_the_calls_of_their_address(guarded: Any, keys: KeysFile) -> None:
+    key = keys.add("acme")
+    client = await guarded(max_peer_calls=1)
+    guesses = (f"{key[:-6]}{number:06d}" for number in range(20))
+    refusals = await asyncio.gather(*(shown(client, bearer(guess)) for guess in guesses))
+    assert Counter(refusal.reason for refusal in refusals) == {"KEY_REFUSED": 1, "PEER_LIMIT": 19}
+
+
+async def test_the_first_call_with_a_key_may_be_of_any_kind(guarded: Any, keys: KeysFile) -> None:
+    client = await guarded()
+    step = pb.StepRequest(session="s.a", actions=[pb.Action(id=1)])
+    await client.stub.Step(step, metadata=bearer(keys.add("acme")))
+    generate = pb.GenerateRequest(model={"name": "echo"}, actions=[pb.Action(id=1)])
+    assert [each async for each in client.stub.Generate(generate, metadata=bearer(keys.add("b")))]
+    play = client.stub.Play(metadata=bearer(keys.add("c")))
+    await play.write(pb.PlayRequest(session="s.a", begin=pb.PlayRequest.Begin()))
+    assert (await play.read()).HasField("begun")
+    play.cancel()
+    assert (await told(client.channel, *FOREIGN[4], bearer(keys.add("d")))) is grpc.StatusCode.UNIMPLEMENTED
+    unreadable = client.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    assert (await refused(unreadable(b"\xff", metadata=bearer(keys.add("e"))))).reason == "UNDECODABLE_REQUEST"
+
+
+async def test_an_operators_method_is_refused_at_the_first_use_of_a_users_key_too(guarded: Any, keys: KeysFile) -> None:
+    client = await guarded()
+    refusal = await refused(client.channel.unary_unary(FOREIGN[3][0])(b"", metadata=bearer(keys.add("acme"))))
+    assert refusal.reason == "OPERATORS_ONLY"
 
 
 # ---- tokens

@@ -350,7 +350,8 @@ def _tell_cost(context: Context, served: Served, evaluations: int) -> None:
 
 def snapshot_key(tenant: str, snapshot: str) -> str:
     """Where a snapshot lies in the store: its owner's name is part of it, so that nobody else finds it."""
-    return f"worldtree:snapshot:{tenant}:{snapshot}"
+    # with its length, as either name may hold what stands between them
+    return f"worldtree:snapshot:{len(tenant)}:{tenant}:{snapshot}"
 
 
 def _page_token(session: Session) -> str:

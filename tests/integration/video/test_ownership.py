@@ -102,6 +102,15 @@ async def test_what_a_session_leads_to_is_its_owners_too(start_video: Any) -> No
     assert (await refused(video.stub.Get(pb.GetRequest(session=twin), metadata=OTHER))).reason == "SESSION_NOT_FOUND"
 
 
+async def test_a_snapshot_is_not_found_by_a_tenant_whose_name_its_owners_begins_with(start_video: Any) -> None:
+    video, owner = await start_video(), (("worldtree-tenant", "acme:team"),)
+    saved = await video.stub.Save(pb.SaveRequest(session=await create(video, owner)), metadata=owner)
+    theirs = pb.RestoreRequest(snapshot=f"team:{saved.snapshot}")
+    refusal = await refused(video.stub.Restore(theirs, metadata=OWNER))
+    assert refusal.code is grpc.StatusCode.NOT_FOUND
+    assert (await video.stub.Restore(pb.RestoreRequest(snapshot=saved.snapshot), metadata=owner)).session.session
+
+
 async def test_a_request_id_of_another_tenant_is_another_request(start_video: Any) -> None:
     video = await start_video()
     names = [await create(video, metadata, request_id="one") for metadata in (OWNER, OTHER, OWNER)]

@@ -1,6 +1,7 @@
 """How many sessions a tenant may have at a time, on all replicas together: they know, so they are asked."""
 
 import asyncio
+import hashlib
 import secrets
 import time
 from collections import OrderedDict
@@ -27,6 +28,7 @@ _PAGE_MAX = 1000
 _WAIT_MAX_S = 60.0  # a session may be closed long before its lease ends
 _POLL_S = 0.02
 _REST_S = 5.0  # of a replica that did not answer: what it said last counts meanwhile, and nobody waits for it
+_REPEAT_S = 60.0  # how long after a call an equal one is a repeat of it
 _TENANTS_MAX = 10_000
 
 _Ends = dict[str, float]  # when the leases of sessions end
@@ -34,7 +36,7 @@ _Ends = dict[str, float]  # when the leases of sessions end
 
 class _Wanted(NamedTuple):
     session_count: int
-    repeat: str | None  # what a repeat of the call has in common with it
+    request: bytes | None  # a hash of all that is asked; None: it has no request_id, so nothing repeats it
 
 
 class SessionQuota:
@@ -42,6 +44,9 @@ class SessionQuota:
 
     Who comes is counted behind those who came earlier and are still opening theirs, by whichever gateway. A session
     that is made and not yet answered is found at its replica and among those: where that decides, they are waited for.
+
+    Who repeats a call is not counted anew, as its sessions are there. But its replica may have forgotten it, or another
+    one be asked: so it is let in only while there are no more sessions than there may be, and gains those of one call.
     """
 
     def __init__(
@@ -58,7 +63,8 @@ class SessionQuota:
         self._timeout_s, self._clock = timeout_s, clock
         self._said: OrderedDict[tuple[str, str], _Ends] = OrderedDict()  # by address and tenant
         self._rest_until_s: dict[str, float] = {}  # by address
-        self._let_in: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()  # repeats, by tenant
+        # when calls were let in, oldest first: by tenant, and by what was asked
+        self._let_in: OrderedDict[str, OrderedDict[bytes, float]] = OrderedDict()
 
     @staticmethod
     def covers(method: Method) -> bool:
@@ -69,32 +75,32 @@ class SessionQuota:
     async def opening(self, method: Method, request: bytes, context: Context) -> AsyncIterator[None]:
         """Around the call. Raises SessionQuotaExceeded."""
         tenant, wanted = current_caller().tenant, _wanted(method, request)
-        if wanted.repeat is not None and wanted.repeat in self._let_in.get(tenant, ()):
-            yield  # the replica has it, and answers what it answered
-            return
+        repeats = self._was_let_in(tenant, wanted.request)
         # what the navigator forks for the time of a call comes on top: who may have no more may still plan
         limit = 2 * self._limit if _is_scratch(context) else self._limit
         who = secrets.token_hex(8)
         try:
-            await self._room(tenant, who, wanted.session_count, limit)
-            self._remember(tenant, wanted.repeat)
+            await self._room(tenant, who, wanted.session_count, 0 if repeats else wanted.session_count, limit)
+            if not repeats:
+                self._remember(tenant, wanted.request)
             try:
                 yield
             except Exception:
-                if wanted.repeat is not None and tenant in self._let_in:
-                    self._let_in[tenant].pop(wanted.repeat, None)  # it opened none
+                if wanted.request is not None and not repeats and tenant in self._let_in:
+                    self._let_in[tenant].pop(wanted.request, None)  # it opened none
                 raise
         finally:
             await asyncio.shield(self._openings.leave(tenant, who, wanted.session_count))
 
-    async def _room(self, tenant: str, who: str, count: int, limit: int) -> None:
-        """Returns when there is room. Raises SessionQuotaExceeded."""
+    async def _room(self, tenant: str, who: str, count: int, more: int, limit: int) -> None:
+        """Returns when there is room for so many `more`. Raises SessionQuotaExceeded. `count`: as those who come later
+        count it."""
         while True:
             before = await self._openings.before(tenant, who, count)  # first: who leaves meanwhile is found
             ends = await self._found(tenant)
-            if len(ends) + before + count <= limit:
+            if len(ends) + before + more <= limit:
                 return
-            if len(ends) + count > limit or not before:
+            if len(ends) + more > limit or not before:
                 self._metrics.limited.labels("sessions").inc()
                 wait_s = min((end_s - self._clock() for end_s in ends.values()), default=1.0)
                 raise SessionQuotaExceeded(tenant, limit, len(ends), wait_s=min(max(wait_s, 1.0), _WAIT_MAX_S))
@@ -103,12 +109,17 @@ class SessionQuota:
                 if await self._openings.before(tenant, who, count) != before:
                     break
 
-    def _remember(self, tenant: str, repeat: str | None) -> None:
-        """So many that a caller who leaves its calls to repeat them gains no more than as many again."""
-        if repeat is None:
+    def _was_let_in(self, tenant: str, request: bytes | None) -> bool:
+        """Whether an equal call of the tenant was, lately."""
+        let_in_s = None if request is None else self._let_in.get(tenant, {}).get(request)
+        return let_in_s is not None and self._clock() - let_in_s < _REPEAT_S
+
+    def _remember(self, tenant: str, request: bytes | None) -> None:
+        if request is None:
             return
         known = self._let_in.setdefault(tenant, OrderedDict())
-        known[repeat] = None
+        known[request] = self._clock()
+        known.move_to_end(request)
         if len(known) > self._limit:
             known.popitem(last=False)
         self._let_in.move_to_end(tenant)
@@ -160,8 +171,10 @@ def _wanted(method: Method, request: bytes) -> _Wanted:
     except DecodeError:
         return _Wanted(1, None)  # the backend says what is wrong with it
     count = max(1, min(asked.count, _PAGE_MAX)) if isinstance(asked, pb.ForkRequest) else 1
-    of = asked.session if isinstance(asked, pb.ForkRequest) else ""
-    return _Wanted(count, f"{method.path} {of} {asked.request_id}" if asked.request_id else None)
+    if not asked.request_id:
+        return _Wanted(count, None)
+    whole = method.path.encode() + b" " + asked.SerializeToString(deterministic=True)
+    return _Wanted(count, hashlib.sha256(whole).digest())
 
 
 def _is_scratch(context: Context) -> bool:

@@ -40,15 +40,18 @@ class Replica:
         return listed
 
 
-def quota(*replicas: Replica, limit: int = 2) -> SessionQuota:
+def quota(*replicas: Replica, limit: int = 2, clock: Callable[[], float] = lambda: 500.0) -> SessionQuota:
     router: Any = SimpleNamespace(backends=replicas)
     metrics = GatewayMetrics(CollectorRegistry())
-    return SessionQuota(router, LocalOpenings(), limit, metrics, timeout_s=0.05, clock=lambda: 500.0)
+    return SessionQuota(router, LocalOpenings(), limit, metrics, timeout_s=0.05, clock=clock)
 
 
-async def let_in(sessions: SessionQuota) -> bool:
+async def let_in(sessions: SessionQuota, at: Replica | None = None, **asked: Any) -> bool:
+    """`at`: where the call opens its session."""
     try:
-        async with sessions.opening(CREATE, b"", CALLER):
+        async with sessions.opening(CREATE, pb.CreateSessionRequest(**asked).SerializeToString(), CALLER):
+            if at is not None:
+                at.session_count += 1
             return True
     except SessionQuotaExceeded:
         return False
@@ -82,3 +85,53 @@ async def test_who_comes_later_waits_for_those_before_and_gets_the_room_that_the
     left.set()
     await opening
     assert await second
+
+
+async def test_who_repeats_a_call_again_and_again_gains_the_sessions_of_one() -> None:
+    one, other = Replica("a"), Replica("b")
+    sessions = quota(one, other, limit=3)
+    for number in range(3):
+        assert await let_in(sessions, one, request_id=f"{number}")
+    # none of them is known where they are asked now
+    repeated = [await let_in(sessions, other, request_id=f"{number}") for number in (0, 1, 2, 0, 1, 2)]
+    assert repeated == [True, False, False, False, False, False]
+    other.session_count = 0
+    together = await asyncio.gather(*(let_in(sessions, other, request_id=f"{number}") for number in range(3)))
+    assert sum(together) == 1
+
+
+async def test_a_repeat_long_after_is_checked_as_any_other_call() -> None:
+    replica, now_s = Replica("a"), 500.0
+    sessions = quota(replica, limit=1, clock=lambda: now_s)
+    assert await let_in(sessions, replica, request_id="one")
+    now_s += 59
+    assert await let_in(sessions, request_id="one")
+    now_s += 2
+    assert not await let_in(sessions, request_id="one")
+
+
+async def test_another_request_of_the_same_id_is_no_repeat() -> None:
+    replica = Replica("a")
+    sessions = quota(replica, limit=1)
+    assert await let_in(sessions, replica, request_id="one")
+    assert not await let_in(sessions, request_id="one", seed=1)
+    assert await let_in(sessions, request_id="one")
+
+
+async def test_a_repeat_waits_for_the_call_that_it_repeats() -> None:
+    replica, left = Replica("a"), asyncio.Event()
+    sessions = quota(replica, limit=1)
+
+    async def first() -> None:
+        async with sessions.opening(CREATE, pb.CreateSessionRequest(request_id="one").SerializeToString(), CALLER):
+            replica.session_count += 1
+            await left.wait()
+
+    opening = asyncio.create_task(first())
+    await asyncio.sleep(0.05)
+    repeat = asyncio.create_task(let_in(sessions, request_id="one"))
+    await asyncio.sleep(0.05)
+    assert not repeat.done()
+    left.set()
+    await opening
+    assert await repeat

@@ -111,7 +111,8 @@ class SessionQuota:
 
     def _was_let_in(self, tenant: str, request: bytes | None) -> bool:
         """Whether an equal call of the tenant was, lately."""
-        let_in_s = None if request is None else self._let_in.get(tenant, {}).get(request)
+        known = self._let_in.get(tenant)
+        let_in_s = None if known is None or request is None else known.get(request)
         return let_in_s is not None and self._clock() - let_in_s < _REPEAT_S
 
     def _remember(self, tenant: str, request: bytes | None) -> None:

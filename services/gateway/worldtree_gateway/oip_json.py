@@ -19,6 +19,7 @@ from worldtree_gateway.oip_tensors import BYTES, NUMBERS, STEP_COUNT, Tensor, fr
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _BINARY, _BINARY_SIZE, _BINARY_OUTPUT = "binary_data", "binary_data_size", "binary_data_output"
 _DEPTH = 8
+_LENGTH_DIGITS = 20  # far beyond any body; more would be read as another number by who looks at some of them
 ELEMENT_BYTES = 4  # of a UINT8 as JSON, at most, with its comma
 
 
@@ -71,9 +72,27 @@ class JsonAnswer:
         return self._named.get(name, self._others)
 
 
+def read_length(said: str) -> int:
+    """How many bytes are JSON, as the header says. Raises InvalidRequest."""
+    if not (said.isascii() and said.isdigit() and len(said) <= _LENGTH_DIGITS):
+        raise InvalidRequest(
+            f"headers[{LENGTH_HEADER}]",
+            f"{LENGTH_HEADER} must be a number of {_LENGTH_DIGITS} digits at most, got {said[:40]!r} of {len(said)}",
+            limit=_LENGTH_DIGITS,
+            characters=len(said),
+        )
+    return int(said)
+
+
 def read_infer(body: bytes, json_length: str | None) -> tuple[pb.ModelInferRequest, JsonAnswer]:
     """`json_length`: what the header says of how many bytes are JSON; None: all. Raises InvalidRequest."""
-    length = _length(json_length, len(body))
+    length = len(body) if json_length is None else read_length(json_length)
+    if length > len(body):
+        raise InvalidRequest(
+            f"headers[{LENGTH_HEADER}]",
+            f"{LENGTH_HEADER} must be up to the {len(body)} bytes of the body, got {length}",
+            limit=len(body),
+        )
     document = read_object(body[:length])
     # KServe's client names the model in here too, and writes null for what it leaves out
     _check_keys(document, "", {"id", "model_name", "model_version", "parameters", "inputs", "outputs"})
@@ -148,18 +167,6 @@ def _one(field: Any, value: Any, defaults: bool) -> Any:
     if field.enum_type is not None:
         return field.enum_type.values_by_number[value].name
     return value
-
-
-def _length(said: str | None, size: int) -> int:
-    if said is None:
-        return size
-    if not said.isascii() or not said.isdigit() or int(said) > size:
-        raise InvalidRequest(
-            f"headers[{LENGTH_HEADER}]",
-            f"{LENGTH_HEADER} must be a number up to the {size} bytes of the body, got {said[:40]!r}",
-            limit=size,
-        )
-    return int(said)
 
 
 def _read_input(request: pb.ModelInferRequest, given: Mapping[str, Any], where: str, body: bytes, offset: int) -> int:

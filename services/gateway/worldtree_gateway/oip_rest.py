@@ -15,7 +15,7 @@ from worldtree_gateway.http_calls import http_status, metadata_of
 from worldtree_gateway.http_door import HttpDoor
 from worldtree_gateway.http_server import HttpRequest, HttpResponse
 from worldtree_gateway.json_thread import JsonThread
-from worldtree_gateway.oip_json import LENGTH_HEADER, plain, read_infer, read_object, to_json
+from worldtree_gateway.oip_json import LENGTH_HEADER, plain, read_infer, read_length, read_object, to_json
 from worldtree_gateway.oip_requests import JSON_BYTES
 
 _MODEL = re.compile(
@@ -52,11 +52,15 @@ class Rest:
                 await self._door.admit(request, path)
             except WorldtreeError as error:
                 return _refusal(error)
-        json_length = request.headers.get(LENGTH_HEADER.lower(), "")
-        if path != _INFER or not (json_length.isascii() and json_length.isdigit()):
+        said = request.headers.get(LENGTH_HEADER.lower())
+        if path != _INFER or said is None:
             return self._json_bytes
-        if int(json_length[:20]) > self._json_bytes:
-            return error_response(413, f"a request must have {self._json_bytes} bytes of JSON at most")
+        try:
+            length = read_length(said)
+        except WorldtreeError as error:
+            return _refusal(error)
+        if length > self._json_bytes:
+            return error_response(413, f"a request must have {self._json_bytes} bytes of JSON at most, got {length}")
         return self._message_bytes
 
     async def answer(self, request: HttpRequest) -> HttpResponse:

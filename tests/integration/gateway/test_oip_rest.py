@@ -179,6 +179,9 @@ BAD: dict[str, tuple[int, dict[str, Any], str]] = {
     ),
     "a length beyond the body": (400, {"body": {"inputs": [IDS]}, "headers": {LENGTH: "9999"}}, "9999"),
     "a length that is none": (400, {"body": {"inputs": [IDS]}, "headers": {LENGTH: "-4"}}, "-4"),
+    "a length of many digits": (400, {"body": {"inputs": [IDS]}, "headers": {LENGTH: "0" * 20 + "90"}}, "20 digits"),
+    "a length of far too many digits": (400, {"body": GOOD, "headers": {LENGTH: "9" * 9000}}, "of 9000"),
+    "a length of other digits": (400, {"body": GOOD, "headers": {LENGTH: "\xb2"}}, "must be a number"),
     "a body that goes on": (
         400,
         {"body": GOOD + b"more", "headers": {LENGTH: str(len(GOOD))}},
@@ -233,6 +236,15 @@ def test_an_answer_beyond_the_limit_goes_in_binary_only(servers: Servers) -> Non
     with triton.InferenceServerClient(gateway.rest_address) as client:
         frames = client.infer("tiny", [given("actions", [0] * 60, "INT64")]).as_numpy("frames")
     assert frames.shape == (60, 4, 6, 3)
+
+
+def test_no_way_to_write_its_length_lets_more_json_in(servers: Servers) -> None:
+    gateway = servers.gateway(http_port=0, http_json_bytes=2048)
+    body = json.dumps({"inputs": [IDS], "id": "x" * 3000}).encode()
+    for said, expected in ((str(len(body)), 413), ("0" * 16 + str(len(body)), 413), ("0" * 20 + str(len(body)), 400)):
+        status, answer = ask(gateway, "POST", "/v2/models/tiny/infer", body, {LENGTH: said})
+        assert status == expected, answer
+    assert LENGTH in answer["error"]
 
 
 def test_the_json_of_a_long_answer_is_not_written_by_the_event_loop(

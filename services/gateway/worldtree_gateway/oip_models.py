@@ -52,7 +52,7 @@ class Model:
     """One version of a model. `section`: the service that serves it. `about`: that service's own message about it.
 
     `stateful`: its requests may be of sequences. `decoupled`: a stream brings several responses to a request.
-    `labels`: names of the classes of outputs that hold a probability for each.
+    `labels`: by output, what its last side's places are called, or the ids that it holds.
     """
 
     name: str
@@ -74,6 +74,12 @@ class Model:
     @property
     def output_names(self) -> list[str]:
         return [each.name for each in self.outputs]
+
+    def has_classes(self, output: str) -> bool:
+        """Whether an output holds a number for each of its labels, of which some are the best."""
+        (spec,) = (each for each in self.outputs if each.name == output)
+        count = len(self.labels.get(output, ()))
+        return count > 0 and spec.datatype.startswith("FP") and spec.shape[-1:] == (count,)
 
     def check(self, inputs: Mapping[str, Head]) -> None:
         """Raises InvalidRequest for inputs that the model does not have, or that are not as they must be."""

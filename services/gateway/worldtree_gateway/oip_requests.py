@@ -82,7 +82,17 @@ class InferRequest:
 
     def _as_wanted(self, name: str, tensor: Tensor, model: Model) -> Tensor:
         count = self.classes.get(name)
-        return tensor if count is None else _classified(tensor, model.labels[name], count)
+        if count is None:
+            return tensor
+        labels = model.labels[name]
+        if tensor.shape[-1:] != (len(labels),):  # another version than the one whose names are known
+            raise InvalidRequest(
+                f"outputs[{name}].parameters[classification]",
+                f"output {name} has the shape {list(tensor.shape)} in version {model.version or 'unknown'}, where the "
+                f"names of {len(labels)} classes are known: ask for a version, or without classification",
+                count=len(labels),
+            )
+        return _classified(tensor, labels, count)
 
 
 def read_options(message: pb.ModelInferRequest) -> Options:
@@ -149,12 +159,11 @@ def _classes(message: pb.ModelInferRequest, model: Model) -> dict[str, int]:
         if _CLASSIFICATION in each.parameters:
             field = f"outputs[{each.name}].parameters[classification]"
             count = each.parameters[_CLASSIFICATION].int64_param or each.parameters[_CLASSIFICATION].uint64_param
-            labels = model.labels.get(each.name)
-            if labels is None:
-                raise InvalidRequest(field, f"output {each.name} has no classes")
+            if not model.has_classes(each.name):
+                raise InvalidRequest(field, f"output {each.name} has no classes: it holds no number for each of them")
             if count < 1:
                 raise InvalidRequest(field, f"parameter classification must be 1 or more, got {count}")
-            found[each.name] = min(count, len(labels))
+            found[each.name] = min(count, len(model.labels[each.name]))
     return found
 
 

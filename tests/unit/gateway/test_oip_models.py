@@ -7,9 +7,10 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from worldtree.common.v1 import common_pb2 as common
 from worldtree.multitask.v1 import multi_task_pb2 as multitask_pb
+from worldtree.navigator.v1 import navigator_pb2 as navigator_pb
 from worldtree.reward.v1 import reward_scorer_pb2 as reward_pb
 from worldtree.video.v1 import video_generator_pb2 as video_pb
-from worldtree_gateway import oip_experts, oip_judges, oip_worlds
+from worldtree_gateway import oip_experts, oip_judges, oip_planners, oip_worlds
 from worldtree_gateway.oip_requests import read_options, read_request
 from worldtree_gateway.oip_statistics import Spent, Statistics
 from worldtree_gateway.oip_tensors import from_array
@@ -110,6 +111,45 @@ def test_the_best_classes_are_told_by_value_id_and_name() -> None:
     assert response.parameters["triton_final_response"].bool_param
     assert b"0.500000:1:green" in response.raw_output_contents[0]
     assert response.raw_output_contents[0].count(b":") == 8
+
+
+PLANNER = oip_planners.describe_all(
+    navigator_pb.ListPlannersResponse(
+        planners=[navigator_pb.Planner(name="joint", height_px=8, width_px=8, actions=["left", "right", "forward"])]
+    )
+)[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "output", "holds"),
+    [
+        (EXPERTS, "hue", True),
+        (JUDGE, "scores", True),
+        (JUDGE, "reward", False),
+        (PLANNER, "actions", False),
+        (PLANNER, "confidence", False),
+        (WORLD, "frames", False),
+    ],
+    ids=lambda given: getattr(given, "section", given),
+)
+def test_classes_are_for_outputs_with_a_number_for_each(model: Any, output: str, holds: bool) -> None:
+    made = request()
+    made.outputs.add(name=output).parameters["classification"].int64_param = 3
+    assert model.has_classes(output) == holds
+    if holds:
+        assert read_request(made, model, read_options(made)).classes == {output: len(model.labels[output])}
+    else:
+        with pytest.raises(InvalidRequest, match=f"output {output} has no classes") as caught:
+            read_request(made, model, read_options(made))
+        assert caught.value.field == f"outputs[{output}].parameters[classification]"
+
+
+def test_classes_of_a_version_whose_names_are_not_known_are_not_made_up() -> None:
+    made = request()
+    made.outputs.add(name="hue").parameters["classification"].int64_param = 2
+    read = read_request(made, EXPERTS, read_options(made))
+    with pytest.raises(InvalidRequest, match=r"output hue has the shape \[1, 4\] .* 3 classes"):
+        read.response(EXPERTS, {"hue": from_array(np.zeros((1, 4), np.float32), "FP32")})
 
 
 def test_statistics_count_inferences_and_executions_but_not_what_the_cache_knew() -> None:

@@ -20,11 +20,12 @@ from worldtree_gateway.oip_requests import InferRequest, Options, read_options, 
 from worldtree_gateway.oip_sequences import Key, Sequence, Sequences
 from worldtree_gateway.oip_statistics import Spent, Statistics
 from worldtree_gateway.oip_steering import Steering
+from worldtree_gateway.oip_tensors import typed_count
 from worldtree_gateway.oip_walks import Walks
 
 
 class Inference:
-    """Nothing of a sequence is left behind after `give_up_all`. `thread`: where typed contents are written."""
+    """Nothing of a sequence is left behind after `give_up_all`. `thread`: where typed contents are read and written."""
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class Inference:
         """Reads the request, writes the answers to it, and counts."""
         began_s, output_s, spent = self._clock(), 0.0, Spent()
         try:
-            request = read_request(message, model, options)
+            request = await self._thread.work(partial(read_request, message, model, options), typed_count(message))
             input_s = self._clock() - began_s
             async with aclosing(answers(request)) as found:
                 async for answer in found:

@@ -144,6 +144,11 @@ def read_inputs(
     return found
 
 
+def typed_count(request: pb.ModelInferRequest) -> int:
+    """How many elements its inputs have in typed contents, of which each has to be looked at."""
+    return sum(len(values) for each in request.inputs for _, values in each.contents.ListFields())
+
+
 def requested_outputs(request: pb.ModelInferRequest, known: Sequence[str]) -> list[str]:
     """Names of the outputs that are wanted, in the order asked. None asked: all. Raises InvalidRequest."""
     names: list[str] = []
@@ -276,10 +281,15 @@ def _from_typed(contents: pb.InferTensorContents, datatype: str, shape: tuple[in
         )
     if datatype == BYTES:
         return b"".join(_LENGTH.pack(len(each)) + each for each in values)
+    steps = range(0, len(values), STEP_COUNT)
+    return b"".join(_packed(values[begin : begin + STEP_COUNT], datatype, field) for begin in steps)
+
+
+def _packed(values: Sequence[Any], datatype: str, field: str) -> bytes:
     dtype = _KINDS[datatype].dtype
     # left to itself, NumPy makes floats of large unsigned integers beside small ones
     array = np.array(values, {"u": np.uint64, "i": np.int64}.get(dtype.kind, dtype))
-    if dtype.kind in "iu" and array.size:
+    if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         least, most = int(array.min()), int(array.max())
         if least < limits.min or most > limits.max:

@@ -1,7 +1,8 @@
 """Triton's own clients, unchanged, against a real gateway before real services: what is there, and what it answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -14,6 +15,8 @@ from inference_servers import Servers, actions, given
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
+from worldtree_gateway import oip_infer
+from worldtree_gateway.oip_requests import InferRequest
 from worldtree_gateway.serving import RunningGateway
 
 
@@ -223,6 +226,35 @@ def test_typed_contents_are_read_and_written_where_they_are_asked_for(gateway: R
         assert bytes(frames.contents.uint_contents) == raw[0].raw_output_contents[0]
         assert list(places.contents.int64_contents) == [0, 1]
         assert len(hashes.contents.bytes_contents) == 2
+
+
+def test_long_typed_contents_are_read_and_written_beside_the_event_loop(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def watched(work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **more: Any) -> Any:
+            threads.append(threading.current_thread().name.split("_")[0])
+            return work(*given, **more)
+
+        return run
+
+    monkeypatch.setattr(oip_infer, "read_request", watched(oip_infer.read_request))
+    monkeypatch.setattr(InferRequest, "response", watched(InferRequest.response))
+    frames = typed("frames", "UINT8", [101, 8, 8, 3], uint_contents=[0] * (101 * 8 * 8 * 3))
+    long = pb.ModelInferRequest(
+        model_name="tiny-judge", inputs=[frames, typed("actions", "INT64", [100], int64_contents=[0] * 100)]
+    )
+    clip = pb.ModelInferRequest(model_name="tiny", inputs=[typed("actions", "INT64", [60], int64_contents=[0] * 60)])
+    clip.parameters["binary_data_output"].bool_param = False
+    with grpc.insecure_channel(gateway.server.address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub.ModelInfer(long)
+        assert threads == ["json", "servers"]
+        threads.clear()
+        stub.ModelInfer(clip)
+        assert threads == ["servers", "json"]
 
 
 def test_statistics_count_what_was_done_and_what_the_cache_knew(servers: Servers) -> None:

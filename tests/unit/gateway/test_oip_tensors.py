@@ -2,6 +2,7 @@
 
 import struct
 import time
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,12 +19,14 @@ from worldtree_gateway.oip_tensors import (
     MAX_INPUTS,
     MAX_TEXTS,
     MAX_TYPED,
+    STEP_COUNT,
     Head,
     Tensor,
     add_outputs,
     from_array,
     from_texts,
     read_inputs,
+    typed_count,
 )
 from worldtree_runtime.errors import InvalidRequest, Unimplemented
 
@@ -149,6 +152,32 @@ def test_a_typed_element_fits_its_datatype(datatype: str, value: int) -> None:
     getattr(made.contents, TYPED[datatype]).extend([0, value])
     with pytest.raises(InvalidRequest, match=str(value)):
         read_inputs(pb.ModelInferRequest(inputs=[made]))
+
+
+@pytest.mark.parametrize("place", [0, STEP_COUNT - 1, STEP_COUNT, 3 * STEP_COUNT])
+def test_each_typed_element_is_looked_at(place: int) -> None:
+    values = np.arange(3 * STEP_COUNT + 1) % 256
+    made = pb.ModelInferRequest.InferInputTensor(name="x", datatype="UINT8", shape=values.shape)
+    made.contents.uint_contents.extend(values.tolist())
+    request = pb.ModelInferRequest(inputs=[made])
+    assert typed_count(request) == len(values)
+    assert read_inputs(request)["x"].array.tolist() == values.tolist()
+    request.inputs[0].contents.uint_contents[place] = 256
+    with pytest.raises(InvalidRequest, match="0 to 255, got 256"):
+        read_inputs(request)
+
+
+def test_typed_contents_are_read_in_little_room() -> None:
+    count = 4 << 20
+    made = pb.ModelInferRequest.InferInputTensor(name="x", datatype="UINT8", shape=[count])
+    made.contents.uint_contents.extend([7] * count)
+    request = pb.ModelInferRequest(inputs=[made])
+    tracemalloc.start()
+    read = read_inputs(request)["x"]
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert read.data == b"\x07" * count
+    assert peak_bytes < 3 * count
 
 
 def test_inputs_have_an_end() -> None:

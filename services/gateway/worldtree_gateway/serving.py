@@ -126,7 +126,7 @@ async def start_gateway(
         if shared is not None:
             stack.push_async_callback(shared.close)
         purges = Purges(
-            cache, redis.writes if redis is not None and settings.cache else None, look_s=settings.purge_look_s
+            cache, redis.small.writes if redis is not None and settings.cache else None, look_s=settings.purge_look_s
         )
         sharing = Sharing(settings.cache_shared_models, settings.cache_shared_tenants)
         shared_flights = _open_shared_flights(settings, redis, metrics)
@@ -300,7 +300,7 @@ def _open_quotas(settings: GatewaySettings, redis: SharedRedis | None, metrics: 
     )
     buckets: Buckets = LocalBuckets()
     if redis is not None and (limits.calls or limits.frames):
-        buckets = SharedBuckets(redis.reads, redis.breaker, metrics)
+        buckets = SharedBuckets(redis.small.reads, redis.small.breaker, metrics)
     return Quotas(buckets, limits, metrics)
 
 
@@ -310,7 +310,7 @@ def _open_session_quota(
     video = relays.get("video")
     if video is None or not settings.sessions_per_tenant:
         return None
-    openings = LocalOpenings() if redis is None else SharedOpenings(redis.reads, redis.breaker, metrics)
+    openings = LocalOpenings() if redis is None else SharedOpenings(redis.small.reads, redis.small.breaker, metrics)
     limit = settings.sessions_per_tenant
     return SessionQuota(video.router, openings, limit, metrics, timeout_s=settings.probe_timeout_s)
 
@@ -333,9 +333,9 @@ def _open_shared_flights(
     if redis is None or not settings.cache:
         return None
     return SharedFlights(
-        redis.reads,
-        redis.writes,
-        redis.breaker,
+        redis.large.reads,
+        redis.large.writes,
+        redis.large.breaker,
         metrics,
         ttl_s=settings.flight_ttl_s,
         recording_bytes=min(settings.cache_entry_bytes, settings.flight_bytes),
@@ -346,9 +346,9 @@ def _open_shared(settings: GatewaySettings, redis: SharedRedis | None, metrics: 
     if redis is None or not settings.cache:
         return None
     return SharedAnswers(
-        RedisStore(redis.reads),
-        RedisStore(redis.writes),
-        redis.breaker,
+        RedisStore(redis.large.reads),
+        RedisStore(redis.large.writes),
+        redis.large.breaker,
         metrics,
         byte_limit=2 * settings.cache_entry_bytes,
     )

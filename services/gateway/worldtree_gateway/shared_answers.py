@@ -14,6 +14,8 @@ from worldtree_gateway.metrics import GatewayMetrics
 
 _INLINE_BYTES = 64 * 1024  # more is unpacked beside the event loop: regular pictures grow a hundredfold
 _WRITE_COUNT_MAX = 16  # each holds an encoded copy of its answer
+_SLOW_S = 60.0  # what did not come in time is left where it is for so long
+_SLOW_COUNT_MAX = 1024
 _TOGETHER_MAX = 32  # look-ups in one round trip, which has no more time than one
 
 ANSWERS = "worldtree:answer:"  # what the names of answers in a store begin with
@@ -51,6 +53,7 @@ class SharedAnswers:
         self._clock = clock
         self._looked_up: dict[_Asked, asyncio.Future[Answer | None]] = {}
         self._next: list[_Asked] = []  # in the next round trip
+        self._slow_until_s: dict[bytes, float] = {}  # by key, the oldest first
         self._looking: set[asyncio.Task[None]] = set()
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -65,7 +68,7 @@ class SharedAnswers:
         asked = key, purge_count
         found = self._looked_up.get(asked)
         if found is None:
-            if not self._breaker.allows():
+            if self._is_slow(key) or not self._breaker.allows():
                 return None
             loop = asyncio.get_running_loop()
             found = self._looked_up[asked] = loop.create_future()
@@ -120,6 +123,8 @@ class SharedAnswers:
             found = [await self._reads.get(names[0])] if len(names) == 1 else await self._reads.get_many(names)
         except StoreUnavailable as error:
             self._failed("get", error)
+            if len(keys) == 1 and error.fault == "timeout":
+                self._note_slow(keys[0])
             return [None] * len(keys)
         self._breaker.succeeded()
         return found
@@ -146,7 +151,7 @@ class SharedAnswers:
 
     async def _put(self, key: bytes, answer: Answer, current: Callable[[], bool]) -> None:
         ttl_s = answer.expire_time_s - self._clock()
-        if ttl_s <= 0 or not self._breaker.allows():
+        if ttl_s <= 0 or self._is_slow(key) or not self._breaker.allows():
             return
         try:
             encoded = await asyncio.to_thread(answer.encode)  # compressing takes milliseconds a megabyte
@@ -157,6 +162,15 @@ class SharedAnswers:
             self._failed("set", error)
         else:
             self._breaker.succeeded()
+
+    def _note_slow(self, key: bytes) -> None:
+        self._slow_until_s.pop(key, None)
+        self._slow_until_s[key] = self._clock() + _SLOW_S
+        if len(self._slow_until_s) > _SLOW_COUNT_MAX:
+            del self._slow_until_s[next(iter(self._slow_until_s))]
+
+    def _is_slow(self, key: bytes) -> bool:
+        return self._clock() < self._slow_until_s.get(key, 0.0)
 
     def _failed(self, operation: str, error: StoreUnavailable) -> None:
         self._metrics.store_errors.labels(operation, error.fault).inc()

@@ -1,7 +1,7 @@
 """What gateways share is asked for once, together, and never waited for by who has left; a broken store is a miss."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -10,6 +10,7 @@ from worldtree_gateway.breaker import CircuitBreaker
 from worldtree_gateway.metrics import GatewayMetrics
 from worldtree_gateway.shared_answers import SharedAnswers
 from worldtree_runtime.stores import MemoryStore, StoreUnavailable
+from worldtree_runtime.stores.store import Fault
 
 NOW_S = 1000.0
 
@@ -23,6 +24,7 @@ class Trips(MemoryStore):
         self.gate = asyncio.Event()
         self.gate.set()
         self.down = False
+        self.fault: Fault = "other"
 
     async def get(self, key: str) -> bytes | None:
         await self._trip([key])
@@ -36,7 +38,7 @@ class Trips(MemoryStore):
         self.asked.append(tuple(keys))
         await self.gate.wait()
         if self.down:
-            raise StoreUnavailable("no answer")
+            raise StoreUnavailable("no answer", fault=self.fault)
 
 
 def answer(name: bytes, *, size: int = 10, stored_s: float = NOW_S) -> Answer:
@@ -44,7 +46,10 @@ def answer(name: bytes, *, size: int = 10, stored_s: float = NOW_S) -> Answer:
 
 
 def shared_answers(
-    store: MemoryStore, breaker: CircuitBreaker | None = None, registry: CollectorRegistry | None = None
+    store: MemoryStore,
+    breaker: CircuitBreaker | None = None,
+    registry: CollectorRegistry | None = None,
+    clock: Callable[[], float] = lambda: NOW_S,
 ) -> SharedAnswers:
     return SharedAnswers(
         store,
@@ -52,7 +57,7 @@ def shared_answers(
         breaker or CircuitBreaker(failure_count=2, retry_s=5, clock=lambda: NOW_S),
         GatewayMetrics(registry or CollectorRegistry()),
         byte_limit=1 << 20,
-        clock=lambda: NOW_S,
+        clock=clock,
     )
 
 
@@ -146,6 +151,22 @@ async def test_a_broken_store_is_a_miss_that_is_counted_and_then_not_asked_again
     assert len(store.asked) == 2
     assert registry.get_sample_value("worldtree_cache_store_errors_total", {"operation": "get", "fault": "other"}) == 2
     assert not shared.up
+    await shared.close()
+    shared.check_integrity()
+
+
+async def test_what_does_not_come_in_time_is_for_a_while_neither_asked_for_nor_written(store: Trips) -> None:
+    now_s = NOW_S
+    shared = shared_answers(store, clock=lambda: now_s)
+    store.down, store.fault = True, "timeout"
+    assert await shared.get(b"large", alone=True) is None
+    store.down = False
+    await put(shared, (b"large", answer(b"l")), (b"small", answer(b"s")))
+    assert await asyncio.gather(shared.get(b"large", alone=True), shared.get(b"small")) == [None, answer(b"s")]
+    assert [len(keys) for keys in store.asked] == [1, 1]
+    now_s += 60
+    await put(shared, (b"large", answer(b"l", stored_s=now_s)))
+    assert await shared.get(b"large", alone=True) == answer(b"l", stored_s=now_s)
     await shared.close()
     shared.check_integrity()
 

@@ -32,6 +32,11 @@ async def plays(stub: Any) -> list[bytes]:
     return [answer.SerializeToString() for answer in answers]
 
 
+async def read_on(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
 async def test_each_kind_of_call_gives_the_bytes_that_the_backend_gives_directly(start_backend, open_gateway) -> None:
     backend = await start_backend("a")
     rollout = pb.RolloutRequest(
@@ -196,6 +201,32 @@ async def test_a_play_whose_client_vanished_ends_at_the_backend(start_backend, o
             await play.read()
             assert backend.closed["Play"] == 0
         await client.until(lambda: backend.closed["Play"] == 1)
+
+
+async def test_a_play_whose_reader_takes_nothing_leaves_its_replica_and_a_silent_one_stays(
+    start_backend, open_gateway
+) -> None:
+    backend = await start_backend()
+    many = pb.PlayRequest.Begin(actions=[pb.Action(id=1)] * 10_000)
+    least = [("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0)]
+    async with (
+        open_gateway(backend.address, unread_s=0.3) as client,
+        grpc.aio.insecure_channel(client.gateway.server.address, options=least) as channel,
+    ):
+        silent, unread = client.stub.Play(), VideoGeneratorStub(channel).Play()
+        for play, begin in ((silent, pb.PlayRequest.Begin()), (unread, many)):
+            await play.write(pb.PlayRequest(session="s.a", begin=begin))
+            await play.read()
+        (replica,) = client.gateway.routers[0].backends
+        assert replica.in_flight == 2
+        await client.until(lambda: replica.in_flight == 1)
+        assert backend.closed["Play"] == 1
+        await silent.write(pb.PlayRequest(act=pb.PlayRequest.Act(actions=[pb.Action(id=1)])))
+        assert (await silent.read()).HasField("played")
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await read_on(unread)
+        assert client.details(raised.value)["ErrorInfo"].reason == "UNREAD"
+        silent.cancel()
 
 
 async def test_a_play_that_is_refused_while_its_client_writes_keeps_the_backends_reason(

@@ -20,7 +20,7 @@ class Caller:
     """Whoever a call is for.
 
     `tenant` owns what the call opens, and is what answers are cached for. `key_id` names the credential, an API key's
-    public id or a token's issuer and subject: what limits count by, and what the audit log says. It is no secret.
+    public id or a token's tenant and subject: what limits count by, and what the audit log says. It is no secret.
     """
 
     tenant: str

@@ -194,8 +194,8 @@ class TokenVerifier:
         subject = str(claims["sub"])
         if not (subject.isascii() and subject.isprintable() and 0 < len(subject) <= _SUBJECT_CHARS_MAX):
             raise TokenRefused("SUBJECT", f"its sub must have 1 to {_SUBJECT_CHARS_MAX} printable ASCII characters")
-        # a token's own id: no key's, which has no colon
-        return Caller(tenant, f"jwt:{subject}", role)
+        # a token's own id: no key's, which has no colon; and no other tenant's, whose name has no #
+        return Caller(tenant, f"jwt:{tenant}#{subject}", role)
 
 
 def _key_of(header: Mapping[str, Any], keys: Sequence[TokenKey]) -> TokenKey:

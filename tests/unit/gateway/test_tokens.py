@@ -134,6 +134,14 @@ def test_an_issuer_may_let_a_token_last_for_ever(issuer: Issuer) -> None:
     assert verifier(issuer).find(issuer.token(exp=10**400)).tenant == "acme"
 
 
+def test_one_subject_of_two_tenants_is_two_callers_of_two_keys(issuer: Issuer) -> None:
+    """By which their limits are counted."""
+    whose = [("acme", "robot"), ("globex", "robot"), ("acme:x", "y#z"), ("acme", "x#y#z"), ("acme", "x:y#z")]
+    callers = [verifier(issuer).find(issuer.token(tenant=tenant, sub=subject)) for tenant, subject in whose]
+    assert callers[0].key_id == "jwt:acme#robot"
+    assert len({caller.key_id for caller in callers}) == len(whose)
+
+
 def test_a_token_is_known_again_until_it_expires_or_the_keys_change(issuer: Issuer, tmp_path: Path) -> None:
     other, now_s = Issuer(tmp_path / "jwks.json"), [time.time()]
     keys = verifier(other, clock=lambda: now_s[0])

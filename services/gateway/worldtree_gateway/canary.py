@@ -21,7 +21,8 @@ class Canary:
         self._shares = shares
 
     def pinned(self, method: Method, request: bytes) -> bytes:
-        """The request with a version where it has a model of ours, and neither a version nor a digest."""
+        """The request with a version where it has a model of ours, and neither a version, nor a digest, nor a merge's
+        name, which is of the version that it was made of."""
         if not self._shares or method.model_field is None or method.request_class is None:
             return request
         try:
@@ -30,7 +31,7 @@ class Canary:
             return request  # its service says what is wrong with it
         model = getattr(message, method.model_field)
         versions = self._shares.get(model.name)
-        if not versions or model.version or model.digest:
+        if not versions or model.version or model.digest or method.names_merge(message):
             return request
         model.version = self._drawn(versions, message.SerializeToString(deterministic=True))
         return message.SerializeToString(deterministic=True)

@@ -49,9 +49,13 @@ class Method:
     cache: CacheRule | None = None
     request_class: type[Message] | None = None  # None: no proto here knows it
     model_field: str | None = None  # the request's ModelRef, where it says what is to be run
+    merge_field: str | None = None  # the request's name of a merge, which is of one version of a model
     start_fields: tuple[int, int] | None = None  # numbers of those that say the model and the start of a world
     opens_session: bool = False
     takes_credentials: bool = False  # its backend may ask a gateway in turn, for whoever asked it
+
+    def names_merge(self, request: Message) -> bool:
+        return self.merge_field is not None and request.HasField(self.merge_field)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,7 @@ class Service:
             cache=_cache_rule(method, resolves=path != self.describe_path),
             request_class=message_factory.GetMessageClass(method.input_type),
             model_field=_model_field(method.input_type) if path != self.describe_path else None,
+            merge_field=_merge_field(method.input_type),
             start_fields=_start_fields(method.input_type),
             opens_session=_opens_session(method),
             takes_credentials=not self.homes,
@@ -174,6 +179,12 @@ _REF_NAME = common_pb2.ModelRef.DESCRIPTOR.full_name
 
 def _model_field(message: Descriptor) -> str | None:
     return next((name for name, kind in _singular_messages(message) if kind == _REF_NAME), None)
+
+
+def _merge_field(message: Descriptor) -> str | None:
+    """Where a request says by which merge: by name, or by what would make one."""
+    said = message.oneofs_by_name.get("merge")
+    return next((field.name for field in said.fields if field.type == field.TYPE_STRING), None) if said else None
 
 
 def _singular_messages(message: Descriptor | None) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 from worldtree.common.v1 import common_pb2 as common
+from worldtree.multitask.v1 import multi_task_pb2
 from worldtree.video.v1 import video_generator_pb2 as pb
 from worldtree_gateway.canary import Canary
 from worldtree_gateway.domain import SERVICES, Method
@@ -50,6 +51,17 @@ def test_who_names_a_version_or_a_digest_gets_it() -> None:
     for request in (generate(1, version="1"), generate(1, digest="d" * 64)):
         assert canary.pinned(method("Generate"), request) == request
     assert version(canary, generate(1)) == "2"
+
+
+def test_a_merge_is_of_the_version_that_it_was_made_of() -> None:
+    predict, canary = SERVICES[1].methods["/worldtree.multitask.v1.MultiTask/Predict"], Canary(to_shares(["m/2=1"]))
+    named, made = (
+        multi_task_pb2.PredictRequest(model=common.ModelRef(name="m"), **merge)
+        for merge in ({"name": "both"}, {"recipe": multi_task_pb2.Recipe(method="sum")})
+    )
+    assert canary.pinned(predict, named.SerializeToString()) == named.SerializeToString()
+    pinned = multi_task_pb2.PredictRequest.FromString(canary.pinned(predict, made.SerializeToString()))
+    assert pinned.model.version == "2"
 
 
 def test_other_models_and_requests_pass_as_they_are() -> None:

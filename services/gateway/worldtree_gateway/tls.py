@@ -13,13 +13,16 @@ _LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Pems:
+class _Read:
+    """Files that fit together, as gRPC takes them and as all else does: when they are used, others may lie there."""
+
     chain: bytes
     key: bytes
     client_ca: bytes | None
+    context: ssl.SSLContext
 
     def __repr__(self) -> str:
-        return "_Pems(...)"  # a key in a traceback would be one in the log
+        return "_Read(...)"  # a key in a traceback would be one in the log
 
 
 class Certificates:
@@ -34,7 +37,6 @@ class Certificates:
         paths = [chain, key, *([] if client_ca is None else [client_ca])]
         self._files = ReloadedFiles(paths, self._read, every_s=look_s)
         self._told = self._files.get()
-        self._context_of: tuple[_Pems, ssl.SSLContext] | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
         """For a gRPC server, of either kind."""
@@ -46,10 +48,10 @@ class Certificates:
     def context(self) -> ssl.SSLContext:
         """For a WebSocket server. It gives each connection the certificates of now, as the first step of a handshake:
         the certificate, and the CA that clients are checked against, are those of the context that is put in."""
-        outer = self._current()
+        outer = self._files.get().context
 
         def put_in_the_current_one(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-            connection.context = self._current()
+            connection.context = self._files.get().context
 
         outer.sni_callback = put_in_the_current_one
         return outer
@@ -61,12 +63,6 @@ class Certificates:
             return None
         self._told = now
         return _configuration(now)
-
-    def _current(self) -> ssl.SSLContext:
-        now = self._files.get()
-        if self._context_of is None or self._context_of[0] is not now:
-            self._context_of = (now, self._context())
-        return self._context_of[1]
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -80,16 +76,16 @@ class Certificates:
             context.load_verify_locations(self._client_ca)
         return context
 
-    def _read(self) -> _Pems:
+    def _read(self) -> _Read:
         try:
-            self._context()  # which says whether they fit together
+            context = self._context()  # which says whether they fit together
             client_ca = None if self._client_ca is None else self._client_ca.read_bytes()
-            return _Pems(self._chain.read_bytes(), self._key.read_bytes(), client_ca)
+            return _Read(self._chain.read_bytes(), self._key.read_bytes(), client_ca, context)
         except ssl.SSLError as error:
             files = ", ".join(str(path) for path in (self._chain, self._key, self._client_ca) if path is not None)
             why = error.reason or "no PEM"
             raise ValueError(f"{files}: no certificate and key, in PEM, that fit together ({why})") from None
 
 
-def _configuration(pems: _Pems) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(pems.key, pems.chain)], root_certificates=pems.client_ca)
+def _configuration(read: _Read) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(read.key, read.chain)], root_certificates=read.client_ca)

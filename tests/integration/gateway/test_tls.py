@@ -137,6 +137,20 @@ async def test_a_certificate_whose_key_is_yet_to_come_is_not_shown(
         assert await asyncio.to_thread(certificate_of, running.server.address) != first
 
 
+async def test_half_a_pair_leaves_every_door_with_the_last_whole_one(
+    start_backend: Any, authority: Authority, served: Pair, tmp_path: Path
+) -> None:
+    async with gateway(await start_backend("a"), served, http_port=0) as running:
+        authority.issue("server")
+        await asyncio.sleep(2 * LOOK_S)
+        second = await asyncio.to_thread(certificate_of, running.server.address)
+        (tmp_path / "new").mkdir()
+        shutil.copy(Authority(tmp_path / "new").issue("server").chain, served.chain)
+        await asyncio.sleep(2 * LOOK_S)
+        for address in (running.server.address, running.rest_address):
+            assert await asyncio.to_thread(certificate_of, address) == second
+
+
 async def test_the_clients_ca_is_replaced_while_the_gateway_runs(
     start_backend: Any, authority: Authority, served: Pair, tmp_path: Path
 ) -> None:

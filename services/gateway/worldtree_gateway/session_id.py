@@ -1,26 +1,29 @@
-"""Reads the id in field 1 off a request's raw bytes: one varint where the writer kept the usual order."""
+"""Reads the id in field 1 off a request's raw bytes, as the service will that reads all of it."""
 
 import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from worldtree_gateway.wire import fields, past, varint
+from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import StringValue
+
+from worldtree_gateway.wire import fields
 
 _REPLICA = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # what the setting `replica` takes
-_FIELD_1_STRING = 0x0A  # field 1, wire type LEN
 _ID_BYTES_MAX = 253  # a DNS name; nothing longer is one of ours
 
 
 def first_string(request: bytes) -> str | None:
     """The string in field 1, or None: it is absent, empty, or the bytes are no message (the backend says so better).
 
-    Protobuf lets fields come in any order, so a request that doesn't begin with field 1 is walked over.
+    Protobuf lets fields come in any order and more than once, where the last one counts. So it is protobuf that looks:
+    a string in field 1 is all that a StringValue knows, and what it passes over costs about a microsecond.
     """
-    if not request:
+    try:
+        found = StringValue.FromString(request).value
+    except DecodeError:
         return None
-    if request[0] == _FIELD_1_STRING:
-        return _string(request, 1)
-    return _search(request)
+    return found if 0 < len(found.encode()) <= _ID_BYTES_MAX else None
 
 
 def sessions_in(answer: bytes) -> Iterator[str]:
@@ -37,26 +40,3 @@ def home(session: str) -> str | None:
     opaque, _, replica = session.rpartition(".")
     # callers write ids, and this name may go into metadata, which takes ASCII only
     return replica if opaque and _REPLICA.fullmatch(replica) else None
-
-
-def _string(request: bytes, offset: int) -> str | None:
-    length, offset = varint(request, offset)
-    if not 0 < length <= min(_ID_BYTES_MAX, len(request) - offset):
-        return None
-    try:
-        return request[offset : offset + length].decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _search(request: bytes) -> str | None:
-    offset = 0
-    while offset < len(request):
-        tag, offset = varint(request, offset)
-        if tag == _FIELD_1_STRING:
-            return _string(request, offset)
-        passed = past(request, tag, offset)
-        if passed is None:
-            return None
-        offset = passed
-    return None

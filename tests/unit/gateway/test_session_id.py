@@ -1,5 +1,6 @@
 """The reader sees what protobuf sees, and no bytes crash it."""
 
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from worldtree.video.v1 import video_generator_pb2 as pb
@@ -37,6 +38,30 @@ def test_a_request_cut_short_has_no_session_or_the_whole_one(session: str, data:
     request = pb.StepRequest(session=session, actions=[pb.Action(id=1)]).SerializeToString()
     cut = data.draw(st.integers(0, len(request)))
     assert session_id.first_string(request[:cut]) in (None, session)
+
+
+GROUP = b"\x4b\x50\x01\x4c"  # field 9, which no message of ours has
+
+
+@given(st.lists(st.text(min_size=1, max_size=60), min_size=2, max_size=4), st.sampled_from([b"", GROUP, b"\x48\x01"]))
+def test_of_several_sessions_the_last_is_read_as_the_service_does(sessions: list[str], between: bytes) -> None:
+    request = between.join(pb.StepRequest(session=each).SerializeToString() for each in sessions)
+    assert session_id.first_string(request) == pb.StepRequest.FromString(request).session == sessions[-1]
+    assert session_id.first_string(request + b"\x0a\x00") is None, "an empty one is none"
+
+
+def test_a_field_that_is_written_in_more_bytes_than_it_needs_is_read_too() -> None:
+    request = pb.StepRequest(session="decoy.a").SerializeToString() + b"\x8a\x00\x06real.b"
+    assert session_id.first_string(request) == pb.StepRequest.FromString(request).session == "real.b"
+
+
+@given(st.binary(max_size=400))
+def test_no_bytes_name_one_session_here_and_another_to_the_service(request: bytes) -> None:
+    try:
+        named = pb.GetRequest.FromString(request).session
+    except DecodeError:
+        named = ""
+    assert (session_id.first_string(request) or "") == named
 
 
 def test_a_session_too_long_to_be_ours_and_one_that_is_no_text_are_none() -> None:

@@ -21,6 +21,11 @@ class CircuitBreaker:
     def up(self) -> bool:
         return self._failures < self._failure_limit
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last call failed: who has waited for that in vain need not wait again."""
+        return self._failures > 0
+
     def allows(self) -> bool:
         """Whether a call may be made now; after a while of failures, yes to one caller each `retry_s`."""
         if self.up:

@@ -153,8 +153,8 @@ class SharedFlights:
         """Who makes the call: the one with this token. `failed`: who has made it and failed, so that all who waited for
         that one wait for the same next one. None: Redis does not say.
         """
-        if not self._breaker.allows():
-            return None
+        if self._breaker.failing or not self._breaker.allows():
+            return None  # the look-up before this has cost the caller what Redis may cost him
         try:
             holder = await self._reads.call(partial(self._claim, key, token, failed))
         except StoreUnavailable as error:

@@ -515,6 +515,11 @@ async def test_a_redis_that_hangs_costs_a_request_only_its_budget(start_backend,
             took_s.append(time.monotonic() - started_s)
         assert max(took_s) < 1.0
         assert sorted(took_s)[5] < 0.1, "after two failures it is left alone"
+        errors = {
+            operation: await client.metric("worldtree_cache_store_errors_total", operation=operation, fault="timeout")
+            for operation in ("get", "flight")
+        }
+        assert errors == {"get": 2, "flight": 0}, "a call waits for it once"
 
 
 async def test_a_value_in_redis_that_is_damaged_is_a_miss(start_backend, open_gateway, valkey) -> None:

@@ -51,6 +51,7 @@ class _Asked(NamedTuple):
     age_max_s: float | None
     purge_count: int  # at its beginning
     pinned: common_pb2.ModelRef | None
+    names_merge: bool
 
     @property
     def flight_key(self) -> bytes:
@@ -152,6 +153,8 @@ class CachedCalls:
         answer = self._cache.get(asked.key, age_max_s=asked.age_max_s)
         if answer is not None:
             fresh = answer.fresh(self._clock())
+            if not fresh and asked.names_merge:
+                return None  # its name may stand for another merge by now
             if not fresh:
                 self._renew_later(asked, forwarded(context, asked.method))
             self._hit(context, "hit" if fresh else "stale")
@@ -213,6 +216,7 @@ class CachedCalls:
             age_max_s=control.age_max_s,
             purge_count=self._cache.purge_count,
             pinned=read.unpinned,
+            names_merge=read.names_merge,
         )
 
     async def _fly(self, asked: _Asked, context: Context, write: _Write) -> bool:

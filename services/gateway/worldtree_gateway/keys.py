@@ -19,7 +19,8 @@ _KEPT_COUNT, _KEPT_BYTES, _KEPT_KEYS = 1024, 1024, 4
 
 class CacheableRequest:
     """A request as it was read. `model`: the one that is asked for; None: such requests name none. `unpinned`: that
-    model, where it doesn't say which digest it means.
+    model, where it doesn't say which digest it means. `names_merge`: whether it names a merge, which the model's digest
+    does not tell.
 
     Its canonical form and its key are made once, for each digest and owner.
     """
@@ -29,6 +30,7 @@ class CacheableRequest:
         field = rule.model_field
         self.model: common_pb2.ModelRef | None = None if field is None else getattr(message, field)
         self.unpinned = None if self.model is None or self.model.digest else self.model
+        self.names_merge = method.names_merge(message)
         self._method, self._message = method, message
         self._keyed: dict[tuple[str | None, str], tuple[bytes, bytes]] = {}
 

@@ -25,6 +25,8 @@ class MultitaskSettings(ServiceSettings):
     merges_folder: str | None = Field(
         None, description="folder where named merges outlive the process when there is no Redis; unset: in memory"
     )
+    # more than an answer may be cached for: Predict's ttl of 600 s in its proto, from when it has come, which is a call
+    # and a gateway's flight_ttl_s after it was made
     name_reuse_s: float = Field(
-        600.0, ge=0, description="how long the name of a deleted merge stands for nothing else: answers may be cached"
+        1200.0, ge=0, description="how long the name of a deleted merge stands for nothing else: answers may be cached"
     )

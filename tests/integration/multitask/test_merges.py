@@ -107,7 +107,7 @@ async def test_a_name_stands_for_one_content_also_after_it_is_deleted(service: A
     assert (await tools.refused(service.predict(name="mine"))).reason == "MERGE_NOT_FOUND"
     refusal = await tools.refused(service.stub.CreateMerge(taken))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.ABORTED, "MERGE_NAME_TAKEN")
-    assert "600 s" in refusal.message
+    assert "1200 s" in refusal.message
     assert (await service.create("average", name="mine")).digest == first.digest
 
 

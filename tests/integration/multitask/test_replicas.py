@@ -1,6 +1,8 @@
 """Named merges outlive a process and are known to all replicas; a gateway caches what they answer."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from worldtree.common.v1 import common_pb2 as common
 from worldtree.multitask.v1 import multi_task_pb2 as pb
 from worldtree.multitask.v1.multi_task_pb2_grpc import MultiTaskStub
 from worldtree_gateway.config import GatewaySettings
+from worldtree_gateway.domain import SERVICES
 from worldtree_gateway.serving import start_gateway
 from worldtree_multitask.config import MultitaskSettings
 from worldtree_multitask.serving import serve_multitask
@@ -47,15 +50,22 @@ async def test_merges_in_a_folder_outlive_the_process(models: Path, tools: Any, 
         assert predicted.merge_digest == last.merge.digest
 
 
+@asynccontextmanager
+async def before(service: Any, **settings: Any) -> AsyncIterator[MultiTaskStub]:
+    """A stub of a gateway before it."""
+    given = {"port": 0, "metrics_port": 0, "video": [], "multitask": [service.server.address], **settings}
+    async with start_gateway(GatewaySettings(**given)) as running:
+        await running.wait_ready()
+        async with grpc.aio.insecure_channel(running.server.address) as channel:
+            yield MultiTaskStub(channel)
+
+
 @pytest.fixture
 async def gateway(serve: Any) -> AsyncIterator[tuple[Any, MultiTaskStub]]:
     """A service, and a stub of the gateway before it."""
     service = await serve()
-    settings = GatewaySettings(port=0, metrics_port=0, video=[], multitask=[service.server.address])
-    async with start_gateway(settings) as running:
-        await running.wait_ready()
-        async with grpc.aio.insecure_channel(running.server.address) as channel:
-            yield service, MultiTaskStub(channel)
+    async with before(service) as stub:
+        yield service, stub
 
 
 async def cached(call: Any) -> str:
@@ -72,6 +82,28 @@ async def test_the_gateway_answers_the_same_question_from_its_cache(gateway: Any
     other_images = pb.PredictRequest(images=tools.images(2, seed=1), preference=request.preference)
     other_preference = pb.PredictRequest(images=request.images, preference=pb.Preference(weights=[3, 2, 1]))
     assert [await cached(stub.Predict(each)) for each in (other_images, other_preference)] == ["miss", "miss"]
+
+
+async def test_a_name_that_stands_for_another_merge_gets_no_answer_of_the_last(serve: Any, tools: Any) -> None:
+    service = await serve(name_reuse_s=0.05)
+    named = pb.PredictRequest(images=tools.images(2), name="mine")
+    lasting = pb.PredictRequest(images=tools.images(2), recipe=pb.Recipe(method="average"))
+    async with before(service, cache_ttl_max_s=0.3, cache_stale_s=60) as stub:
+        first = await service.create("average", name="mine")
+        assert (await stub.Predict(named)).merge_digest == first.digest
+        assert await cached(stub.Predict(lasting)) == "miss"
+        await service.stub.DeleteMerge(pb.DeleteMergeRequest(name="mine"))
+        await asyncio.sleep(0.4)
+        second = await service.create("ties", name="mine")
+        assert (await stub.Predict(named)).merge_digest == second.digest != first.digest
+        assert await cached(stub.Predict(lasting)) == "stale"
+
+
+def test_a_name_stands_for_nothing_else_for_longer_than_its_answers_may_be_cached() -> None:
+    predict = SERVICES[1].methods["/worldtree.multitask.v1.MultiTask/Predict"]
+    assert predict.cache is not None
+    (flight_max_s,) = (each.le for each in GatewaySettings.model_fields["flight_ttl_s"].metadata if hasattr(each, "le"))
+    assert MultitaskSettings().name_reuse_s > predict.cache.ttl_s + flight_max_s
 
 
 async def test_progress_and_cancelling_pass_the_gateway(gateway: Any, tools: Any) -> None:

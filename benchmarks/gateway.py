@@ -5,7 +5,7 @@ time that is measured is the way.
 
 - Throughput: small unary calls, and replies of a megabyte, 32 at a time; beside a proxy of grpc.aio that does nothing
   but pass bytes on, which no gateway made with it can outdo.
-- Latency: small unary calls, one at a time; the first message of a stream.
+- Latency: small unary calls, one at a time, beside that proxy too; the first message of a stream.
 - The cache: hits of this process, and of Redis alone (a gateway that may hold nothing itself); beside an echo with what
   every answer of a gateway has, which no hit can outdo.
 - Memory: what a Play costs that nothing comes of.
@@ -169,9 +169,8 @@ async def measure(rounds: int, seconds: float, plays: int) -> tuple[dict[str, li
                 ("GetModel", CACHED, ("plain", "told", "gateway", "redis", "one", "two")),
             ):
                 ways |= {f"{method} {name}": partial(by[name].rate, method, request, seconds) for name in names}
-            for name in ("direct", "gateway"):
-                ways[f"p50_ms {name}"] = partial(by[name].p50_ms, seconds)
-                ways[f"first_ms {name}"] = partial(by[name].first_ms, seconds)
+            ways |= {f"p50_ms {name}": partial(by[name].p50_ms, seconds) for name in ("direct", "bare", "gateway")}
+            ways |= {f"first_ms {name}": partial(by[name].first_ms, seconds) for name in ("direct", "gateway")}
             found = await in_turns(ways, rounds)
             idle_kib = await idle_play_kib(gateway, plays)
     finally:
@@ -192,8 +191,8 @@ def main(
     def ratio(above: str, below: str) -> float:
         return median_ratio(found[above], found[below])
 
-    def added_ms(kind: str) -> float:
-        return median([a - b for a, b in zip(found[f"{kind} gateway"], found[f"{kind} direct"], strict=True)])
+    def added_ms(kind: str, way: str = "gateway") -> float:
+        return median([a - b for a, b in zip(found[f"{kind} {way}"], found[f"{kind} direct"], strict=True)])
 
     bars = [
         Bar("small unary calls / directly", ratio("KeepAlive gateway", "KeepAlive direct"), 0.5),
@@ -215,6 +214,7 @@ def main(
     beside = {
         "small unary calls, bare proxy / directly": ratio("KeepAlive bare", "KeepAlive direct"),
         "replies of 1 MiB, bare proxy / directly": ratio("Get bare", "Get direct"),
+        "p50 added to one call at a time by the bare proxy, ms": added_ms("p50_ms", "bare"),
         "a plain echo with an interceptor and two trailers / without": ratio("GetModel told", "GetModel plain"),
         # a machine that is shared with others moves these last
         "processor time of a small unary call, gateway / backend": more("KeepAlive", "gateway", "direct"),

@@ -1,7 +1,7 @@
 -- One call for all gateways: who makes it, and what of it has come. KEYS: the lock, the recording of its holder; for
 -- "retry" who comes after the one that has failed.
 -- ARGV: what to do, the holder's token, milliseconds to live; for "add" and "fail" how many entries came before, and the next ones;
--- for "look" how many the reader has had, and how many it takes.
+-- for "look" how many the reader has had, and how many it takes; for "claim" and "retry" milliseconds that a claim lives.
 -- The token fences: what a holder that was thought dead still writes goes nowhere.
 local lock, log = KEYS[1], KEYS[2]
 local what, token, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -10,7 +10,7 @@ if what == "claim" then
   if holder then
     return holder
   end
-  redis.call("SET", lock, token, "PX", ttl)
+  redis.call("SET", lock, token, "PX", tonumber(ARGV[4]))
   return token
 end
 if what == "retry" then
@@ -18,7 +18,7 @@ if what == "retry" then
   local holder = redis.call("GET", last) or redis.call("GET", lock)
   if not holder then
     holder = token
-    redis.call("SET", lock, token, "PX", ttl)
+    redis.call("SET", lock, token, "PX", tonumber(ARGV[4]))
   end
   redis.call("SET", last, holder, "PX", ttl, "NX")
   return holder

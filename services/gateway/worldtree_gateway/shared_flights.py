@@ -46,6 +46,9 @@ _PASSING = frozenset(
 _OWN = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})  # says nothing of the others' calls
 FLIGHTS = "worldtree:flight:"  # what the names of locks and recordings begin with
 _POLL_FIRST_S, _POLL_MAX_S = 0.01, 0.1
+# A claim lives so long until its holder has said a first word. Redis may carry one out that nobody waits for any more,
+# when it comes back from a pause: then nobody says a word, and the others should not wait as for one who died.
+_CLAIM_S = 1.0
 _READ_COUNT = 4  # entries at a time, one where they are large
 _TRIP_BYTES = 1 << 20  # at a time, so that each is answered within its timeout
 
@@ -163,11 +166,18 @@ class SharedFlights:
         self._breaker.succeeded()
         return str(holder.decode())
 
+    @property
+    def claim_s(self) -> float:
+        return min(_CLAIM_S, self.ttl_s)
+
     async def _claim(self, key: bytes, token: str, failed: str | None) -> Any:
+        claim_ms = round(1000 * self.claim_s)
         if failed is None:
-            return await self._run(self._reads, key, token, "claim")
+            return await self._run(self._reads, key, token, "claim", claim_ms)
         keys = [*_names(key, token), f"{_names(key, failed)[1]}:next"]
-        return await self._script(keys=keys, args=["retry", token, round(1000 * self.ttl_s)], client=self._reads.redis)
+        return await self._script(
+            keys=keys, args=["retry", token, round(1000 * self.ttl_s), claim_ms], client=self._reads.redis
+        )
 
     async def _run(self, redis: RedisConnection, key: bytes, token: str, what: str, *more: int | bytes) -> Any:
         """One step of the script."""
@@ -200,6 +210,7 @@ class _Recording:
         self._entries: list[bytes] = []
         self._bytes = 0
         self._written_count = 0
+        self._told = False  # that the holder lives
         self._ended = self._left = False
         self._failure: bytes | None = None
         self._taken = True  # what came last was taken by those that it came for
@@ -266,7 +277,8 @@ class _Recording:
         if self._entries:
             return True
         try:
-            async with asyncio.timeout(self._flights.ttl_s / 3):
+            lives_s = self._flights.ttl_s if self._told else self._flights.claim_s
+            async with asyncio.timeout(lives_s / 3):
                 await self._woken.wait()
         except TimeoutError:
             return False
@@ -287,6 +299,7 @@ class _Recording:
     async def _add(self, entries: list[bytes]) -> bool:
         done = await self._flights.written(self._key, self._token, "add", self._written_count, *entries)
         self._written_count += len(entries)
+        self._told = True
         return done
 
 

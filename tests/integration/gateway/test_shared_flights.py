@@ -80,6 +80,32 @@ async def test_a_recording_is_read_while_it_grows_and_for_a_while_after(valkey: 
     await other.close()
 
 
+async def test_a_claim_of_nobody_keeps_the_others_waiting_only_as_long_as_a_claim_lives(valkey: Any) -> None:
+    flights, calls = flights_of(valkey, ttl_s=30), Calls(count=2)
+    # as Redis carries it out, when it goes on after a pause, for who has long given it up
+    assert await flights._claim(b"k", "nobody", None) == b"nobody"
+    async with asyncio.timeout(10):
+        assert await collected(flights, calls) == WHOLE[:2]
+    assert calls.begun == 1
+
+
+async def test_who_takes_longer_for_a_first_word_than_a_claim_lives_keeps_it(valkey: Any) -> None:
+    one, other, go = flights_of(valkey, ttl_s=30), flights_of(valkey, ttl_s=30), asyncio.Event()
+    begun = []
+
+    async def late(_timeout_s: float | None) -> AsyncGenerator[bytes]:
+        begun.append(time.monotonic())
+        await go.wait()
+        yield b"0"
+
+    leader = asyncio.create_task(collected(one, late))
+    follower = asyncio.create_task(collected(other, late))
+    await asyncio.sleep(2.5 * one.claim_s)
+    go.set()
+    assert await asyncio.gather(leader, follower) == [[b"0"], [b"0"]]
+    assert len(begun) == 1
+
+
 async def test_a_call_that_takes_long_keeps_its_claim(valkey: Any) -> None:
     one, other, calls = flights_of(valkey), flights_of(valkey), Calls()
     tasks = [asyncio.create_task(collected(one, calls))]

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from importlib import resources
 from typing import Any
@@ -162,9 +162,15 @@ class SharedFlights:
             holder = await self._reads.call(partial(self._claim, key, token, failed))
         except StoreUnavailable as error:
             self._failed(error)
+            if error.fault == "timeout":  # it may have been made all the same
+                self.start(asyncio.create_task(self._take_back(key, token), name="take back a claim"))
             return None
         self._breaker.succeeded()
         return str(holder.decode())
+
+    async def _take_back(self, key: bytes, token: str) -> None:
+        with suppress(StoreUnavailable):  # a claim alone does not live long
+            await self._writes.call(partial(self._run, self._writes, key, token, "drop"))
 
     @property
     def claim_s(self) -> float:

@@ -89,6 +89,21 @@ async def test_a_claim_of_nobody_keeps_the_others_waiting_only_as_long_as_a_clai
     assert calls.begun == 1
 
 
+async def test_a_claim_that_was_answered_too_late_is_taken_back(valkey: Any) -> None:
+    port = urlsplit(valkey.url).port
+    async with slow_before(port, 0.2) as slow:
+        one = flights_of(valkey, ttl_s=30, url=f"redis://127.0.0.1:{slow}/0", timeout_s=5.0)
+        other, calls = flights_of(valkey, ttl_s=30), Calls(count=2)
+        assert await collected(one, calls, b"another key") == WHOLE[:2]  # from here on it is connected
+        one._reads.timeout_s = 0.05
+        assert await collected(one, calls) == WHOLE[:2], "a call of its own"
+        await asyncio.gather(*one._recording)
+        lock = await other._reads.call(lambda: other._reads.redis.get(f"worldtree:flight:{{{b'k'.hex()}}}"))
+        assert lock is None
+        await one.close()
+        await other.close()
+
+
 async def test_who_takes_longer_for_a_first_word_than_a_claim_lives_keeps_it(valkey: Any) -> None:
     one, other, go = flights_of(valkey, ttl_s=30), flights_of(valkey, ttl_s=30), asyncio.Event()
     begun = []

@@ -16,8 +16,9 @@ from worldtree_gateway.identity import Caller
 from worldtree_gateway.reloaded import ReloadedFiles
 
 REDIS_KEYS = "worldtree:keys"  # a hash: the id of each key, and its line
-# What waits for the one thread: ids, and guesses at one id, so that who guesses at it keeps nobody else out.
-_ID_COUNT_MAX = 16
+# What waits for the one thread: ids, as of all callers after a restart, for a few seconds; and guesses at one id, so
+# that who guesses at it keeps nobody else out.
+_ID_COUNT_MAX = 64
 _GUESS_COUNT_MAX = 3
 _RETRY_S = 1.0
 

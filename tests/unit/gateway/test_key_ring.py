@@ -81,11 +81,11 @@ async def test_guesses_at_one_id_leave_room_for_the_first_use_of_others(ring: Ke
 
 
 async def test_so_many_ids_wait_at_a_time_and_one_more_is_told_to_come_later(ring: KeyRing, keys: KeysFile) -> None:
-    shown = [presented(keys.add(f"t{number}")) for number in range(17)]
+    shown = [presented(keys.add(f"t{number}")) for number in range(65)]
     *callers, refusal = await found(ring, *shown)
-    assert [caller.tenant for caller in callers] == [f"t{number}" for number in range(16)]
+    assert [caller.tenant for caller in callers] == [f"t{number}" for number in range(64)]
     assert isinstance(refusal, AuthenticationBusy)
-    assert (await ring.find(shown[-1])).tenant == "t16"
+    assert (await ring.find(shown[-1])).tenant == "t64"
 
 
 async def test_a_key_that_was_verified_is_known_at_once_and_no_other_of_its_id_is_hashed(

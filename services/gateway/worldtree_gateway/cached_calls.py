@@ -153,9 +153,9 @@ class CachedCalls:
         answer = self._cache.get(asked.key, age_max_s=asked.age_max_s)
         if answer is not None:
             fresh = answer.fresh(self._clock())
-            if not fresh and asked.names_merge:
-                return None  # its name may stand for another merge by now
             if not fresh:
+                if asked.names_merge:
+                    return None  # its name may stand for another merge by now
                 self._renew_later(asked, forwarded(context, asked.method))
             self._hit(context, "hit" if fresh else "stale")
         return answer

@@ -202,7 +202,7 @@ async def start_gateway(
         watching.append(asyncio.create_task(quotas.run(), name="settle quotas"))
         if purges.reaches_all:
             watching.append(asyncio.create_task(purges.run(), name="hear of purges"))
-        stack.push_async_callback(_end, watching)
+        stack.push_async_callback(_end, watching)  # where the start fails
         if worker is not None:
             # others answer on this port already: it takes no share of their connections before it knows a backend
             await _wait_ready(routers, settings.probe_timeout_s)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -157,25 +157,17 @@ class MetricsServer:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _READ_TIMEOUT_S)
-            if (
-                self._before is not None and b" /healthz" not in head.partition(b"\r\n")[0]
-            ):  # which says it by answering
+            method, path, headers = _read(head)
+            if self._before is not None and path != "/healthz":  # which says it by answering
                 await self._before()
-            writer.write(self._response(head))
+            writer.write(self._response(method, path, headers))
             await asyncio.wait_for(writer.drain(), _READ_TIMEOUT_S)
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # a scraper that left or never finished its request; there is nobody to tell
         finally:
             writer.close()
 
-    def _response(self, head: bytes) -> bytes:
-        request_line, *header_lines = head.decode("latin-1").split("\r\n")
-        method, _, rest = request_line.partition(" ")
-        path = rest.partition(" ")[0].partition("?")[0]
-        headers = {}
-        for line in header_lines:
-            name, _, value = line.partition(":")
-            headers[name.strip().lower()] = value.strip()
+    def _response(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
         if method not in ("GET", "HEAD"):
             status, content_type, body = "405 Method Not Allowed", "text/plain", b"only GET and HEAD\n"
         else:
@@ -201,3 +193,15 @@ class MetricsServer:
         except Exception:
             _log.exception("%s could not be answered", path)
             return "500 Internal Server Error", "text/plain", b"see the log\n"
+
+
+def _read(head: bytes) -> tuple[str, str, Mapping[str, str]]:
+    """The method of a request, its path without the query, and its headers by lower-case name."""
+    request_line, *header_lines = head.decode("latin-1").split("\r\n")
+    method, _, rest = request_line.partition(" ")
+    path = rest.partition(" ")[0].partition("?")[0]
+    headers = {}
+    for line in header_lines:
+        name, _, value = line.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    return method, path, headers

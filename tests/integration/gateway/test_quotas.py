@@ -177,14 +177,20 @@ def clip(*instructions: str) -> pb.GenerateRequest:
     return pb.GenerateRequest(model={"name": "echo"}, origin=pb.Origin(start="here"), actions=actions, seed=1)
 
 
+async def held(client: Any, *, cached: bool) -> Any:
+    """A clip of which three messages have come, and no more will."""
+    metadata = () if cached else (("cache-control", "no-store"),)
+    call = client.stub.Generate(clip("", "", "hold"), metadata=metadata)
+    for _ in range(3):
+        await call.read()
+    return call
+
+
 @pytest.mark.parametrize("cached", [True, False])
 async def test_a_stream_that_is_left_before_its_end_costs_what_has_passed(start_backend, open_gateway, cached) -> None:
     backend = await start_backend()
-    metadata = () if cached else (("cache-control", "no-store"),)
     async with open_gateway(backend.address, frames_per_s=100) as client:
-        call = client.stub.Generate(clip("", "", "hold"), metadata=metadata)
-        for _ in range(3):
-            await call.read()
+        call = await held(client, cached=cached)
         call.cancel()
         await client.until(lambda: backend.cancelled["Generate"] == 1)
         await client.landed()
@@ -195,11 +201,8 @@ async def test_a_stream_that_is_left_before_its_end_costs_what_has_passed(start_
 @pytest.mark.parametrize("cached", [True, False])
 async def test_a_stream_whose_replica_dies_costs_what_has_passed(spawn_backend, open_gateway, cached) -> None:
     backend = spawn_backend("a")
-    metadata = () if cached else (("cache-control", "no-store"),)
     async with open_gateway(backend.address, frames_per_s=100) as client:
-        call = client.stub.Generate(clip("", "", "hold"), metadata=metadata)
-        for _ in range(3):
-            await call.read()
+        call = await held(client, cached=cached)
         backend.kill()
         with pytest.raises(grpc.aio.AioRpcError):
             await call.read()
